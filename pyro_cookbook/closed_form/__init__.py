@@ -1,0 +1,1 @@
+"""The chapter's classical algorithms, in closed form and vectorised: EM and variational Bayes."""

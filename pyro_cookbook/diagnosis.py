@@ -1,0 +1,389 @@
+"""`diagnose`: may these numbers be used?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from pyro_cookbook.result import Estimate, Fit
+from pyro_cookbook.weights import Weights, smooth, weigh
+
+Array = npt.NDArray[np.float64]
+
+RELIABLE = "reliable"
+REWEIGHT = "reliable after reweighting"
+UNRELIABLE = "unreliable"
+
+# Above this tail index importance weights cannot repair a fit (Vehtari et al. 2024).
+MAX_KHAT = 0.7
+# A mean off by more than this many posterior sds, or an sd by more than this share, is wrong.
+MAX_SHIFT, MAX_STRETCH = 0.25, 0.25
+# Discrete rows: largest total-variation distance from the exact marginal, and the smallest
+# effective share of draws that reweighting may live on.
+MAX_DISTANCE, MIN_SHARE = 0.05, 0.1
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The answer to "may I use these numbers?", with its grounds.
+
+    Attributes
+    ----------
+    verdict : str
+        "reliable": means and sds of the guide's draws may be used. "reliable after reweighting":
+        those of the importance-weighted draws may, ``to_datatree(fit, reweight=True)``.
+        "unreliable": neither.
+    khat : float
+        The Pareto k-hat the verdict rests on: the worst block's. NaN for a point, and where the
+        only latents are discrete and summed over exactly.
+    khats : dict of str to float
+        k-hat by block: "joint", the plate's name (its worst row), "global".
+    elbo : Estimate
+        E_q[log p(v, h) − log q(h)], in nats.
+    evidence : Estimate
+        Importance-weighted estimate of log p(v), in nats; exact (se 0) where the latents could be
+        enumerated. A lower bound in expectation. NaN for a point.
+    gap : Estimate or None
+        log p(v) − ELBO = KL(q ‖ p), where the evidence is known exactly, in nats.
+    reasons, advice : tuple of str
+        Why, and what to do next.
+    bad_rows : tuple of int
+        Rows whose own approximation failed, worst first.
+    """
+
+    verdict: str
+    khat: float
+    khats: dict[str, float]
+    elbo: Estimate
+    evidence: Estimate
+    gap: Estimate | None
+    reasons: tuple[str, ...]
+    advice: tuple[str, ...]
+    bad_rows: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Write the verdict, the numbers, the reasons and the advice, a line each."""
+        khats = ", ".join(f"{block} {value:.2f}" for block, value in self.khats.items())
+        lines = [f"Verdict: {self.verdict}", f"  ELBO      {self.elbo} nats"]
+        if np.isfinite(self.evidence.value):
+            lines.append(f"  evidence  {self.evidence} nats (importance-weighted)")
+        if self.gap is not None:
+            lines.append(f"  gap       {self.gap} nats to the exact log evidence")
+        if khats:
+            lines.append(f"  k-hat     {khats}")
+        lines += [f"  because   {reason}" for reason in self.reasons]
+        lines += [f"  next      {step}" for step in self.advice]
+        return "\n".join(lines)
+
+
+@dataclass
+class _Findings:
+    """Collects reasons and advice; the worst verdict wins."""
+
+    verdict: str = RELIABLE
+    reasons: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    def add(self, verdict: str, reason: str, *advice: str) -> None:
+        order = [RELIABLE, REWEIGHT, UNRELIABLE]
+        self.verdict = max(self.verdict, verdict, key=order.index)
+        self.reasons.append(reason)
+        self.advice += [step for step in advice if step not in self.advice]
+
+
+def diagnose(
+    fit: Fit, *, log_evidence: float | None = None, num_draws: int = 4000, seed: int = 0
+) -> Diagnosis:
+    """Judge a fit by the importance weights of its own draws.
+
+    Parameters
+    ----------
+    fit : Fit
+    log_evidence : float, optional
+        The exact log p(v), in nats, where it is known: it gives the gap.
+    num_draws : int, default 4000
+        Draws of the guide. k-hat from fewer is noisy near its threshold.
+    seed : int, default 0
+
+    Returns
+    -------
+    Diagnosis
+
+    Notes
+    -----
+    The weights see only where the guide has mass: a mode it never visits goes unnoticed, so compare
+    restarts. Parameters of a model are point estimates; the verdict is on the latents given them.
+
+    References
+    ----------
+    Yao, Vehtari, Simpson and Gelman (2018), *Yes, but did it work?*, arXiv:1802.02538.
+    """
+    findings = _Findings()
+    _judge_convergence(fit, findings)
+    weights = weigh(fit, num_draws, seed)
+    joint = weights.joint
+    elbo = Estimate(float(joint.mean()), float(joint.std(ddof=1)) / len(joint) ** 0.5)
+    points = _point_sites(weights)
+    if points:
+        gap = _gap(log_evidence, elbo) if _all_discrete(weights, points) else None
+        _judge_point(fit, weights, points, findings)
+        nan = Estimate(float("nan"), float("nan"))
+        return _conclude(findings, float("nan"), {}, elbo, nan, gap)
+    if not np.isfinite(joint).all():
+        share = float((~np.isfinite(joint)).mean())
+        findings.add(
+            UNRELIABLE,
+            f"{share:.1%} of the guide's draws have no density under the model",
+            "check that the guide's support is inside the model's",
+        )
+    khat, khats, bad_rows = _judge_weights(weights, findings)
+    _judge_restarts(fit, findings)
+    gap = _gap(log_evidence, elbo)
+    return _conclude(findings, khat, khats, elbo, weights.evidence(), gap, bad_rows)
+
+
+def _conclude(
+    findings: _Findings,
+    khat: float,
+    khats: dict[str, float],
+    elbo: Estimate,
+    evidence: Estimate,
+    gap: Estimate | None,
+    bad_rows: tuple[int, ...] = (),
+) -> Diagnosis:
+    if findings.verdict == REWEIGHT:
+        findings.advice.insert(0, "use the reweighted draws: to_datatree(fit, reweight=True)")
+    return Diagnosis(
+        findings.verdict, khat, khats, elbo, evidence, gap,
+        tuple(findings.reasons), tuple(findings.advice), bad_rows,
+    )  # fmt: skip
+
+
+def _gap(log_evidence: float | None, elbo: Estimate) -> Estimate | None:
+    return None if log_evidence is None else Estimate(log_evidence - elbo.value, elbo.se)
+
+
+def _judge_convergence(fit: Fit, findings: _Findings) -> None:
+    if not fit.converged:
+        findings.add(
+            UNRELIABLE,
+            f"the fit has not converged: {fit.reason}",
+            "raise max_steps, or lower the noise: elbo=Trace_ELBO(num_particles=8)",
+        )
+
+
+def _point_sites(weights: Weights) -> list[str]:
+    """Latents whose draws are all the same."""
+    return [
+        name
+        for name, value in weights.draws.values.items()
+        if name in weights.sites and bool((value == value[:1]).all())
+    ]
+
+
+def _all_discrete(weights: Weights, names: list[str]) -> bool:
+    return all(weights.sites[name].is_discrete for name in names)
+
+
+def _judge_point(fit: Fit, weights: Weights, points: list[str], findings: _Findings) -> None:
+    names = ", ".join(repr(name) for name in points)
+    findings.add(
+        UNRELIABLE,
+        f"the guide is a single point at {names}: it cannot tell a spread, an interval, or how much"
+        " of the posterior lies near it",
+        "use it as the mode only; for uncertainty fit 'laplace', 'full_rank' or another guide that"
+        " has a spread",
+    )
+    if not _all_discrete(weights, points):
+        findings.reasons.append(
+            "the entropy of a point is −∞ and is left out, so its ELBO is the height of a density:"
+            " it bounds nothing and depends on the units of the latents"
+        )
+    elif weights.states is not None:
+        log_top = weights.states[0].max(-1) - np.logaddexp.reduce(weights.states[0], axis=-1)
+        sure = float((np.exp(log_top) > 0.95).mean())
+        findings.reasons.append(
+            f"{sure:.0%} of the rows have a value of probability above 0.95; for those the point is"
+            " nearly the posterior"
+        )
+
+
+def _judge_weights(
+    weights: Weights, findings: _Findings
+) -> tuple[float, dict[str, float], tuple[int, ...]]:
+    """Judge every block; return the k-hat the verdict rests on, all k-hats, and the bad rows."""
+    smoothed, joint = smooth(weights.joint)
+    khats = {"joint": float(joint)}
+    if weights.rows is None or joint <= _good_khat(weights):
+        # Weights of all latents together that can be used settle every part of them as well.
+        names = [name for name in weights.sites if name in weights.draws.values]
+        _judge_block("joint", float(joint), smoothed, names, weights, findings)
+        return float(joint), khats, ()
+    bad: tuple[int, ...] = ()
+    global_weights: Array = np.full(len(weights.joint), 1 / len(weights.joint))
+    if weights.shared is not None:
+        global_weights, shared = smooth(weights.shared)
+        khats["global"] = float(shared)
+        names = list(weights.blocks.global_sites)
+        _judge_block("global", float(shared), global_weights, names, weights, findings)
+    if weights.states is not None:
+        bad = _judge_states(weights, global_weights, findings)
+    else:
+        bad, khats[weights.blocks.row] = _judge_rows(weights, findings)
+    return max([v for k, v in khats.items() if k != "joint"], default=float("nan")), khats, bad
+
+
+def _good_khat(weights: Weights) -> float:
+    return min(1 - 1 / float(np.log10(len(weights.joint))), MAX_KHAT)
+
+
+_RICHER = "fit a richer family ('full_rank', 'flow'), or reparametrise the model"
+
+
+def _judge_block(
+    block: str,
+    khat: float,
+    smoothed: Array,
+    names: list[str],
+    weights: Weights,
+    findings: _Findings,
+) -> None:
+    good = _good_khat(weights)
+    if khat > good:
+        findings.add(
+            UNRELIABLE,
+            f"k-hat of the {block} weights is {khat:.2f}, above {good:.2f}: the guide misses mass"
+            " that the posterior has, and its draws cannot be reweighted",
+            _RICHER,
+        )
+        return
+    errors = {
+        name: _location_scale_errors(_columns(weights.draws.values[name]), smoothed[:, None])
+        for name in names
+        if not weights.sites[name].is_discrete
+    }
+    _judge_errors(block, khat, errors, findings)
+
+
+def _columns(value: Tensor) -> Array:
+    """Draws as a matrix: one column for each scalar, shape (S, scalars)."""
+    return value.detach().cpu().double().numpy().reshape(len(value), -1)
+
+
+def _location_scale_errors(value: Array, weight: Array) -> tuple[float, float]:
+    """Largest change of a location (in scales) and of a scale (relative) under the weights.
+
+    Location and scale are the median and half the central 68% interval, a normal's mean and sd:
+    they exist for heavy tails too. `value` and `weight` have shape (S, scalars) and (S, 1 or same).
+    """
+    order = np.argsort(value, axis=0)
+    ordered = np.take_along_axis(value, order, 0)
+    weight = np.broadcast_to(weight, value.shape)
+    mass = np.cumsum(np.take_along_axis(weight, order, 0), axis=0)
+    low, mid, high = (
+        np.take_along_axis(ordered, (mass < q).sum(0, keepdims=True).clip(max=len(value) - 1), 0)[0]
+        for q in (0.1587, 0.5, 0.8413)
+    )
+    raw_low, raw_mid, raw_high = np.quantile(ordered, (0.1587, 0.5, 0.8413), axis=0)
+    scale = np.maximum(high - low, np.finfo(float).tiny) / 2
+    shift = np.abs(raw_mid - mid) / scale
+    stretch = np.abs((raw_high - raw_low) / 2 / scale - 1)
+    constant = raw_high == raw_low
+    return (
+        float(np.where(constant, 0.0, shift).max(initial=0.0)),
+        float(np.where(constant, 0.0, stretch).max(initial=0.0)),
+    )
+
+
+def _judge_errors(
+    block: str, khat: float, errors: Mapping[str, tuple[float, float]], findings: _Findings
+) -> None:
+    if not errors:
+        findings.add(RELIABLE, f"k-hat of the {block} weights is {khat:.2f}")
+        return
+    where = max(errors, key=lambda name: max(errors[name]))
+    shift = max(error[0] for error in errors.values())
+    stretch = max(error[1] for error in errors.values())
+    told = (
+        f"k-hat of the {block} weights is {khat:.2f}; reweighting moves locations by up to"
+        f" {shift:.2f} sd and sds by up to {stretch:.0%} (most at site {where!r})"
+    )
+    if shift > MAX_SHIFT or stretch > MAX_STRETCH:
+        findings.add(REWEIGHT, told)
+    else:
+        findings.add(RELIABLE, told)
+
+
+def _judge_rows(weights: Weights, findings: _Findings) -> tuple[tuple[int, ...], float]:
+    """Judge every row by its own weights; return the bad rows, worst first, and the worst k-hat."""
+    assert weights.rows is not None
+    smoothed, khat = smooth(weights.rows)
+    row, good = weights.blocks.row, _good_khat(weights)
+    bad = tuple(int(r) for r in np.argsort(-khat) if khat[r] > good)
+    if bad:
+        listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        findings.add(
+            UNRELIABLE,
+            f"{len(bad)} of {len(khat)} entries of {row!r} have k-hat above {good:.2f}, up to"
+            f" {khat.max():.2f} (entries {listed})",
+            _RICHER,
+        )
+        return bad, float(khat.max())
+    errors = {}
+    for name in weights.blocks.local_sites:
+        site = weights.sites[name]
+        if not site.is_discrete:
+            # Rows last, so that a row's weight serves all scalars of the row.
+            value = weights.draws.values[name].movedim(1 + site.plates.index(row), -1)
+            repeats = value[0, ..., 0].numel()
+            errors[name] = _location_scale_errors(_columns(value), np.tile(smoothed, repeats))
+    _judge_errors(f"worst {row!r}", float(khat.max()), errors, findings)
+    return bad, float(khat.max())
+
+
+def _judge_states(weights: Weights, global_weights: Array, findings: _Findings) -> tuple[int, ...]:
+    """Discrete rows: the guide's marginals against those by enumeration."""
+    assert weights.states is not None
+    row, name = weights.blocks.row, weights.blocks.local_sites[0]
+    log_p = weights.states - np.logaddexp.reduce(weights.states, axis=-1, keepdims=True)
+    if len(log_p) == 1:
+        exact = np.exp(log_p[0])
+    else:
+        exact = np.einsum("s,srk->rk", global_weights, np.exp(log_p))
+    value = weights.draws.values[name].reshape(len(weights.joint), -1).cpu().numpy()
+    guide = np.stack([(value == k).mean(0) for k in range(exact.shape[1])], axis=-1)
+    distance = 0.5 * np.abs(guide - exact).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(exact > 1e-3, exact**2 / guide, 0.0)
+    share = 1 / np.maximum(ratio.sum(-1), 1.0)
+    order = np.argsort(-distance)
+    told = (
+        f"probabilities of {name!r} are within {distance.max():.3f} of the exact ones for the worst"
+        f" entry of {row!r} ({distance.mean():.3f} on average)"
+    )
+    if distance.max() <= MAX_DISTANCE:
+        findings.add(RELIABLE, told)
+        return ()
+    bad = tuple(int(r) for r in order if distance[r] > MAX_DISTANCE)
+    if share.min() >= MIN_SHARE:
+        findings.add(REWEIGHT, told)
+    else:
+        findings.add(UNRELIABLE, told, "train the guide longer or give it more capacity")
+    return bad
+
+
+def _judge_restarts(fit: Fit, findings: _Findings) -> None:
+    if len(fit.restarts) < 2:
+        return
+    values = np.array([restart.elbo.value for restart in fit.restarts])
+    errors = np.array([restart.elbo.se for restart in fit.restarts])
+    best = int(np.nanargmax(values))
+    apart = values[best] - values > 4 * np.hypot(errors, errors[best]) + 0.5
+    if apart.any():
+        findings.reasons.append(
+            f"{int(apart.sum())} of {len(values)} starts ended more than 0.5 nats below the best,"
+            f" by up to {float((values[best] - values).max()):.1f}: there are local optima, and a"
+            " better one may not have been found"
+        )

@@ -1,0 +1,108 @@
+"""What a fit returns: everything downstream is a function of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A Monte-Carlo estimate.
+
+    Attributes
+    ----------
+    value : float
+    se : float
+        Its standard error; 0 for an exact value.
+    """
+
+    value: float
+    se: float = 0.0
+
+    def __str__(self) -> str:
+        """Write the value with as many digits as the standard error supports."""
+        if not np.isfinite(self.value) or not np.isfinite(self.se):
+            return f"{self.value} ± {self.se}"
+        digits = 4 if self.se < 1e-5 else max(0, 1 - int(np.floor(np.log10(self.se))))
+        return f"{self.value:.{digits}f} ± {self.se:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How one start of a fit ended.
+
+    Attributes
+    ----------
+    seed : int
+        The seed it was drawn from.
+    elbo : Estimate
+        ELBO at its end, in nats.
+    converged : bool
+    steps : int
+    """
+
+    seed: int
+    elbo: Estimate
+    converged: bool
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A model and a guide fitted to data.
+
+    Attributes
+    ----------
+    model, guide : callable
+        The fitted programs: copies, the ones given to `fit` are as they were.
+    args, kwargs : tuple, dict
+        The data, as the programs are called with it.
+    family : str
+        Name of the guide's family, or of its class.
+    seed : int
+        The seed of the start that was kept.
+    losses : numpy.ndarray
+        −ELBO at every step of that start, shape (steps,), in nats: noisy estimates, from
+        mini-batches if there were any.
+    elbo : Estimate
+        ELBO at the end, all data, fresh draws, in nats; true sign.
+    converged : bool
+        Whether the ELBO had stopped rising.
+    reason : str
+        Why the fit stopped, in words.
+    seconds : float
+        Wall time of all starts.
+    restarts : tuple of Restart
+        Every start, in order.
+    param_state : dict
+        Parameters that the programs keep with ``pyro.param`` outside a module.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    family: str
+    seed: int
+    losses: npt.NDArray[np.float64]
+    elbo: Estimate
+    converged: bool
+    reason: str
+    seconds: float
+    restarts: tuple[Restart, ...] = ()
+    param_state: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        """One line: what was fitted, how well, and why it stopped."""
+        return (
+            f"Fit({_name(self.model)}, {self.family}: ELBO {self.elbo},"
+            f" {'converged' if self.converged else 'NOT converged'}, {len(self.losses)} steps,"
+            f" {self.seconds:.1f} s; {self.reason})"
+        )
+
+
+def _name(program: Any) -> str:
+    return str(getattr(program, "__name__", type(program).__name__))

@@ -1,0 +1,256 @@
+"""Importance weights p/q of a fit's draws, block by block.
+
+Rows that are independent given the global latents have weights of their own. The weight of the
+global latents has the rows summed out: the product of all rows' weights would be useless long
+before any single number is wrong.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from arviz_stats.base import array_stats
+from pyro import poutine
+from torch import Tensor
+
+from pyro_cookbook._state import isolated
+from pyro_cookbook.draws import Draws, Site, describe, draw, log_density, quietly, total
+from pyro_cookbook.result import Estimate, Fit
+
+Array = npt.NDArray[np.float64]
+
+# Weights that vary less than this (sd, in nats) are equal: KL(q ‖ p) is half its square, 5e-7.
+EQUAL_WEIGHTS = 1e-3
+# Scalars that the draws may fill; draws of rows' latents behind one global weight.
+_MAX_SCALARS, _NUM_INNER = 2**27, 50
+_MAX_STATES = 64
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the latents of a fit fall apart.
+
+    Attributes
+    ----------
+    row : str
+        Name of the plate of independent rows; "" if the latents are one block.
+    local_sites, global_sites : tuple of str
+        Latents inside and outside that plate.
+    """
+
+    row: str
+    local_sites: tuple[str, ...]
+    global_sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Draws of a guide and their log weights, in nats.
+
+    Attributes
+    ----------
+    sites, guide_sites : dict of str to Site
+        The model's sites and the guide's.
+    blocks : Blocks
+    draws : Draws
+        The guide's draws.
+    log_p : dict of str to Tensor
+        The model's log density at them, site by site.
+    joint : array, shape (S,)
+        log p(v, h) − log q(h) of all latents.
+    rows : array, shape (S, R), or None
+        One column a row: log p(v_r, h_r | global) − log q(h_r).
+    shared : array, shape (S,), or None
+        Weight of the global latents with the rows summed out; None if there are none, or no rows.
+    states : array, shape (S, R, K), or None
+        log p(v_r, h_r = k | global) where the rows' only latent has K values.
+    """
+
+    sites: dict[str, Site]
+    guide_sites: dict[str, Site]
+    blocks: Blocks
+    draws: Draws
+    log_p: dict[str, Tensor]
+    joint: Array
+    rows: Array | None
+    shared: Array | None
+    states: Array | None
+
+    def evidence(self) -> Estimate:
+        """Importance-weighted estimate of log p(v), in nats: a lower bound in expectation.
+
+        References
+        ----------
+        Burda, Grosse and Salakhutdinov (2016), arXiv:1509.00519, equation 8, with each row's
+        weights averaged on their own where rows are independent.
+        """
+        if self.states is not None and self.shared is None:  # exact, by enumeration
+            return Estimate(float(np.logaddexp.reduce(self.states[0], axis=-1).sum()))
+        if self.shared is not None:
+            return _log_mean_exp(self.shared[:, None])
+        return _log_mean_exp(self.joint[:, None] if self.rows is None else self.rows)
+
+
+def _log_mean_exp(log_weights: Array) -> Estimate:
+    """Sum over columns of log mean exp, with the delta method's standard error."""
+    top = log_weights.max(0)
+    weights = np.exp(log_weights - top)
+    mean = weights.mean(0)
+    variance = weights.var(0, ddof=1) / len(weights) / mean**2
+    return Estimate(float((top + np.log(mean)).sum()), float(np.sqrt(variance.sum())))
+
+
+def find_blocks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> Blocks:
+    """Split the latents by the plate that all data share, if the guide respects it."""
+    observed = [site for site in model_sites.values() if site.is_data]
+    latents = {name: site for name, site in model_sites.items() if not site.observed}
+    shared = set.intersection(*(set(site.plates) for site in observed)) if observed else set()
+    for row in sorted(shared - {""}):
+        local = tuple(name for name, site in latents.items() if row in site.plates)
+        apart = tuple(name for name in latents if name not in local)
+        in_rows = [site for site in guide_sites.values() if row in site.plates]
+        # A guide that draws all latents from one joint density has no weights by row.
+        scalars = sum(site.shape.numel() for site in in_rows if not site.auxiliary)
+        joint = any(site.auxiliary and row not in site.plates for site in guide_sites.values())
+        needed = sum(latents[name].shape.numel() for name in local)
+        if local and scalars == needed and not joint:
+            return Blocks(row, local, apart)
+    return Blocks("", (), tuple(latents))
+
+
+def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0) -> Weights:
+    """Draw from a fit's guide and compute the weights.
+
+    Parameters
+    ----------
+    fit : Fit
+    num_draws : int, default 4000
+        S; fewer if the draws would fill more than a gigabyte.
+    seed : int, default 0
+    """
+    args, kwargs = fit.args, fit.kwargs
+    with isolated(seed, fit.param_state):
+        sites = describe(fit.model, *args, **kwargs)
+        guide_sites = describe(fit.guide, *args, **kwargs)
+        scalars = sum(site.shape.numel() for site in (*sites.values(), *guide_sites.values()))
+        num_draws = int(min(num_draws, max(200, _MAX_SCALARS // max(1, scalars))))
+        blocks = find_blocks(sites, guide_sites)
+        drawn = draw(fit.guide, num_draws, *args, **kwargs)
+        latents = {name: drawn.values[name] for name in sites if name in drawn.values}
+        log_p = log_density(fit.model, latents, *args, **kwargs)
+        joint = _numpy(total(log_p) - drawn.total())
+        rows = shared = states = None
+        if blocks.row:
+            rows = by_row(blocks.row, sites, log_p) - by_row(
+                blocks.row, guide_sites, drawn.log_prob
+            )
+            states = _enumerate_states(fit, sites, blocks, latents)
+        if blocks.row and blocks.global_sites:
+            if states is not None:
+                evidence = np.logaddexp.reduce(states, axis=-1).sum(1)
+            else:
+                evidence = _inner_evidence(fit, sites, guide_sites, blocks, latents)
+            shared = evidence + _outside(blocks.row, sites, log_p)
+            shared = shared - _outside(blocks.row, guide_sites, drawn.log_prob)
+        return Weights(sites, guide_sites, blocks, drawn, log_p, joint, rows, shared, states)
+
+
+def _enumerate_states(
+    fit: Fit, sites: Mapping[str, Site], blocks: Blocks, latents: Mapping[str, Tensor]
+) -> Array | None:
+    """log p(v_r, h_r = k | global) for every value k of the rows' only latent, if it has few."""
+    if len(blocks.local_sites) != 1 or not sites[blocks.local_sites[0]].is_discrete:
+        return None
+    name = blocks.local_sites[0]
+    with quietly():
+        node = poutine.trace(fit.model).get_trace(*fit.args, **fit.kwargs).nodes[name]
+    if not node["fn"].has_enumerate_support:
+        return None
+    support = node["fn"].enumerate_support(expand=False).flatten()
+    if len(support) > _MAX_STATES or sites[name].event_dim:
+        return None
+    # Without global latents every draw gives the same table: one is enough.
+    kept = {key: value if blocks.global_sites else value[:1] for key, value in latents.items()}
+    columns = []
+    for value in support:
+        given = {**kept, name: torch.full_like(kept[name], value)}
+        log_p = log_density(fit.model, given, *fit.args, **fit.kwargs)
+        columns.append(by_row(blocks.row, sites, log_p))
+    return np.stack(columns, axis=-1)
+
+
+def _inner_evidence(
+    fit: Fit,
+    sites: Mapping[str, Site],
+    guide_sites: Mapping[str, Site],
+    blocks: Blocks,
+    latents: Mapping[str, Tensor],
+) -> Array:
+    """Σ_r log p(v_r | global), each row's latents averaged over inner draws."""
+    given = {name: latents[name] for name in blocks.global_sites}
+    num_draws = len(next(iter(latents.values())))
+    running: Array | None = None
+    for _ in range(_NUM_INNER):
+        inner = draw(fit.guide, num_draws, *fit.args, given=given, **fit.kwargs)
+        values = {name: inner.values[name] for name in latents}
+        log_p = log_density(fit.model, values, *fit.args, **fit.kwargs)
+        rows = by_row(blocks.row, sites, log_p) - by_row(blocks.row, guide_sites, inner.log_prob)
+        running = rows if running is None else np.logaddexp(running, rows)
+    assert running is not None
+    return (running - np.log(_NUM_INNER)).sum(1)
+
+
+def by_row(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]) -> Array:
+    """Sum the sites inside the plate over everything but draws and rows: shape (S, R)."""
+    terms = []
+    for name, value in log_prob.items():
+        plates = sites[name].plates
+        if row in plates:
+            moved = value.movedim(1 + plates.index(row), 1)
+            terms.append(_numpy(moved.reshape(*moved.shape[:2], -1).sum(2)))
+    return np.sum(terms, axis=0, dtype=float)
+
+
+def _outside(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]) -> Array:
+    terms = {name: value for name, value in log_prob.items() if row not in sites[name].plates}
+    return _numpy(total(terms)) if terms else np.zeros(1)
+
+
+def _numpy(value: Tensor) -> Array:
+    return value.detach().cpu().double().numpy()
+
+
+def smooth(log_weights: Array) -> tuple[Array, Array]:
+    """Pareto-smooth log weights along the first axis.
+
+    Parameters
+    ----------
+    log_weights : array, shape (S,) or (S, R)
+
+    Returns
+    -------
+    weights : array
+        Normalised, the shape of the input.
+    khat : array, shape () or (R,)
+        Tail index of each column. 0 where the weights are equal, inf where they are not finite.
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao and Gabry (2024), *Pareto smoothed importance sampling*, JMLR 25.
+    """
+    columns = log_weights.reshape(len(log_weights), -1).T
+    # Log weights of −∞ are draws where the model has no mass; they may not be the majority.
+    finite = np.isfinite(columns).all(1)
+    equal = finite & (np.where(finite[:, None], columns, 0.0).std(1) < EQUAL_WEIGHTS)
+    khat = np.where(equal, 0.0, np.inf)
+    smoothed = np.full_like(columns, -np.log(len(log_weights)))
+    for index in np.flatnonzero(finite & ~equal):
+        try:
+            smoothed[index], khat[index] = array_stats.psislw(columns[index])
+        except ValueError:  # tied tail: a few distinct weights only
+            norm = np.logaddexp.reduce(columns[index])
+            smoothed[index], khat[index] = columns[index] - norm, 0.0
+    weights = np.exp(smoothed.T).reshape(log_weights.shape)
+    return weights / weights.sum(0), khat.reshape(log_weights.shape[1:])

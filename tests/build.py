@@ -1,0 +1,55 @@
+"""Models and guides with given parameters, for tests that need no fit."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisFullRank
+from guides.gaussian_mixture import BayesianGaussianMixtureMeanField
+from pyro_cookbook.closed_form import factor_analysis
+from pyro_cookbook.closed_form.variational_mixture import MixturePosterior
+
+
+def build[M: nn.Module](module: M, dtype: torch.dtype = torch.float64, **values: Any) -> M:
+    """Set parameters to copies of the values: the module shares no memory with them."""
+    module.to(dtype)
+    for name, value in values.items():
+        setattr(module, name, torch.as_tensor(value).to(dtype).clone())
+    return module
+
+
+def exact_factors(
+    theta: Any, v: Tensor, dtype: torch.dtype = torch.float64
+) -> FactorAnalysisFullRank:
+    """Make the guide that holds the posterior of these rows."""
+    mean, covariance = factor_analysis.posterior(theta, v)
+    guide = FactorAnalysisFullRank(*mean.shape)
+    return build(guide, dtype, h_loc=mean, h_scale_tril=torch.linalg.cholesky(covariance))
+
+
+def exact_encoder(
+    theta: Any, v: Tensor, dtype: torch.dtype = torch.float64
+) -> FactorAnalysisAmortized:
+    """Make the encoder that gives the posterior of any rows: read off where it sends 0 and e_d."""
+    num_features, num_factors = theta.W.shape
+    basis = torch.eye(num_features).to(theta.W)
+    offset, covariance = factor_analysis.posterior(theta, torch.zeros_like(basis[:1]))
+    guide = FactorAnalysisAmortized(num_features, num_factors)
+    weight = (factor_analysis.posterior(theta, basis)[0] - offset).mT
+    build(guide.encoder[0], dtype, bias=nn.Parameter(offset[0]), weight=nn.Parameter(weight))
+    return build(guide, dtype, h_scale_tril=torch.linalg.cholesky(covariance))
+
+
+def mixture_guide(q: MixturePosterior, v: Tensor) -> BayesianGaussianMixtureMeanField:
+    """Make the guide of q(π) ∏ q(μ, Λ) and the best q(h) for it."""
+    num_components, num_features = q.loc.shape
+    return build(
+        BayesianGaussianMixtureMeanField(len(v), num_features, num_components),
+        h_logits=q.expected_log_joint(v),
+        weights_concentration=q.concentration,
+        loc_loc=q.loc,
+        loc_precision=q.mean_precision,
+        precision_df=q.df,
+        precision_tril=q.precision_tril,
+    )

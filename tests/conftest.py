@@ -1,0 +1,46 @@
+"""Every test runs on one thread and must leave Pyro's and torch's global state as it was."""
+
+from collections.abc import Iterator
+
+import pyro
+import pytest
+import torch
+from sklearn.datasets import load_iris, load_wine
+from torch import Tensor
+
+# Importing them sets what they set, before the first test looks at the settings.
+import guides  # noqa: F401
+import models  # noqa: F401
+import pyro_cookbook  # noqa: F401
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def global_state_is_left_alone() -> Iterator[None]:
+    def state() -> tuple[object, ...]:
+        return list(pyro.get_param_store().keys()), torch.get_default_dtype(), pyro.settings.get()
+
+    before = _, dtype, settings = state()
+    yield
+    after = state()
+    pyro.clear_param_store()  # one test's failure is not the next one's
+    torch.set_default_dtype(dtype)
+    pyro.settings.set(**settings)
+    assert after == before
+
+
+@pytest.fixture(scope="session")
+def wine() -> Tensor:
+    """178 rows of 13 chemical measurements, each of mean 0 and standard deviation 1."""
+    rows = torch.tensor(load_wine().data)
+    return (rows - rows.mean(0)) / rows.std(0, correction=0)
+
+
+@pytest.fixture(scope="session")
+def iris() -> Tensor:
+    """150 flowers, 4 lengths in centimetres."""
+    return torch.tensor(load_iris().data)
