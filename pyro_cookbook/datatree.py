@@ -9,16 +9,25 @@ import numpy as np
 import pyro
 import torch
 import xarray as xr
+from pyro import poutine
 from pyro.infer import MCMC
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_cookbook._state import isolated
-from pyro_cookbook.diagnosis import MAX_KHAT
-from pyro_cookbook.draws import Program, Site, describe, draw, log_density, predictive, total
+from pyro_cookbook.draws import (
+    Program,
+    Site,
+    describe,
+    draw,
+    log_density,
+    predictive,
+    sample_sites,
+    total,
+)
 from pyro_cookbook.fitting import as_fit
+from pyro_cookbook.resampling import resample
 from pyro_cookbook.result import Fit
-from pyro_cookbook.weights import by_row, smooth, weigh
 
 Values = Mapping[str, Tensor]
 Dims = Mapping[str, Sequence[str]]
@@ -58,28 +67,30 @@ def to_datatree(
     -------
     xarray.DataTree
         Groups posterior, posterior_predictive, log_likelihood (pointwise, in nats), sample_stats
-        (log_p and log_q of every draw, the loss of every step), prior, prior_predictive,
-        observed_data, constant_data, and theta for the model's parameters. A prior that cannot be
-        drawn from is left out, and the attribute ``prior`` says why.
+        (log_p and, unless reweighted, log_q of every draw; the loss of every step), prior,
+        prior_predictive, observed_data, constant_data, and theta for the model's parameters. A
+        prior that cannot be drawn from is left out, and the attribute ``prior`` says why.
 
     Raises
     ------
     ValueError
         If `reweight` is asked for and the weights cannot carry it.
     """
-    layout = _Layout(coords or {}, dims or {}, tuple(sample_dims))
+    layout = Layout(coords or {}, dims or {}, tuple(sample_dims))
     with isolated(seed, fit.param_state):
         sites = describe(fit.model, *fit.args, **fit.kwargs)
         if reweight:
-            latents, log_q = _resampled(fit, num_draws, seed)
+            latents = resample(fit, num_draws, seed)
         else:
             drawn = draw(fit.guide, num_draws, *fit.args, **fit.kwargs)
             latents = {name: drawn.values[name] for name in sites if name in drawn.values}
-            log_q = drawn.total()
         groups, log_p = _model_groups(fit.model, sites, latents, fit.args, fit.kwargs)
         prior, why_not = _prior_groups(fit.model, sites, num_draws, fit.args, fit.kwargs)
     groups |= prior
-    groups["sample_stats"] = {"log_p": total(log_p), "log_q": log_q}
+    stats = {"log_p": total(log_p)}
+    if not reweight:  # the density of resampled draws is not q's
+        stats["log_q"] = drawn.total()
+    groups["sample_stats"] = stats
     tree = layout.tree(groups, sites)
     losses = xr.DataArray(fit.losses, dims=["step"], name="loss")
     tree["sample_stats"] = xr.DataTree(tree["sample_stats"].to_dataset().assign(loss=losses))
@@ -158,13 +169,15 @@ def from_pyro_mcmc(
     ValueError
         If the run has not happened, or its kernel has no model.
     """
-    model, args, kwargs = mcmc.kernel.model, mcmc._args, mcmc._kwargs
+    model: Any = mcmc.kernel.model
+    args: Any = mcmc._args
+    kwargs: Any = mcmc._kwargs
     if model is None or args is None:
         raise ValueError("mcmc: expected a run that is finished, of a kernel made from a model")
     samples = mcmc.get_samples(group_by_chain=True)
     num_chains, num_draws = next(iter(samples.values())).shape[:2]
     latents = {name: value.flatten(0, 1) for name, value in samples.items()}
-    layout = _Layout(coords or {}, dims or {}, ("chain", "draw"), num_chains)
+    layout = Layout(coords or {}, dims or {}, ("chain", "draw"), num_chains)
     with isolated(0):
         sites = describe(model, *args, **kwargs)
         latents = {name: value for name, value in latents.items() if name in sites}
@@ -195,40 +208,6 @@ def parameters(model: Any) -> dict[str, Tensor]:
     return theta
 
 
-def _resampled(fit: Fit, num_draws: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Posterior draws resampled by smoothed weights: all at once, or each row by its own."""
-    weights = weigh(fit, num_draws=max(4000, num_draws), seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-
-    def pick(weight: Any) -> Tensor:  # weights (..., S) → indices (..., num_draws)
-        return torch.multinomial(
-            torch.as_tensor(weight), num_draws, replacement=True, generator=generator
-        )
-
-    smoothed, khat = smooth(weights.joint)
-    names = [name for name in weights.sites if name in weights.draws.values]
-    if khat <= MAX_KHAT:
-        index = pick(smoothed)
-        latents = {name: weights.draws.values[name][index] for name in names}
-        return latents, weights.draws.total()[index]
-    blocks = weights.blocks
-    if weights.rows is None or blocks.global_sites:
-        raise ValueError(f"reweight: k-hat of the joint weights is {float(khat):.2f}, above 0.7")
-    smoothed, khats = smooth(weights.rows)
-    if khats.max() > MAX_KHAT:
-        raise ValueError(f"reweight: k-hat of the worst row is {khats.max():.2f}, above 0.7")
-    index = pick(smoothed.T).T  # (num_draws, R): rows are independent, so each picks for itself
-    latents = {}
-    for name in names:
-        axis = 1 + weights.sites[name].plates.index(blocks.row)
-        rows_second = weights.draws.values[name].movedim(axis, 1)
-        picked = rows_second[index, torch.arange(index.shape[1])]
-        latents[name] = picked.movedim(1, axis)
-    log_q_rows = by_row(blocks.row, weights.guide_sites, weights.draws.log_prob)
-    picked_log_q = np.take_along_axis(log_q_rows, index.numpy(), 0).sum(1)
-    return latents, torch.as_tensor(picked_log_q)
-
-
 def _model_groups(
     model: Program, sites: Mapping[str, Site], latents: Values, args: Any, kwargs: Any
 ) -> tuple[dict[str, Values], dict[str, Tensor]]:
@@ -248,7 +227,7 @@ def _model_groups(
             if site.observed and not site.deterministic
         },
         "observed_data": {name: observed[name] for name in data},
-        "constant_data": _constants(model, args, kwargs, observed),
+        "constant_data": constants(model, args, kwargs, observed),
     }
     return groups, log_p
 
@@ -271,15 +250,13 @@ def _prior_groups(
 def observed_values(model: Program, args: Any, kwargs: Any) -> dict[str, Tensor]:
     """Values of the observed sites."""
     with torch.no_grad():
-        trace = pyro.poutine.trace(model).get_trace(*args, **kwargs)
+        trace = poutine.trace(model).get_trace(*args, **kwargs)
     return {
-        name: node["value"]
-        for name, node in trace.nodes.items()
-        if node["type"] == "sample" and node["is_observed"]
+        name: node["value"] for name, node in sample_sites(trace).items() if node["is_observed"]
     }
 
 
-def _constants(model: Program, args: Any, kwargs: Any, observed: Values) -> dict[str, Tensor]:
+def constants(model: Program, args: Any, kwargs: Any, observed: Values) -> dict[str, Tensor]:
     """Tensor and number arguments that are not observed, under their names."""
     target = model.forward if isinstance(model, nn.Module) else model
     bound = inspect.signature(target).bind_partial(*args, **kwargs)
@@ -310,7 +287,7 @@ def _constants(model: Program, args: Any, kwargs: Any, observed: Values) -> dict
     return constants
 
 
-class _Layout:
+class Layout:
     """Names the dimensions of every variable and builds the tree."""
 
     def __init__(
@@ -324,6 +301,7 @@ class _Layout:
         self.num_chains = num_chains
 
     def tree(self, groups: Mapping[str, Values], sites: Mapping[str, Site]) -> xr.DataTree:
+        """Build the tree of groups, each a mapping of variables to values."""
         rows = {
             site.shape[i]: name
             for site in sites.values()
@@ -348,7 +326,14 @@ class _Layout:
                     dims[name] = self._dims(name, sites.get(name), event_shape, rows)
         used = {dim for names in dims.values() for dim in names}
         coords = {name: value for name, value in self.coords.items() if name in used}
-        return az.from_dict(arrays, sample_dims=list(self.sample_dims), dims=dims, coords=coords)
+        return az.from_dict(
+            arrays,
+            sample_dims=list(self.sample_dims),
+            dims=dims,
+            pred_dims=dims,  # ArviZ reads the groups called predictions by these two
+            coords=coords,
+            pred_coords=coords,
+        )
 
     def _dims(
         self, name: str, site: Site | None, shape: tuple[int, ...], rows: Mapping[int, str]

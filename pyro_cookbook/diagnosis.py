@@ -8,7 +8,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from pyro_cookbook.result import Estimate, Fit
-from pyro_cookbook.weights import Weights, smooth, weigh
+from pyro_cookbook.weights import MAX_KHAT, Weights, smooth, weigh
 
 Array = npt.NDArray[np.float64]
 
@@ -16,8 +16,6 @@ RELIABLE = "reliable"
 REWEIGHT = "reliable after reweighting"
 UNRELIABLE = "unreliable"
 
-# Above this tail index importance weights cannot repair a fit (Vehtari et al. 2024).
-MAX_KHAT = 0.7
 # A mean off by more than this many posterior sds, or an sd by more than this share, is wrong.
 MAX_SHIFT, MAX_STRETCH = 0.25, 0.25
 # Discrete rows: largest total-variation distance from the exact marginal, and the smallest

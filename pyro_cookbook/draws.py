@@ -106,9 +106,10 @@ def quietly() -> Iterator[None]:
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """Sample sites of a trace, without the index draws of plates."""
+    nodes: dict[str, Any] = dict(trace.nodes)
     return {
         name: node
-        for name, node in trace.nodes.items()
+        for name, node in nodes.items()
         if node["type"] == "sample" and not site_is_subsample(node)
     }
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def fit(
                 if r in saved.starts:
                     run.load_state_dict(saved.starts[r])
                 with _progress(progress, run, f"start {r + 1} of {num_restarts}") as bar:
-                    run.run(lambda run, r=r, bar=bar: _report(run, bar, saved, r))
+                    run.run(partial(_report, bar=bar, saved=saved, start=r))
             except NonFiniteELBO as error:
                 if not error.step:  # nothing was fitted
                     raise
@@ -278,13 +279,23 @@ def _finish(guide: Program, family: str, args: Any, kwargs: Any) -> Program:
     """Turn the mode into a Gaussian, for the Laplace family."""
     if family != "laplace":
         return guide
+    auto: Any = guide
     try:
-        return guide.laplace_approximation(*args, **kwargs)  # type: ignore[attr-defined,no-any-return]
+        posterior = auto.laplace_approximation(*args, **kwargs).get_posterior()
     except (torch.linalg.LinAlgError, ValueError) as error:
         raise ValueError(
             "guide: 'laplace' needs a positive definite Hessian at the mode, and this one is not:"
             " a direction is flat or the fit has not reached a mode; try 'full_rank'"
         ) from error
+    # The same Gaussian in the parameters of the full-rank family, which can be saved and loaded.
+    gaussian: Any = families.FAMILIES["full_rank"](auto.model)
+    with torch.no_grad():
+        gaussian(*args, **kwargs)
+        gaussian.loc.copy_(posterior.loc)
+    diagonal = posterior.scale_tril.diagonal()
+    gaussian.scale = diagonal.detach()
+    gaussian.scale_tril = (posterior.scale_tril / diagonal[:, None]).detach()
+    return gaussian  # type: ignore[no-any-return]
 
 
 def _final_elbo(
@@ -304,7 +315,7 @@ def _global_params() -> dict[str, Any]:
     import pyro  # local: only fits made without `fit` read the global store
 
     store = pyro.get_param_store()
-    state = store.get_state()
+    state: Any = store.get_state()
     return {key: dict(value) for key, value in state.items()} if len(store) else {}
 
 

@@ -69,6 +69,7 @@ class SVI:
         self.guide = config_enumerate(guide) if enumerate_guide else guide
         self.num_rows = count_rows(args, kwargs) if options.batch_size else 0
         self.losses: list[float] = []
+        self.params: dict[str, Tensor] = {}
         self.stage, self.stage_start = 0, 0
         self.order, self.position = torch.empty(0, dtype=torch.long), 0
         self.converged, self.reason = False, ""
@@ -82,13 +83,13 @@ class SVI:
             check_scale(self.model, self.guide, args, kwargs, self.num_rows)
         with poutine.trace(param_only=True) as capture, pyro.validation_enabled(True):
             self._estimate(args, kwargs, rng_state)
-        unconstrained = {
-            name: site["value"].unconstrained()
-            if hasattr(site["value"], "unconstrained")
-            else site["value"]
-            for name, site in capture.trace.nodes.items()
-        }
-        self.params = {n: p for n, p in unconstrained.items() if p.requires_grad and p.is_leaf}
+        self.params = {}
+        for name, site in capture.trace.nodes.items():
+            value: Any = site["value"]
+            value = value.unconstrained() if hasattr(value, "unconstrained") else value
+            known = any(value is other for other in self.params.values())  # flows share modules
+            if value.requires_grad and value.is_leaf and not known:
+                self.params[name] = value
         torch.set_rng_state(rng_state)
         self.position = len(self.order)
         self.good = self._copy()
@@ -128,7 +129,8 @@ class SVI:
     def _estimate(self, args: Any, kwargs: Any, rng_state: Tensor) -> float:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered (NaN|\\+?-?inf)")  # raised just below
-            loss = self.options.elbo.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            elbo: Any = self.options.elbo
+            loss = elbo.loss_and_grads(self.model, self.guide, *args, **kwargs)
         if not np.isfinite(loss):
             self._fail(args, kwargs, rng_state)
         return float(loss)

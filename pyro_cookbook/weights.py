@@ -5,13 +5,14 @@ global latents has the rows summed out: the product of all rows' weights would b
 before any single number is wrong.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 from pyro import poutine
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from pyro_cookbook.result import Estimate, Fit
 
 Array = npt.NDArray[np.float64]
 
+# Above this tail index importance weights cannot repair a fit (Vehtari et al. 2024).
+MAX_KHAT = 0.7
 # Weights that vary less than this (sd, in nats) are equal: KL(q ‖ p) is half its square, 5e-7.
 EQUAL_WEIGHTS = 1e-3
 # Scalars that the draws may fill; draws of rows' latents behind one global weight.
@@ -113,7 +116,12 @@ def find_blocks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]
         in_rows = [site for site in guide_sites.values() if row in site.plates]
         # A guide that draws all latents from one joint density has no weights by row.
         scalars = sum(site.shape.numel() for site in in_rows if not site.auxiliary)
-        joint = any(site.auxiliary and row not in site.plates for site in guide_sites.values())
+        outside = sum(
+            site.shape.numel()
+            for site in guide_sites.values()
+            if site.auxiliary and row not in site.plates
+        )
+        joint = outside > sum(latents[name].shape.numel() for name in apart)
         needed = sum(latents[name].shape.numel() for name in local)
         if local and scalars == needed and not joint:
             return Blocks(row, local, apart)
@@ -146,7 +154,7 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0) -> Weights:
             rows = by_row(blocks.row, sites, log_p) - by_row(
                 blocks.row, guide_sites, drawn.log_prob
             )
-            states = _enumerate_states(fit, sites, blocks, latents)
+            states = enumerate_states(fit, sites, blocks, latents)
         if blocks.row and blocks.global_sites:
             if states is not None:
                 evidence = np.logaddexp.reduce(states, axis=-1).sum(1)
@@ -157,7 +165,7 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0) -> Weights:
         return Weights(sites, guide_sites, blocks, drawn, log_p, joint, rows, shared, states)
 
 
-def _enumerate_states(
+def enumerate_states(
     fit: Fit, sites: Mapping[str, Site], blocks: Blocks, latents: Mapping[str, Tensor]
 ) -> Array | None:
     """log p(v_r, h_r = k | global) for every value k of the rows' only latent, if it has few."""
@@ -166,9 +174,10 @@ def _enumerate_states(
     name = blocks.local_sites[0]
     with quietly():
         node = poutine.trace(fit.model).get_trace(*fit.args, **fit.kwargs).nodes[name]
-    if not node["fn"].has_enumerate_support:
+    fn: Any = node["fn"]
+    if not fn.has_enumerate_support:
         return None
-    support = node["fn"].enumerate_support(expand=False).flatten()
+    support = fn.enumerate_support(expand=False).flatten()
     if len(support) > _MAX_STATES or sites[name].event_dim:
         return None
     # Without global latents every draw gives the same table: one is enough.
@@ -189,17 +198,36 @@ def _inner_evidence(
     latents: Mapping[str, Tensor],
 ) -> Array:
     """Σ_r log p(v_r | global), each row's latents averaged over inner draws."""
+    running = np.full(0, -np.inf)
+    for _, rows in inner_draws(fit, sites, guide_sites, blocks, latents):
+        running = np.logaddexp(running, rows) if running.size else rows
+    summed: Array = (running - np.log(_NUM_INNER)).sum(1)
+    return summed
+
+
+def inner_draws(
+    fit: Fit,
+    sites: Mapping[str, Site],
+    guide_sites: Mapping[str, Site],
+    blocks: Blocks,
+    latents: Mapping[str, Tensor],
+) -> Iterator[tuple[dict[str, Tensor], Array]]:
+    """Draw the rows' latents again and again under the same global ones, with rows' log weights.
+
+    Yields
+    ------
+    values : dict of str to Tensor
+        All latents, shape (S, ...).
+    log_weights : array, shape (S, R)
+    """
     given = {name: latents[name] for name in blocks.global_sites}
     num_draws = len(next(iter(latents.values())))
-    running: Array | None = None
     for _ in range(_NUM_INNER):
         inner = draw(fit.guide, num_draws, *fit.args, given=given, **fit.kwargs)
         values = {name: inner.values[name] for name in latents}
         log_p = log_density(fit.model, values, *fit.args, **fit.kwargs)
-        rows = by_row(blocks.row, sites, log_p) - by_row(blocks.row, guide_sites, inner.log_prob)
-        running = rows if running is None else np.logaddexp(running, rows)
-    assert running is not None
-    return (running - np.log(_NUM_INNER)).sum(1)
+        rows = by_row(blocks.row, sites, log_p)
+        yield values, rows - by_row(blocks.row, guide_sites, inner.log_prob)
 
 
 def by_row(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]) -> Array:
@@ -248,7 +276,8 @@ def smooth(log_weights: Array) -> tuple[Array, Array]:
     smoothed = np.full_like(columns, -np.log(len(log_weights)))
     for index in np.flatnonzero(finite & ~equal):
         try:
-            smoothed[index], khat[index] = array_stats.psislw(columns[index])
+            # ArviZ takes log likelihoods, whose negatives are the log weights of leave-one-out.
+            smoothed[index], khat[index] = array_stats.psislw(-columns[index])
         except ValueError:  # tied tail: a few distinct weights only
             norm = np.logaddexp.reduce(columns[index])
             smoothed[index], khat[index] = columns[index] - norm, 0.0

@@ -37,7 +37,7 @@ def exact_encoder(
     offset, covariance = factor_analysis.posterior(theta, torch.zeros_like(basis[:1]))
     guide = FactorAnalysisAmortized(num_features, num_factors)
     weight = (factor_analysis.posterior(theta, basis)[0] - offset).mT
-    build(guide.encoder[0], dtype, bias=nn.Parameter(offset[0]), weight=nn.Parameter(weight))
+    guide.encoder[0].to(dtype).load_state_dict({"weight": weight, "bias": offset[0]})
     return build(guide, dtype, h_scale_tril=torch.linalg.cholesky(covariance))
 
 

@@ -1,4 +1,4 @@
-"""Every test runs on one thread and must leave Pyro's and torch's global state as it was."""
+"""Every test runs seeded, on one thread, and must leave Pyro's and torch's state as it was."""
 
 from collections.abc import Iterator
 
@@ -20,10 +20,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def global_state_is_left_alone() -> Iterator[None]:
+def seeded_and_global_state_left_alone() -> Iterator[None]:
     def state() -> tuple[object, ...]:
         return list(pyro.get_param_store().keys()), torch.get_default_dtype(), pyro.settings.get()
 
+    pyro.set_rng_seed(0)
     before = _, dtype, settings = state()
     yield
     after = state()

@@ -25,17 +25,18 @@ def replayed(
     model: Callable, guide: Callable, *data: Any, **kwargs: Any
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """Run the guide and replay the model: their traces, (model, guide)."""
-    with torch.no_grad():
-        trace_q = poutine.trace(guide).get_trace(*data, **kwargs)
-        return poutine.trace(poutine.replay(model, trace_q)).get_trace(*data, **kwargs), trace_q
+    trace_q = poutine.trace(guide).get_trace(*data, **kwargs)
+    return poutine.trace(poutine.replay(model, trace_q)).get_trace(*data, **kwargs), trace_q
 
 
+@torch.no_grad()
 def log_ratio(model: Callable, guide: Callable, *data: Any, **kwargs: Any) -> float:
     """log p(v, h) − log q(h | v) of one draw of all latents."""
     trace_p, trace_q = replayed(model, guide, *data, **kwargs)
     return float(trace_p.log_prob_sum() - trace_q.log_prob_sum())
 
 
+@torch.no_grad()
 def row_log_ratios(model: Callable, guide: Callable, v: Tensor) -> Array:
     """log p(v_n, h_n) − log q(h_n | v_n) of one draw, where every latent belongs to a row."""
 
@@ -55,16 +56,16 @@ def log_prob(program: Callable, values: Mapping[str, Tensor], *data: Any, **kwar
 
 
 @torch.no_grad()
-def gaussian_elbo(model: Callable, guide: Callable, v: Tensor) -> float:
+def gaussian_elbo(model: Callable, guide: Callable, *data: Any) -> float:
     """ELBO of a guide with h_n ~ N(m_n, L Lᵀ) and a log ratio quadratic in h, without sampling.
 
     The mean of a quadratic over N(m, L Lᵀ) is its average over the 2K points m ± √K L e_i.
     """
-    q = poutine.trace(guide).get_trace(v).nodes["h"]["fn"]
+    q = poutine.trace(guide).get_trace(*data).nodes["h"]["fn"]
     scale = q.scale_tril if hasattr(q, "scale_tril") else torch.diag_embed(q.stddev)
     steps = math.sqrt(q.event_shape[0]) * scale.mT  # row i is √K L e_i
     points = [q.mean + sign * step for step in steps.unbind(-2) for sign in (1, -1)]
-    ratios = [log_prob(model, {"h": h}, v) - log_prob(guide, {"h": h}, v) for h in points]
+    ratios = [log_prob(model, {"h": h}, *data) - log_prob(guide, {"h": h}, *data) for h in points]
     return sum(ratios) / len(ratios)
 
 

@@ -45,9 +45,7 @@ def theta(wine: Tensor) -> FactorAnalysisParameters:
     return em(wine, NUM_FACTORS)[0]
 
 
-def model_of(
-    theta: FactorAnalysisParameters, dtype: torch.dtype = torch.float64
-) -> FactorAnalysis:
+def model_of(theta: FactorAnalysisParameters, dtype: torch.dtype = torch.float64) -> FactorAnalysis:
     isotropic = len(theta.scale) == 1 < len(theta.W)
     return build(FactorAnalysis(*theta.W.shape, isotropic=isotropic), dtype, **vars(theta))
 
@@ -176,22 +174,29 @@ def in_other_units(theta: FactorAnalysisParameters, unit: float):
     return model
 
 
-def test_units_of_the_factors_change_the_delta_and_not_the_gaussian(wine, theta):
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_units_of_the_factors_do_not_change_the_bound_of_a_gaussian(wine, theta, unit):
     mean, covariance = posterior(theta, wine)
-    evidence, unit = float(log_evidence(theta, wine).sum()), 1e-3
-    model = in_other_units(theta, unit)
     tril = torch.linalg.cholesky(covariance)
-    full = build(FactorAnalysisFullRank(178, 3), h_loc=mean / unit, h_scale_tril=tril / unit)
-    assert log_ratio(model, full, wine) == pytest.approx(evidence, rel=1e-9)
-    in_old_units = log_ratio(
-        model_of(theta), build(FactorAnalysisMAP(178, 3), h_loc=mean), wine
-    )
-    in_new_units = log_ratio(model, build(FactorAnalysisMAP(178, 3), h_loc=mean / unit), wine)
-    shift = 178 * NUM_FACTORS * np.log(unit)
-    assert in_new_units - in_old_units == pytest.approx(shift, rel=1e-9)
-    coarse = in_other_units(theta, 1 / unit)
-    above = log_ratio(coarse, build(FactorAnalysisMAP(178, 3), h_loc=mean * unit), wine)
-    assert above > evidence + 100
+    guide = build(FactorAnalysisFullRank(178, 3), h_loc=mean / unit, h_scale_tril=tril / unit)
+    value = log_ratio(in_other_units(theta, unit), guide, wine)
+    assert value == pytest.approx(float(log_evidence(theta, wine).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_units_of_the_factors_change_the_value_of_the_delta(wine, theta, unit):
+    mode, _ = posterior(theta, wine)
+    before = log_ratio(model_of(theta), build(FactorAnalysisMAP(178, 3), h_loc=mode), wine)
+    model, guide = in_other_units(theta, unit), build(FactorAnalysisMAP(178, 3), h_loc=mode / unit)
+    shift = log_ratio(model, guide, wine) - before
+    assert shift == pytest.approx(mode.numel() * np.log(unit), rel=1e-9)
+
+
+def test_value_of_the_delta_can_exceed_the_evidence(wine, theta):
+    mode, _ = posterior(theta, wine)
+    guide = build(FactorAnalysisMAP(178, 3), h_loc=mode / 1e3)
+    evidence = float(log_evidence(theta, wine).sum())
+    assert log_ratio(in_other_units(theta, 1e3), guide, wine) > evidence + 1000
 
 
 # --- EM ----------------------------------------------------------------------------------------

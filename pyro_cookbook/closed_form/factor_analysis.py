@@ -79,7 +79,8 @@ def log_evidence(theta: FactorAnalysisParameters, v: Tensor) -> Tensor:
     inner = torch.linalg.solve_triangular(chol, (white @ scaled).mT, upper=False)
     log_det = 2 * (chol.diagonal().log().sum() + scale.log().sum())
     quadratic = white.square().sum(1) - inner.square().sum(0)
-    return -0.5 * (num_features * math.log(2 * math.pi) + log_det + quadratic)
+    log_norm = num_features * math.log(2 * math.pi) + log_det
+    return torch.neg(log_norm + quadratic) / 2
 
 
 def em(

@@ -87,7 +87,7 @@ def log_joint(theta: MixtureParameters, v: Tensor) -> Tensor:
     columns = []
     for weight, loc, tril in zip(theta.weights, theta.loc, theta.scale_tril, strict=True):
         whitening = torch.linalg.solve_triangular(tril, eye, upper=False).mT
-        quadratic = (v @ whitening - loc @ whitening).square().sum(1)
+        quadratic = ((v - loc) @ whitening).square().sum(1)
         columns.append(weight.log() - tril.diagonal().log().sum() - 0.5 * quadratic)
     return torch.stack(columns, dim=1) - 0.5 * num_features * math.log(2 * math.pi)
 
@@ -146,7 +146,8 @@ def m_step(sums: SufficientStatistics, reg_covar: float = 1e-6) -> MixtureParame
     ValueError
         If a component's covariance is singular, naming the component.
     """
-    count = sums.count + 10 * torch.finfo(sums.count.dtype).eps
+    eps = 10 * torch.finfo(sums.count.dtype).eps
+    count = sums.count + eps
     loc = sums.first / count[:, None]
     outer = loc[:, :, None] * loc[:, None, :]
     covariance = (
@@ -154,8 +155,12 @@ def m_step(sums: SufficientStatistics, reg_covar: float = 1e-6) -> MixtureParame
     )
     covariance.diagonal(dim1=-2, dim2=-1).add_(reg_covar)
     scale_tril, info = torch.linalg.cholesky_ex(covariance)
-    if (info > 0).any():
-        k = int((info > 0).nonzero()[0])
+    # A variance within the rounding error of the difference above is none.
+    rounding = eps * sums.second.diagonal(dim1=-2, dim2=-1) / count[:, None]
+    lost = scale_tril.diagonal(dim1=-2, dim2=-1).square() <= rounding
+    singular = (info > 0) | lost.any(-1)
+    if singular.any():
+        k = int(singular.nonzero()[0])
         raise ValueError(
             f"component {k} has a singular covariance with {float(sums.count[k]):.3g} rows;"
             " use fewer components, another start or a larger reg_covar"

@@ -18,13 +18,32 @@ from pyro_cookbook.closed_form.gaussian_mixture import (
 
 
 class Prior(Protocol):
-    """What is read of `models.gaussian_mixture.MixturePrior`."""
+    """What is read of `models.gaussian_mixture.MixturePrior`; `MixturePosterior` has it too."""
 
-    concentration: Tensor
-    loc: Tensor
-    mean_precision: Tensor
-    df: Tensor
-    precision_tril: Tensor
+    @property
+    def concentration(self) -> Tensor:
+        """α of the Dirichlet, shape (K,)."""
+        ...
+
+    @property
+    def loc(self) -> Tensor:
+        """Means, shape (D,) or (K, D)."""
+        ...
+
+    @property
+    def mean_precision(self) -> Tensor:
+        """β, shape () or (K,)."""
+        ...
+
+    @property
+    def df(self) -> Tensor:
+        """ν, shape () or (K,)."""
+        ...
+
+    @property
+    def precision_tril(self) -> Tensor:
+        """Cholesky factors of the Wisharts' scale matrices, shape (D, D) or (K, D, D)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,7 @@ class MixturePosterior:
         columns = []
         for k in range(len(self.df)):
             tril = self.precision_tril[k]
-            quadratic = (v @ tril - self.loc[k] @ tril).square().sum(1)
+            quadratic = ((v - self.loc[k]) @ tril).square().sum(1)
             expected = num_features / self.mean_precision[k] + self.df[k] * quadratic
             columns.append(log_pi[k] + 0.5 * (log_det[k] - expected))
         return torch.stack(columns, dim=1) - 0.5 * num_features * math.log(2 * math.pi)
@@ -121,25 +140,39 @@ def fit_variational_mixture(
     Bishop (2006), *Pattern Recognition and Machine Learning*, section 10.2.
     """
     num_components = len(prior.concentration)
+    centre = v.mean(0)  # second moments lose digits far from the origin
+    rows, prior = v - centre, _moved(prior, -centre)
     results = []
     for r in range(num_restarts):
         if start is None or r:
-            weight = responsibilities(random_start(v, num_components, seed=seed + r), v)
+            weight = responsibilities(random_start(rows, num_components, seed=seed + r), rows)
         else:
             weight = start
-        sums = statistics(weight, v)
+        sums = statistics(weight, rows)
         elbo: list[float] = []
         converged = False
         for _ in range(max_iterations):
             posterior = update(prior, sums)
-            sums, norm = expectation(posterior, v)
+            sums, norm = expectation(posterior, rows)
             elbo.append(float(norm - kl_to_prior(posterior, prior)))
             if len(elbo) > 1 and elbo[-1] - elbo[-2] < tol * abs(elbo[-1]):
                 converged = True
                 break
-        weight = torch.softmax(posterior.expected_log_joint(v), 1)
-        results.append(VariationalMixtureResult(posterior, weight, elbo, converged))
+        weight = torch.softmax(posterior.expected_log_joint(rows), 1)
+        moved = _moved(posterior, centre)
+        results.append(VariationalMixtureResult(moved, weight, elbo, converged))
     return max(results, key=lambda result: result.elbo[-1])
+
+
+def _moved(parameters: Prior, by: Tensor) -> MixturePosterior:
+    """Move the distribution along with rows that move by a vector."""
+    return MixturePosterior(
+        parameters.concentration,
+        parameters.loc + by,
+        parameters.mean_precision,
+        parameters.df,
+        parameters.precision_tril,
+    )
 
 
 def expectation(posterior: MixturePosterior, v: Tensor) -> tuple[SufficientStatistics, Tensor]:
@@ -199,12 +232,13 @@ def _kl_wishart(posterior: MixturePosterior, prior: Prior) -> Tensor:
         upper=False,
     )
     trace = whitened.square().sum((1, 2))
-    return (
+    kl: Tensor = (
         log_norm_q
         - log_norm_p
         + 0.5 * (posterior.df - prior.df) * posterior.expected_log_det()
         + 0.5 * posterior.df * (trace - num_features)
     )
+    return kl
 
 
 def _wishart_log_norm(df: Tensor, tril: Tensor) -> Tensor:
