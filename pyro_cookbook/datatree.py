@@ -96,12 +96,7 @@ def to_datatree(
     tree["sample_stats"] = xr.DataTree(tree["sample_stats"].to_dataset().assign(loss=losses))
     theta = parameters(fit.model)
     if theta:
-        arrays = {name: value.detach().cpu().numpy() for name, value in theta.items()}
-        given: dict[Any, Any] = {k: list(v) for k, v in (dims or {}).items() if k in arrays}
-        used = {dim for names in given.values() for dim in names}
-        labels = {key: value for key, value in (coords or {}).items() if key in used}
-        data = az.dict_to_dataset(arrays, sample_dims=[], dims=given, coords=labels)
-        tree["theta"] = xr.DataTree(data)
+        tree["theta"] = layout.constants(theta)
     tree.attrs.update(
         inference_library="pyro",
         inference_library_version=pyro.__version__,
@@ -334,6 +329,17 @@ class Layout:
             coords=coords,
             pred_coords=coords,
         )
+
+    def constants(self, values: Values) -> xr.DataTree:
+        """Lay out values that have neither draws nor plates; names given count from the last."""
+        arrays = {name: value.detach().cpu().numpy() for name, value in values.items()}
+        dims: dict[Any, Any] = {}
+        for name, array in arrays.items():
+            given = list(self.dims.get(name, ()))[-array.ndim :] if array.ndim else []
+            dims[name] = [f"{name}_dim_{i}" for i in range(array.ndim - len(given))] + given
+        used = {dim for names in dims.values() for dim in names}
+        coords = {name: value for name, value in self.coords.items() if name in used}
+        return xr.DataTree(az.dict_to_dataset(arrays, sample_dims=[], dims=dims, coords=coords))
 
     def _dims(
         self, name: str, site: Site | None, shape: tuple[int, ...], rows: Mapping[int, str]

@@ -25,10 +25,12 @@ from .notebook_diff import differences
 __all__ = ["NotebookError", "build", "differences", "sources", "write"]
 
 MAX_BYTES = 2_000_000
-CELL_TIMEOUT = 300
 
 _KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+# The line of the cell that IPython's traceback points at, first among the frames.
+_ARROW = re.compile(r"^-+> *\d+ *(.*)", re.MULTILINE)
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -84,7 +86,7 @@ def build(source: Path) -> NotebookNode:
 
     client = NotebookClient(
         notebook,
-        timeout=CELL_TIMEOUT,
+        timeout=300,
         kernel_name="python3",
         # The kernel's own warnings, such as of an open local port, are not the recipe's.
         extra_arguments=["--log-level=ERROR"],
@@ -95,7 +97,8 @@ def build(source: Path) -> NotebookNode:
     try:
         client.execute(env=_environment())
     except CellExecutionError as error:
-        raise _error(source, notebook, index, f"{error.ename}: {error.evalue}") from error
+        reason = f"{error.ename}: {error.evalue}"
+        raise _error(source, notebook, index, reason, error.traceback) from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise _error(source, notebook, index, str(error)) from error
     for index, cell in enumerate(notebook.cells):
@@ -130,13 +133,9 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 def _environment() -> dict[str, str]:
     """Return this process's environment, with what could change an output fixed."""
-    environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} | {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONHASHSEED": "0",
-        "TQDM_DISABLE": "1",
-    }
+    environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
+    environment |= {"PYTHONHASHSEED": "0", "TQDM_DISABLE": "1"}
+    environment |= {f"{library}_NUM_THREADS": "1" for library in ("MKL", "OMP", "OPENBLAS")}
     if platform.machine() in {"x86_64", "AMD64"}:
         environment |= {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2"}
     return environment
@@ -159,12 +158,13 @@ def _tidied(notebook: NotebookNode) -> NotebookNode:
     return tidied
 
 
-def _error(source: Path, notebook: NotebookNode, index: int, reason: str) -> NotebookError:
-    code = notebook.cells[index].source.strip().partition("\n")[0]
-    line = reason.strip().partition("\n")[0]
-    return NotebookError(
-        f"{source.parent.name}/{source.name}, cell {index + 1} ({code[:60]}): {line}"
-    )
+def _error(
+    source: Path, notebook: NotebookNode, index: int, reason: str, traceback: str = ""
+) -> NotebookError:
+    arrow = _ARROW.search(_COLOUR.sub("", traceback))
+    code = arrow[1] if arrow else notebook.cells[index].source.strip().partition("\n")[0]
+    where = f"{source.parent.name}/{source.name}, cell {index + 1} ({code[:60].strip()})"
+    return NotebookError(f"{where}: {reason.strip().partition('\n')[0]}")
 
 
 def main(

@@ -23,9 +23,9 @@
 #
 # After it you can
 #
-# - derive the bound, and say what the gap between the bound and the evidence is;
-# - fit four kinds of guide to a Pyro model, and read off what each of them costs in nats;
-# - say why the number of a MAP fit bounds nothing, and why mean field depends on the coordinates;
+# - derive the bound, and say what the gap between the bound and the evidence is
+# - fit four kinds of guide to a Pyro model, and read off what each of them costs in nats
+# - say why the number of a MAP fit bounds nothing, and why mean field depends on the coordinates
 # - run the same code on your own table.
 #
 # The data are the wines that ship with scikit-learn: 178 wines from three cultivars of one region
@@ -59,6 +59,7 @@ from guides.factor_analysis import (
     FactorAnalysisMeanField,
 )
 from models.factor_analysis import FactorAnalysis
+from pyro_cookbook import data
 from pyro_cookbook.closed_form import factor_analysis as closed
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
@@ -73,14 +74,16 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 # 0 and standard deviation 1, in float64, so that sums over 178 wines keep 12 digits.
 
 # %%
-wine = datasets.load_wine(as_frame=True)
-names = [name.replace("_of_diluted_wines", "").replace("_", " ") for name in wine.data]
-table = wine.data.set_axis(names, axis=1)
-v = torch.tensor(((table - table.mean()) / table.std(ddof=0)).to_numpy())  # (178, 13)
+wine = data.load("wine")
+v = wine.v  # (178, 13)
+names = [name.replace("_of_diluted_wines", "").replace("_", " ") for name in wine.columns]
+cultivar = np.array([int(label[-1]) for label in wine.labels])  # for figures only
 num_rows, num_features = v.shape
 assert (num_rows, num_features, v.dtype) == (178, 13, torch.float64)
+assert np.bincount(cultivar).tolist() == [59, 71, 48]
 
-table.describe().loc[["mean", "std", "min", "max"]].T.round(2)
+print(wine.source)
+pd.DataFrame({"mean": wine.loc, "sd": wine.scale}, index=names).round(2)
 
 # %%
 correlation = np.corrcoef(v.T)
@@ -99,7 +102,7 @@ fig.colorbar(image, label="correlation (no unit)")
 fig.tight_layout()
 
 # %% [markdown]
-# The features are far from independent: 34 of the 78 pairs have a correlation above 0.3 in size;
+# The features are far from independent: 34 of the 78 pairs have a correlation above 0.3 in size
 # for total phenols and flavanoids it is 0.86. The question: **can a few hidden quantities explain
 # these correlations, and what do the 13 numbers of one wine tell about its hidden quantities?**
 # The answer to the second half is a posterior, p(h | v).
@@ -127,7 +130,7 @@ print(source[: source.index('"""')] + "..." + source[source.rindex('"""') + 3 :]
 # %%
 rows = []
 for k in range(1, 5):
-    theta, trace = closed.em(v, k)
+    theta, trace = closed.em(v, k, max_iterations=2000)
     num_free = num_features * k + 2 * num_features - k * (k - 1) // 2
     bic = -2 * trace[-1] + num_free * math.log(num_rows)
     rows.append((k, trace[-1], bic, float(theta.scale.min())))
@@ -136,14 +139,14 @@ choice = choice.set_index("factors")
 
 assert choice["BIC"].is_monotonic_decreasing
 assert (choice.loc[:3, "smallest noise sd"] > 0.2).all()
-assert choice.loc[4, "smallest noise sd"] < 0.06
+assert choice.loc[4, "smallest noise sd"] < 0.1
 choice.round({"log evidence": 1, "BIC": 1, "smallest noise sd": 2})
 
 # %% [markdown]
-# BIC falls up to four factors. But with four, the noise of one feature shrinks below 0.06 of its
-# standard deviation, against more than 0.2 with one to three: the likelihood uses the fourth
-# factor to copy that feature, and pushes its noise towards zero (a *Heywood case*). BIC's
-# derivation does not hold at such an edge. We take **K = 3**.
+# BIC falls up to four factors. But with four, the noise of one feature has shrunk below 0.1 of its
+# standard deviation after 2000 iterations, against more than 0.2 with one to three factors: the
+# likelihood uses the fourth factor to copy that feature, and pushes its noise towards zero (a
+# *Heywood case*). BIC's derivation does not hold at such an edge. We take **K = 3**.
 #
 # scikit-learn maximises the same likelihood by another algorithm. Both reach the same value.
 
@@ -219,6 +222,7 @@ for ours, theirs in zip((mean, V), closed.posterior(model, v), strict=True):
 # The family of full Gaussians contains the posterior: write m and V into such a guide.
 exact = FactorAnalysisFullRank(num_rows, num_factors).double()
 exact.h_loc, exact.h_scale_tril = mean, torch.linalg.cholesky(V)
+exact.requires_grad_(False)
 
 
 def log_ratio(model, guide, h):
@@ -276,8 +280,8 @@ guide = FactorAnalysisMeanField(num_rows, num_factors).double()
 elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
 svi = SVI(model, guide, Adam({"lr": 0.03}), elbo)
 
-losses = np.zeros(1000)
-for step in range(1000):
+losses = np.zeros(600)
+for step in range(600):
     losses[step] = svi.step(v)
 
 # %%
@@ -286,9 +290,10 @@ last = bound_steps[-200:]
 fig, ax = plt.subplots()
 ax.plot(bound_steps, color=BLUE, lw=0.8, label="estimate of the bound (8 draws)")
 ax.axhline(log_evidence, color="black", ls="--", label="log evidence")
-ax.set(xlim=(0, 1000), ylim=(-3000, -2640), xlabel="step of Adam", ylabel="nats")
+ax.set(xlim=(0, 600), ylim=(-3000, -2640), xlabel="step of Adam", ylabel="nats")
 ax.set_title("Mean field climbs the bound, and stops short of the evidence")
 ax.legend(loc="lower right", frameon=False)
+fig.tight_layout()
 
 print(f"last 200 steps: mean {last.mean():.1f}, sd {last.std():.1f} nats")
 assert 30 < log_evidence - last.mean() < 60
@@ -312,14 +317,14 @@ mean_field = pc.fit(model, FactorAnalysisMeanField(num_rows, num_factors), v, el
 diagnosis = pc.diagnose(mean_field, log_evidence=log_evidence)
 print(diagnosis)
 assert mean_field.converged
-assert diagnosis.verdict == "unreliable"
-assert 0.3 < len(diagnosis.bad_rows) / num_rows < 0.7
+assert abs(diagnosis.gap.value - 40.7) < 1
+assert 0.55 < diagnosis.khats["row"] < 0.95
 
 # %% [markdown]
-# The verdict is "unreliable". k-hat measures how heavy the tail of the weights is; above 0.7 not
-# even reweighting repairs the draws. A caution about the list of bad wines: all posteriors have
-# the same shape, so all wines have the same true k-hat, near the threshold. Between 30 and 70 % of
-# them are listed; which ones is chance.
+# Read it from the top. The gap is 40.7 nats to within 1 nat. k-hat measures how heavy the tail of
+# the weights is; above 0.7 not even reweighting repairs the draws. The verdict rests on the worst
+# wine, whose k-hat is between 0.55 and 0.95: a close call. Section 5 shows that all posteriors
+# have the same shape, so this is the largest of 178 noisy estimates of one and the same number.
 
 # %% [markdown]
 # ## 5 Four guides, four gaps
@@ -336,7 +341,7 @@ def gaussian(guide):
     with torch.no_grad():
         q = poutine.trace(guide).get_trace(v).nodes["h"]["fn"]
     tril = q.scale_tril if hasattr(q, "scale_tril") else q.stddev.diag_embed()
-    return q.mean, tril.expand(num_rows, -1, -1)
+    return q.mean.detach(), tril.detach().expand(num_rows, -1, -1)
 
 
 def exact_bound(model, guide):
@@ -400,7 +405,8 @@ assert 40 < gap["mean field"] < 42
 assert 0 <= gap["full rank"] < 0.3
 assert 0 <= gap["amortized"] < 0.3
 assert gaps.loc["delta", "bound"] > log_evidence
-assert list(gaps["verdict"]) == ["unreliable", "unreliable", "reliable", "reliable"]
+assert gaps.loc["delta", "verdict"] == "unreliable"
+assert (gaps.loc[["full rank", "amortized"], "verdict"] == "reliable").all()
 
 # %% [markdown]
 # Read the table by rows.
@@ -423,6 +429,7 @@ ax.set(xlim=(0, 1500), ylim=(-2860, -2670), xlabel="step of Adam")
 ax.set_ylabel("bound, mean of 20 steps (nats)")
 ax.set_title("The richer q is, the closer the bound comes to the evidence")
 ax.legend(loc="lower right", frameon=False)
+fig.tight_layout()
 # %% [markdown]
 # ### What exactly does mean field lose?
 #
@@ -477,7 +484,7 @@ circle = math.sqrt(-2 * math.log(0.05)) * np.stack(
 
 def ellipse(loc, covariance):
     """The ellipse that holds 95 % of N(loc, covariance)."""
-    return np.asarray(loc)[:, None] + np.linalg.cholesky(covariance) @ circle
+    return loc.numpy()[:, None] + np.linalg.cholesky(covariance.numpy()) @ circle
 
 
 exact_cov, best_cov = V[axes][:, axes], scale[axes].square().diag()
@@ -524,7 +531,6 @@ energy = np.array(bounds) - entropy
 assert max(bounds) < log_evidence
 assert bounds[0] < log_evidence - 1000
 assert 0 < delta_number - energy[0] < 1
-peak = float(sds[np.argmax(bounds)])
 
 # %%
 fig, ax = plt.subplots()
@@ -535,6 +541,7 @@ ax.plot(sds[0], delta_number, "o", color=ORANGE, label="the delta guide's number
 ax.set(xscale="log", ylim=(-4300, -2300), xlabel="s, the sd of q (prior sd = 1)", ylabel="nats")
 ax.set_title("As q shrinks to a point, the bound falls without limit; the energy does not")
 ax.legend(loc="lower right", frameon=False)
+fig.tight_layout()
 
 # %% [markdown]
 # The delta's number is log p(v, m) = log p(v) + log p(m | v): the evidence plus the *height of the
@@ -650,6 +657,7 @@ for x, colour, text in (
 ax.set(xlabel="gap of the best mean field (nats)", ylabel="random rotations, of 5000")
 ax.set_title("Same model, same evidence: mean field's gap depends on the rotation")
 ax.legend(loc="upper center", frameon=False)
+fig.tight_layout()
 # %% [markdown]
 # scikit-learn's solution happens to have the rotation that makes the precision diagonal: there
 # mean field looks exact, with a gap below 1e-6 nats. By a turn of the axes the same model gets a
@@ -673,22 +681,21 @@ assert largest_two[2] == ["color intensity", "alcohol"]
 assert [round(float(x), 2) for x in sd] == [0.19, 0.30, 0.38]
 
 map_axes = rotated_mean[:, [0, 2]].numpy()
-guess = cross_val_predict(NearestCentroid(), map_axes, wine.target, cv=LeaveOneOut())
-right = int((guess == wine.target).sum())
+guess = cross_val_predict(NearestCentroid(), map_axes, cultivar, cv=LeaveOneOut())
+right = int((guess == cultivar).sum())
 assert 165 <= right <= 173
 
 # %%
 fig, ax = plt.subplots(figsize=(8, 5.5))
-for cultivar, (colour, marker) in enumerate(((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"))):
-    ax.scatter(
-        *map_axes[wine.target == cultivar].T, s=28, color=colour, marker=marker, alpha=0.8,
-        label=f"cultivar {cultivar + 1}",
-    )  # fmt: skip
+for c, (colour, marker) in enumerate(((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"))):
+    xy = map_axes[cultivar == c].T
+    ax.scatter(*xy, s=28, color=colour, marker=marker, alpha=0.8, label=f"cultivar {c + 1}")
 ax.errorbar(-2.1, -1.9, xerr=float(sd[0]), yerr=float(sd[2]), color="black", capsize=3)
 ax.text(-1.8, -2.0, "± 1 posterior sd, the same for all wines")
 ax.set(xlabel="factor 1: flavanoids, total phenols", ylabel="factor 3: colour intensity, alcohol")
 ax.set_title("Posterior means of two factors separate three cultivars never shown")
 ax.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.02))
+fig.tight_layout()
 # %% [markdown]
 # Assigning each wine to the nearest cultivar mean on this map, with that wine left out, is right
 # for 165 to 173 of the 178 wines. Factor 1 is carried by flavanoids and total phenols, factor 3 by
@@ -764,25 +771,59 @@ assert skewness(acid, 1).max() < 0.8
 # %% [markdown]
 # ## 10 Your own table
 #
-# Three lines change: the file, its columns, the number of factors. The rest stays. To have a file
-# to read, the first cell writes one: scikit-learn's 442 diabetes patients.
+# Three lines change: the file, its columns, the number of factors. `data.read` standardises, and
+# names the line and column of anything that is not a number. To have a file to read, the first
+# cell writes one: scikit-learn's 442 diabetes patients.
 
 # %%
 example = Path(tempfile.mkdtemp()) / "my_table.csv"
 datasets.load_diabetes(as_frame=True, scaled=False).data.to_csv(example, index=False)
 
 # %%
-path = example  # 1. your file
-columns = ["bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"]  # 2. its numeric columns
+path = example  # 1. your file, with a header line
+columns = ["age", "bmi", "bp", "s3", "s5", "s6"]  # 2. its numeric columns
 k = 2  # 3. the number of factors
 
-mine = pd.read_csv(path)[columns].dropna()
-x = torch.tensor(((mine - mine.mean()) / mine.std(ddof=0)).to_numpy())
+x = data.read(path, columns).v
 my_theta, _ = closed.em(x, k)
 my_model = FactorAnalysis(len(columns), k).double()
 my_model.W, my_model.b, my_model.scale = my_theta.W, my_theta.b, my_theta.scale
 my_model.requires_grad_(False)
 my_fit = pc.fit(my_model, FactorAnalysisAmortized(len(columns), k), x, elbo=elbo)
-my_diagnosis = pc.diagnose(my_fit, log_evidence=float(closed.log_evidence(my_model, x).sum()))
-print(my_diagnosis)
-print("smallest noise sd:", round(float(my_theta.scale.min()), 3))
+my_evidence = float(closed.log_evidence(my_model, x).sum())
+
+print(pc.diagnose(my_fit, log_evidence=my_evidence))
+print("smallest noise sd:", round(float(my_theta.scale.min()), 2))
+assert len(x) == 442
+assert pc.diagnose(my_fit).verdict == "reliable"
+assert float(my_theta.scale.min()) > 0.2
+
+# %% [markdown]
+# Look at two things before you use the factors. The verdict is about q. The smallest noise sd is
+# about the model: close to 0 it says that there are too many factors, as in section 2. Then write
+# the posterior means beside your rows:
+
+# %%
+my_tree = pc.to_datatree(my_fit, dims={"h": ["factor"]}, coords={"factor": [1, 2]})
+my_factors = my_tree["posterior"]["h"].mean("sample").to_pandas()
+my_factors.to_csv(example.with_name("my_factors.csv"))
+my_factors.head(3).round(1)
+
+# %% [markdown]
+# ## Exercises
+#
+# Solutions: `solutions/01_inference_as_optimisation`.
+#
+# 1. **The worst q we have used.** Compute the bound of q = N(0, I), the prior, for the wines with
+#    `exact_bound(model, prior)`. Derive its KL from the posterior by the formula for two Gaussians
+#    and check that bound + KL is the log evidence. Which of the two, the means or the variances,
+#    accounts for most of the KL?
+# 2. **Probabilistic PCA.** Learn θ with `closed.em(v, 3, isotropic=True)`. How many nats does it
+#    cost to give all 13 features one noise? Compare W with the principal axes of the wines, and
+#    compute mean field's gap in the coordinates in which W has orthogonal columns.
+# 3. **New wines.** Train the amortized guide on 128 of the wines, in mini-batches of 32
+#    (`batch_size=32`), and compute the KL of its q from the posterior on the other 50. What does
+#    the mean-field guide say if you show it the 50? Why?
+# 4. **Open.** We fixed θ. Now let SVI learn θ *and* a mean-field q together, starting from EM's θ
+#    in EM's coordinates: leave out `requires_grad_(False)`. Predict first: what will happen to the
+#    gap, and to the evidence? Then look at WᵀΨ⁻¹W.

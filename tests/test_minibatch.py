@@ -213,9 +213,9 @@ def test_guides_of_v_take_any_rows(wine, make):
 def test_fit_by_mini_batches_reaches_the_maximum_of_the_likelihood(wine):
     best = em(wine, 2)[1][-1]
     model = FactorAnalysis(13, 2)
-    fit = pc.fit(model, FactorAnalysisAmortized(13, 2), wine, batch_size=64, max_steps=600)
+    fit = pc.fit(model, FactorAnalysisAmortized(13, 2), wine, batch_size=64, max_steps=1000)
     with torch.no_grad():
         reached, start = (float(log_evidence(m, wine).sum()) for m in (fit.model, model.double()))
     assert start < best - 100
-    assert best - 2 < reached <= best
-    assert reached - 4 < fit.elbo.value < reached + 4 * fit.elbo.se
+    assert best - 1 < reached <= best
+    assert reached - 3 < fit.elbo.value < reached + 4 * fit.elbo.se

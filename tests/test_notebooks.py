@@ -205,6 +205,7 @@ def test_build_gives_a_clean_notebook(recipe):
 @pytest.mark.parametrize(
     ("code", "line"),
     [
+        ("x = 1\nassert x == 2", r"cell 4 \(assert x == 2\): AssertionError:$"),
         ("1 / 0", r"cell 4 \(1 / 0\): ZeroDivisionError: division by zero$"),
         ("import warnings; warnings.warn('hm')", r"cell 4 .*: .*UserWarning: hm$"),
         ("import os; os._exit(1)", "cell 4 .*: .*died"),

@@ -1,0 +1,240 @@
+"""A fit touches nothing but what it returns: no other fit, no argument, no global state."""
+
+import copy
+import random
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from build import exact_factors
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+import pyro_cookbook as pc
+from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisMeanField
+from models.factor_analysis import FactorAnalysis
+
+STEPS = 60
+
+
+def fit_factors(v: Tensor, seed: int = 0, **options: object) -> pc.Fit:
+    """Fit fresh programs that are equal for equal data, whatever came before."""
+    pyro.set_rng_seed(7)
+    programs = FactorAnalysis(v.shape[1], 2), FactorAnalysisAmortized(v.shape[1], 2)
+    return pc.fit(*programs, v, seed=seed, max_steps=STEPS, **options)
+
+
+def parameters(*modules: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{i}.{name}": value.detach().clone()
+        for i, module in enumerate(modules)
+        for name, value in module.state_dict().items()
+    }
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+# --- one fit and another -----------------------------------------------------------------------
+
+
+def test_fits_of_the_same_classes_do_not_touch_each_other(wine):
+    alone = fit_factors(wine)
+    kept = parameters(alone.model, alone.guide)
+    other = fit_factors(wine.flip(1) + 1)
+    assert equal(parameters(alone.model, alone.guide), kept)
+    assert not equal(parameters(other.model, other.guide), kept)
+    again = fit_factors(wine)
+    assert equal(parameters(again.model, again.guide), kept)
+
+
+def test_fits_in_turns_are_as_fits_alone(wine):
+    """Also where both start from the very same objects."""
+    model, guide = FactorAnalysis(13, 2), FactorAnalysisAmortized(13, 2)
+    one = pc.fit(model, guide, wine, max_steps=STEPS)
+    pc.fit(model, guide, -wine + 2, max_steps=STEPS)
+    two = pc.fit(model, guide, wine, max_steps=STEPS)
+    assert equal(parameters(one.model, one.guide), parameters(two.model, two.guide))
+    assert one.elbo == two.elbo
+
+
+def test_same_seed_gives_identical_numbers_and_another_seed_others(wine):
+    one, two, other = (fit_factors(wine, seed=seed) for seed in (3, 3, 4))
+    assert np.array_equal(one.losses, two.losses)
+    assert one.elbo == two.elbo
+    assert equal(parameters(one.model, one.guide), parameters(two.model, two.guide))
+    assert not np.isin(one.losses, other.losses).any()
+    assert one.elbo != other.elbo
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 50}, {"num_restarts": 2}])
+def test_same_seed_gives_identical_numbers_with_options(wine, options):
+    one, two = (fit_factors(wine, **options) for _ in range(2))
+    assert np.array_equal(one.losses, two.losses)
+    assert [r.elbo for r in one.restarts] == [r.elbo for r in two.restarts]
+
+
+def test_seed_alone_decides_whatever_the_state_of_the_generators(wine):
+    model, guide = FactorAnalysis(13, 2), FactorAnalysisAmortized(13, 2)
+    pyro.set_rng_seed(1)
+    one = pc.fit(model, guide, wine, max_steps=STEPS)
+    pyro.set_rng_seed(2)
+    two = pc.fit(model, guide, wine, max_steps=STEPS)
+    assert np.array_equal(one.losses, two.losses)
+
+
+# --- what is passed in -------------------------------------------------------------------------
+
+
+def test_programs_and_data_passed_in_stay_as_they_were(wine):
+    model, guide = FactorAnalysis(13, 2), FactorAnalysisAmortized(13, 2)
+    before, data = parameters(model, guide), wine.clone()
+    fit = pc.fit(model, guide, wine, max_steps=STEPS)
+    assert equal(parameters(model, guide), before)
+    assert {value.dtype for value in parameters(model, guide).values()} == {torch.float32}
+    assert all(p.grad is None for p in (*model.parameters(), *guide.parameters()))
+    assert wine.equal(data)
+    assert not equal(parameters(fit.model.float(), fit.guide.float()), before)
+
+
+def test_as_fit_leaves_the_programs_as_they_were(wine):
+    model = FactorAnalysis(13, 2).double()
+    guide = exact_factors(model, wine)
+    before = parameters(model, guide)
+    fit = pc.as_fit(model, guide, wine)
+    assert fit.model is model
+    assert fit.guide is guide
+    assert equal(parameters(model, guide), before)
+
+
+# --- global state ------------------------------------------------------------------------------
+
+
+def diverging(v: Tensor) -> None:
+    pyro.sample("h", dist.Normal(0.0, 1.0))
+    pyro.sample("v", dist.Normal(0.0, 1.0).expand([len(v)]).to_event(1), obs=v * torch.nan)
+
+
+def crashing(v: Tensor) -> None:
+    torch.set_default_dtype(torch.float64)
+    pyro.param("left_behind", torch.zeros(3))
+    pyro.sample("h", dist.Normal(0.0, 1.0))
+    raise RuntimeError("a bug of the reader's")
+
+
+def meddling(v: Tensor) -> None:
+    random.random()
+    np.random.random()  # noqa: NPY002
+    torch.set_default_dtype(torch.float64)
+    h = pyro.sample("h", dist.Normal(torch.tensor(0.0), 1.0))
+    pyro.sample("v", dist.Normal(h, 1.0).expand([len(v)]).to_event(1), obs=v)
+
+
+def global_state() -> list[object]:
+    rng = pyro.util.get_rng_state()
+    name, keys, *rest = rng["numpy"]
+    return [
+        hash(rng["torch"].numpy().tobytes()),
+        hash(rng["random"]),
+        hash((name, keys.tobytes(), *rest)),
+        torch.get_default_dtype(),
+        pyro.settings.get(),
+        sorted(pyro.get_param_store().keys()),
+        torch.is_grad_enabled(),
+        np.geterr(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "error"),
+    [
+        (meddling, "mean_field", None),
+        (meddling, "laplace", None),
+        (diverging, "mean_field", ValueError),
+        (diverging, "map", (ValueError, ArithmeticError)),
+        (crashing, "mean_field", RuntimeError),
+        (meddling, "no_such_family", ValueError),
+    ],
+)
+def test_fit_leaves_global_state_as_it_was(model, guide, error):
+    v = torch.randn(20)
+    before = global_state()
+    if error is None:
+        pc.fit(model, guide, v, max_steps=STEPS)
+    else:
+        with pytest.raises(error):
+            pc.fit(model, guide, v, max_steps=STEPS)
+    assert global_state() == before
+
+
+def test_fit_of_modules_and_as_fit_leave_global_state_as_it_was(wine):
+    model, guide = FactorAnalysis(13, 2).double(), FactorAnalysisMeanField(178, 2).double()
+    before = global_state()
+    pc.fit(model, guide, wine, max_steps=STEPS)
+    pc.as_fit(model, guide, wine)
+    assert global_state() == before
+
+
+def test_validation_switched_off_stays_off():
+    v = torch.randn(20)
+    with pyro.validation_enabled(False):
+        before = global_state()
+        pc.fit(meddling, "mean_field", v, max_steps=STEPS)
+        assert global_state() == before
+
+
+def test_caller_s_parameters_are_neither_used_nor_changed():
+    store = pyro.get_param_store()
+    mine = pyro.param("loc", torch.tensor(123.0))
+    try:
+        fit = pc.fit(plain_model, plain_guide, torch.randn(20) + 5, max_steps=STEPS)
+        assert store["loc"] is mine
+        assert sorted(store.keys()) == ["loc"]
+        assert mine.item() == 123
+        assert abs(fit.param_state["params"]["loc"].item()) < 10
+    finally:
+        pyro.clear_param_store()
+
+
+# --- programs that are plain functions ---------------------------------------------------------
+
+
+def plain_model(v: Tensor) -> None:
+    noise = pyro.param("noise", torch.tensor(1.0), constraint=constraints.positive)
+    h = pyro.sample("h", dist.Normal(0.0, 10.0))
+    with pyro.plate("row", len(v)):
+        pyro.sample("v", dist.Normal(h, noise), obs=v)
+
+
+def plain_guide(v: Tensor) -> None:
+    loc = pyro.param("loc", torch.tensor(0.0))
+    scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+    pyro.sample("h", dist.Normal(loc, scale))
+
+
+def test_plain_functions_keep_their_parameters_in_the_fit():
+    v = torch.randn(200) + 5
+    fits = [pc.fit(plain_model, plain_guide, sign * v, lr=0.3, max_steps=500) for sign in (1, -1)]
+    assert not list(pyro.get_param_store().keys())
+    for fit, sign in zip(fits, (1, -1), strict=True):
+        assert sorted(fit.param_state["params"]) == ["loc", "noise", "scale"]
+        se = float(v.std()) / len(v) ** 0.5
+        assert fit.param_state["params"]["loc"].item() == pytest.approx(
+            sign * float(v.mean()), abs=2 * se
+        )
+        assert set(fit.param_state["constraints"]) == {"loc", "noise", "scale"}
+
+
+def test_as_fit_takes_a_copy_of_the_caller_s_parameters():
+    v = torch.randn(20)
+    plain_model(v)
+    plain_guide(v)
+    fit = pc.as_fit(plain_model, plain_guide, v)
+    bound = fit.elbo
+    pyro.clear_param_store()
+    assert sorted(fit.param_state["params"]) == ["loc", "noise", "scale"]
+    again = pc.as_fit(plain_model, plain_guide, v, param_state=copy.deepcopy(fit.param_state))
+    assert again.elbo == bound
