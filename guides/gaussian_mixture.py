@@ -99,7 +99,8 @@ class GaussianMixtureMAP(_FromParameters):
 
     def forward(self, v: Tensor, num_obs: int | None = None) -> dict[str, Tensor]:
         with pyro.plate("row", num_obs or len(v), subsample_size=len(v), dim=-1):
-            return {"h": pyro.sample("h", dist.Delta(self._logits(v).argmax(-1)))}
+            q = dist.Delta(self._logits(v).argmax(-1), log_density=v.new_zeros(len(v)))
+            return {"h": pyro.sample("h", q)}
 
 
 class GaussianMixtureAmortized(PyroModule):

@@ -373,7 +373,7 @@ assert abs(exact_bound(model, prior) + exact_kl(prior) - log_evidence) < 1e-6
 #   14 + 6 = 48 numbers instead of 3 × 178 + 6 = 540; and it serves wines it has never seen.
 
 # %%
-delta = pc.fit(model, FactorAnalysisMAP(num_rows, num_factors), v)
+delta = pc.fit(model, FactorAnalysisMAP(num_rows, num_factors), v, max_steps=1000)
 full_rank = pc.fit(model, FactorAnalysisFullRank(num_rows, num_factors), v, elbo=elbo)
 amortized = pc.fit(model, FactorAnalysisAmortized(num_features, num_factors), v, elbo=elbo)
 fits = {"mean field": mean_field, "full rank": full_rank, "amortized": amortized}

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ def examples(text: str) -> list[Example]:
     """Return the Python blocks, each with the text block of the same section that follows it."""
     fences = list(FENCE.finditer(text))
     found = []
-    for fence, after in zip(fences, [*fences[1:], None], strict=True):
+    for fence, after in zip_longest(fences, fences[1:]):
         if fence[1] == "python":
             says = after and after[1] == "text" and "\n#" not in text[fence.end() : after.start()]
             found.append(Example(fence[2], after[2] if after and says else None))

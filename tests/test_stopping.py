@@ -117,4 +117,5 @@ def test_fit_that_has_risen_stops_by_itself_and_says_so():
 def test_fit_of_any_number_of_steps_ends(max_steps):
     fit = pc.fit(model, "map", torch.full((20,), 1.0), max_steps=max_steps)
     assert len(fit.losses) == max_steps
+    assert "out of steps" in fit.reason
     assert not fit.converged
