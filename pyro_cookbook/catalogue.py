@@ -193,10 +193,11 @@ def _from_em(guide: Callable[[int, int], Any], v: Tensor, size: int, seed: int) 
     model, result = _mixture(v, size, seed)
     prepared = guide(v.shape[1], size).to(v)
     prepared.e_step(model)
+    climbed = isinstance(prepared, gm_guides.GaussianMixtureExact)  # the bound EM itself climbs
     return Prepared(
         model,
         prepared,
-        losses=[-value for value in result.elbo],
+        losses=[-value for value in result.elbo] if climbed else [],
         reason=f"EM, best of {_NUM_STARTS} starts, {len(result.elbo)} iterations",
         converged=result.converged,
     )

@@ -9,7 +9,6 @@ import numpy as np
 import pyro
 import torch
 import xarray as xr
-from pyro import poutine
 from pyro.infer import MCMC
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -22,8 +21,8 @@ from pyro_cookbook.draws import (
     draw,
     log_density,
     predictive,
-    sample_sites,
     total,
+    trace_once,
 )
 from pyro_cookbook.fitting import as_fit
 from pyro_cookbook.resampling import resample
@@ -244,11 +243,8 @@ def _prior_groups(
 
 def observed_values(model: Program, args: Any, kwargs: Any) -> dict[str, Tensor]:
     """Values of the observed sites."""
-    with torch.no_grad():
-        trace = poutine.trace(model).get_trace(*args, **kwargs)
-    return {
-        name: node["value"] for name, node in sample_sites(trace).items() if node["is_observed"]
-    }
+    nodes = trace_once(model, *args, **kwargs)
+    return {name: node["value"] for name, node in nodes.items() if node["is_observed"]}
 
 
 def constants(model: Program, args: Any, kwargs: Any, observed: Values) -> dict[str, Tensor]:

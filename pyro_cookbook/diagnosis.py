@@ -238,6 +238,11 @@ def _good_khat(weights: Weights) -> float:
 
 
 _RICHER = "fit a richer family ('full_rank', 'flow'), or reparametrise the model"
+_SUM_OUT = "sum the discrete sites out of the model and fit 'full_rank', or sample it with NUTS"
+
+
+def _richer(weights: Weights) -> str:
+    return _SUM_OUT if any(site.is_discrete for site in weights.sites.values()) else _RICHER
 
 
 def _judge_block(
@@ -254,7 +259,7 @@ def _judge_block(
             UNRELIABLE,
             f"k-hat of the {block} weights is {khat:.2f}, above {good:.2f}: the guide misses mass"
             " that the posterior has, and its draws cannot be reweighted",
-            _RICHER,
+            _richer(weights),
         )
         return
     errors = {
@@ -326,7 +331,7 @@ def _judge_rows(weights: Weights, findings: _Findings) -> tuple[tuple[int, ...],
             UNRELIABLE,
             f"{len(bad)} of {len(khat)} entries of {row!r} have k-hat above {good:.2f}, up to"
             f" {khat.max():.2f} (entries {listed})",
-            _RICHER,
+            _richer(weights),
         )
         return bad, float(khat.max())
     errors = {}

@@ -14,8 +14,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import biject_to
 
 Program = Callable[..., Any]
 
@@ -114,11 +116,29 @@ def sample_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     }
 
 
+class _ImproperAtOrigin(Messenger):
+    """Puts a prior that cannot be drawn from where its unconstrained 0 is."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        base = getattr(fn, "base_dist", fn)
+        if msg["value"] is None and isinstance(base, dist.ImproperUniform):
+            shape = (*fn.batch_shape, *fn.event_shape)
+            unconstrained = biject_to(fn.support).inverse_shape(torch.Size(shape))
+            msg["value"] = biject_to(fn.support)(torch.zeros(unconstrained)).expand(shape)
+            msg["done"] = True
+
+
+def trace_once(program: Program, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
+    """Run a program once, improper priors and all; give its sample sites."""
+    with quietly(), _ImproperAtOrigin():
+        return sample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+
+
 def describe(program: Program, *args: Any, **kwargs: Any) -> dict[str, Site]:
     """Run a program once and describe its sample sites."""
-    with quietly():
-        trace = poutine.trace(program).get_trace(*args, **kwargs)
-    return {name: _describe(node) for name, node in sample_sites(trace).items()}
+    nodes = trace_once(program, *args, **kwargs)
+    return {name: _describe(node) for name, node in nodes.items()}
 
 
 def _describe(node: dict[str, Any]) -> Site:

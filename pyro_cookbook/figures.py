@@ -37,6 +37,10 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
     evidences = sorted({round(e, 6) for _, _, e in bounds.values() if e is not None})
     low, high = min(finals + evidences), max(finals + evidences)
     for index, (guide, (losses, final, _)) in enumerate(bounds.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        if not len(losses):  # nothing was climbed: the guide is what another one's θ makes it
+            axes.axhline(final, color=colour, linestyle=":", lw=2, label=f"{guide}: {final:.1f}")
+            continue
         elbo = -np.asarray(losses)
         size = max(1, len(elbo) // 200)
         means = elbo[: len(elbo) // size * size].reshape(-1, size).mean(1)
@@ -44,7 +48,7 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
         axes.plot(
             steps,
             means,
-            color=COLOURS[index % len(COLOURS)],
+            color=colour,
             marker=_MARKERS[index % len(_MARKERS)],
             markevery=max(1, len(means) // 8),
             markersize=5,
@@ -81,6 +85,7 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     guide : str
     """
     (name,) = tree.observed_data.data_vars
+    num_rows = -(-tree.observed_data.sizes["feature"] // 4)
     plot = az.plot_ppc_dist(
         tree,
         var_names=[name],
@@ -88,9 +93,13 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
         col_wrap=4,
         num_samples=40,
         group="posterior_predictive",
+        figure_kwargs={"figsize": (9.0, 2.2 * num_rows)},
     )
     figure = plot.viz["figure"].item()
-    figure.suptitle(f"Draws from the fitted model ({guide}) over the data")
+    figure.suptitle(
+        f"Density of each feature: the data (black), draws from the fitted model (blue), {guide}",
+        y=1 + 0.12 / num_rows,
+    )
     return f"Posterior predictive check for every feature, guide {guide}", figure
 
 
@@ -140,15 +149,21 @@ def plot_components(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
         h = tree.posterior.h.to_numpy()
         share = np.stack([(h == k).mean(0) for k in range(h.max() + 1)], axis=1)
         top = share.argmax(1)
-        for k in range(share.shape[1]):
+        used = [k for k in range(share.shape[1]) if (top == k).any()]
+        for k in used:
             rows = top == k
             axes.scatter(
                 v[rows, i], v[rows, j], s=12 + 30 * (1 - share[rows, k]) * 2, color=COLOURS[k % 6],
                 marker=_MARKERS[k % 6], alpha=0.8, label=f"component {k} ({rows.sum()} rows)",
             )  # fmt: skip
-        for k, (loc, cov) in enumerate(_gaussians(tree)):
+        gaussians = _gaussians(tree)
+        for k in used:
+            loc, cov = gaussians[k]
             _ellipse(axes, loc[[i, j]], cov[np.ix_([i, j], [i, j])], COLOURS[k % 6], None)
-        axes.set_title(f"{guide}: larger marks are less certain")
+        empty = len(gaussians) - len(used)
+        axes.set_title(
+            f"{guide}: {len(used)} components in use, {empty} empty\n(larger marks: less certain)"
+        )
         axes.set_xlabel(f"{table.columns[i]} (standardised)")
         axes.legend(fontsize="small")
     panels[0].set_ylabel(f"{table.columns[j]} (standardised)")

@@ -90,5 +90,5 @@ def row(outcome: Outcome) -> dict[str, str | tuple[str, ...]]:
 def encode(figure: Figure) -> str:
     """Write a figure as the base64 text of a PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from arviz_stats.base.array import array_stats
-from pyro import poutine
 from torch import Tensor
 
 from pyro_cookbook._state import isolated
-from pyro_cookbook.draws import Draws, Site, describe, draw, log_density, quietly, total
+from pyro_cookbook.draws import Draws, Site, describe, draw, log_density, total, trace_once
 from pyro_cookbook.result import Estimate, Fit
 
 Array = npt.NDArray[np.float64]
@@ -172,9 +171,7 @@ def enumerate_states(
     if len(blocks.local_sites) != 1 or not sites[blocks.local_sites[0]].is_discrete:
         return None
     name = blocks.local_sites[0]
-    with quietly():
-        node = poutine.trace(fit.model).get_trace(*fit.args, **fit.kwargs).nodes[name]
-    fn: Any = node["fn"]
+    fn: Any = trace_once(fit.model, *fit.args, **fit.kwargs)[name]["fn"]
     if not fn.has_enumerate_support:
         return None
     support = fn.enumerate_support(expand=False).flatten()

@@ -373,7 +373,7 @@ ax.plot(below_sampled, color=ORANGE, label="20 steps of Adam, h drawn")
 ax.set(yscale="log", ylim=(1e-4, 1e3), xlim=(0, 40))
 ax.set(xlabel="E steps", ylabel="nats below the optimum")
 ax.set_title("Gradient M steps reach EM's optimum if h is summed over")
-ax.legend(loc="lower left", frameon=False)
+ax.legend(loc="upper right", frameon=False)
 plt.show()
 
 # %%
@@ -408,13 +408,13 @@ per_row.index.name = "passes over the rows"
 per_row /= len(many)
 truth = float(closed.log_evidence(em.theta, many).mean())
 print(f"under the parameters that made the rows: {truth:.3f} nats a row")
-assert per_row["stepwise EM"].iloc[-1] > truth - 0.01
-assert per_row["EM"].iloc[-1] < truth - 0.3
+assert per_row["stepwise EM"].iloc[-1] > truth - 0.03
+assert per_row["EM"].iloc[-1] < truth - 0.6
 per_row.round(3)
 
 # %% [markdown]
-# After three passes over 20 000 rows stepwise EM is within 0.01 nats a row of the parameters that
-# made them. EM, which moves once a pass, is more than 0.3 nats a row away.
+# After three passes over 20 000 rows stepwise EM is within 0.03 nats a row of the parameters that
+# made them. EM, which moves once a pass, is more than 0.6 nats a row away.
 
 # %% [markdown]
 # ## 6 Hard assignment
@@ -439,26 +439,28 @@ print(f"gap {em.elbo[-1] - hard_bound:.3f} = sum of surprises {float(surprise.su
 print(f"the five least certain flowers make up {float(surprise.topk(5).values.sum()):.3f} of it")
 assert abs(em.elbo[-1] - hard_bound - float(surprise.sum())) < 1e-8
 assert 1.5 < surprise.sum() < 1.7
-assert surprise.topk(5).values.sum() > 0.75 * surprise.sum()
+assert surprise.topk(5).values.sum() > 0.5 * surprise.sum()
 
 # %% [markdown]
-# The gap is between 1.5 and 1.7 nats, and five flowers make up more than three quarters of it.
+# The gap is between 1.5 and 1.7 nats, and five of the 150 flowers make up more than half of it.
 #
 # Alternate this E step with the M step, hold the weights equal and the covariances at I, and
 # log r is −½ ‖v − μ‖² plus a constant: the E step picks the nearest mean, and the M step averages
 # the flowers that picked it. That is **k-means**.
 
 # %%
-theta = closed.MixtureParameters(torch.full((3,), 1 / 3), theta_0.loc, torch.eye(4).repeat(3, 1, 1))
+eye = torch.eye(num_features).repeat(3, 1, 1)
+theta = closed.MixtureParameters(torch.full((3,), 1 / 3), theta_0.loc, eye)
 for _ in range(20):
     hard.e_step(theta)
     h = hard(v)["h"]
     loc = torch.stack([v[h == k].mean(0) for k in range(3)])
-    theta = closed.MixtureParameters(theta.weights, loc, theta.scale_tril)
+    theta = closed.MixtureParameters(theta.weights, loc, eye)
 
 kmeans = cluster.KMeans(3, init=theta_0.loc.numpy(), n_init=1, algorithm="lloyd").fit(v.numpy())
-print("flowers with the same label as in scikit-learn's k-means:", int((h == torch.tensor(kmeans.labels_)).sum()))
-assert (h.numpy() == kmeans.labels_).all()
+same = int((h.numpy() == kmeans.labels_).sum())
+print(f"flowers with the same label as by scikit-learn's KMeans: {same} of {num_rows}")
+assert same == num_rows
 
 # %% [markdown]
 # ## 7 A classifier in place of the E step
@@ -474,7 +476,8 @@ def train_classifier(lr):
     frozen = model_at(em.theta).requires_grad_(False)
     pyro.set_rng_seed(0)  # the network's initial weights
     guide = GaussianMixtureAmortized(num_features, 3)
-    fit = pc.fit(frozen, guide, v, elbo=TraceEnum_ELBO(max_plate_nesting=1), lr=lr, tol=0.5)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    fit = pc.fit(frozen, guide, v, elbo=elbo, lr=lr, tol=0.5)  # a rise below 0.5 nats is none
     return fit, pc.diagnose(fit, log_evidence=em.elbo[-1])
 
 
@@ -495,13 +498,14 @@ assert abs(float(kl.sum()) - slow_diagnosis.gap.value) < 5 * slow_diagnosis.gap.
 assert distance.mean() < 0.01
 assert 0.05 < distance.max() < 0.2
 assert 1 <= (distance > 0.05).sum() <= 6
-assert set(slow_diagnosis.bad_rows) <= set(range(num_rows))
+assert slow_diagnosis.verdict != "reliable"
+assert slow_diagnosis.bad_rows
 
 # %% [markdown]
 # The gap is below 1 nat for 150 flowers, and it is the KL between the classifier and the exact
 # posterior: the *amortisation gap*. The classifier's probabilities are off by less than 0.01 on
-# average. For one to six flowers they are off by more than 0.05, so the verdict is "unreliable",
-# and `bad_rows` lists those flowers. For them, run the exact E step.
+# average. For one to six flowers they are off by more than 0.05. That is why the verdict is not
+# "reliable"; `bad_rows` lists those flowers. For them, run the exact E step.
 #
 # Now the learning rate that is `pc.fit`'s default, three times as high.
 
@@ -511,7 +515,9 @@ print(fast_diagnosis)
 with torch.no_grad():
     stuck = torch.softmax(fast.guide.encoder(v), dim=1)
 setosa = torch.tensor((species == "setosa").to_numpy())
-print("setosa with the label of the posterior:", int((stuck.argmax(1) == r.argmax(1))[setosa].sum()))
+print(
+    "setosa with the label of the posterior:", int((stuck.argmax(1) == r.argmax(1))[setosa].sum())
+)
 assert fast.converged
 assert fast_diagnosis.gap.value > 3000
 assert fast_diagnosis.verdict == "unreliable"
@@ -523,3 +529,473 @@ assert (stuck.argmax(1) != r.argmax(1))[setosa].all()
 # softmax has no gradient. **"Converged" says that the bound has stopped rising. It does not say
 # that the bound is high.** The verdict compares each flower with the exact posterior, and catches
 # it.
+
+# %% [markdown]
+# ## 8 Restarts, local optima, and a singularity
+#
+# EM never falls, but it can stop at a local optimum. Sixty starts show how much depends on the
+# start. For each we keep the final log evidence and the smallest standard deviation of any
+# component in any direction, in units of the standardised columns.
+
+
+# %%
+def smallest_sd(theta):
+    return float(torch.linalg.svdvals(theta.scale_tril).min())
+
+
+starts = [closed.em(v, 3, seed=seed, tol=1e-8) for seed in range(60)]
+ends = np.array([one.elbo[-1] for one in starts])
+sds = np.array([smallest_sd(one.theta) for one in starts])
+best = starts[int(ends.argmax())]
+singular = sds < 0.002
+at_best = np.abs(ends - ends.max()) < 0.05
+common = np.abs(ends + 296.915) < 0.05
+assert abs(best.elbo[-1] + 290.531) < 1e-2
+assert 6 <= at_best.sum() <= 15
+assert 20 <= common.sum() <= 32
+assert 3 <= singular.sum() <= 7
+assert (ends < -370).sum() >= 3
+print(f"{at_best.sum()} of 60 starts end at the best optimum, {common.sum()} at −296.9 nats,")
+print(f"{singular.sum()} with a component of sd below 0.002")
+
+# %%
+order = np.argsort(ends)
+rank = np.arange(1, 61)
+kinds = (
+    (~singular & ~at_best, GREY, "o", "other optima"),
+    (at_best, BLUE, "s", f"best optimum: {at_best.sum()} starts"),
+    (singular, ORANGE, "^", f"singular: {singular.sum()} starts"),
+)
+fig, ax = plt.subplots()
+for member, colour, marker, label in kinds:
+    mine = member[order]
+    ax.plot(rank[mine], ends[order][mine], marker, color=colour, ms=7, label=label)
+plateau = rank[common[order]]
+ax.annotate(
+    f"most frequent end: {common.sum()} starts",
+    (plateau.mean(), -297.5),
+    (plateau.mean(), -325),
+    ha="center",
+    arrowprops={"arrowstyle": "-"},
+)
+ax.set(xlabel="start, from the worst to the best", ylabel="log evidence at the end (nats)")
+ax.set_title("Most of 60 starts of EM stop below the best optimum")
+ax.legend(loc="lower right", frameon=False)
+plt.show()
+
+# %% [markdown]
+# 6 to 15 of the 60 starts reach the best optimum, −290.531 nats. The most frequent end, 20 to 32
+# starts, is 6 nats lower. Some end more than 79 nats lower. So: **use many starts, and look at all
+# their ends**, not only at the winner.
+#
+# In 3 to 7 starts a component shrank until the 1e-6 in the M step held it. The likelihood is
+# unbounded there: a Gaussian that lies on a few rows has infinite density as its sd goes to 0. One
+# start among the first 300 even ends *above* the best regular optimum.
+
+# %%
+trap = closed.em(v, 3, seed=238)
+shares = num_rows * trap.theta.weights
+print(f"start 238: {trap.elbo[-1]:.2f} nats, smallest sd {smallest_sd(trap.theta):.4f},")
+print("flowers per component:", *(f"{share:.1f}" for share in shares))
+assert trap.elbo[-1] > best.elbo[-1] + 4
+assert smallest_sd(trap.theta) < 0.002
+assert 2.5 < shares.min() < 3.5
+
+
+# %%
+def draw_components(ax, theta, title):
+    """Petals in cm: flowers in the colour of their component, and ellipses of two sds."""
+    ranks = theta.loc[:, 2].argsort().argsort()  # equal colours: equal order of petal lengths
+    labels = closed.responsibilities(theta, v).argmax(1).numpy()
+    scale = spread.iloc[2:].to_numpy()
+    rows = theta.scale_tril[:, 2:].numpy() * scale[:, None]  # the petals' rows of L, in cm
+    loc = theta.loc[:, 2:].numpy() * scale + centre.iloc[2:].to_numpy()
+    for k, rank in enumerate(ranks):
+        colour, marker = ((ORANGE, "^"), (BLUE, "o"), (GREEN, "s"))[rank]
+        mine = table[labels == k]
+        ax.plot(mine["petal length"], mine["petal width"], marker, color=colour, ms=4, alpha=0.5)
+        size, axis = np.linalg.eigh(rows[k] @ rows[k].T)
+        angle = np.degrees(np.arctan2(axis[1, 1], axis[0, 1]))
+        width, height = 4 * np.sqrt(size[::-1])
+        ax.add_patch(Ellipse(loc[k], width, height, angle=angle, fill=False, ec=colour, lw=2))
+    ax.set(title=title, xlabel="petal length (cm)", xlim=(0.5, 7.5), ylim=(-0.3, 2.9))
+
+
+worst = starts[int(np.where(singular, np.inf, ends).argmin())]
+shown = (("best", best), ("poor", worst), ("singular", trap))
+fig, axes = plt.subplots(1, 3, figsize=(9.5, 4), sharey=True)
+for ax, (name, one) in zip(axes, shown, strict=True):
+    draw_components(ax, one.theta, f"{name}: {one.elbo[-1]:.1f} nats".replace("-", "−"))
+axes[0].set_ylabel("petal width (cm)")
+fig.suptitle(
+    "The highest bound has a component of three flowers (ellipses: 2 sd)", x=0.01, ha="left"
+)
+fig.tight_layout()
+
+# %% [markdown]
+# The remedy is a floor on the variances that the data justify. The measurements are rounded to
+# 0.1 cm, and rounding alone has variance 0.1²/12 cm². In the units of the standardised columns
+# that is between 0.0002 and 0.005. With `reg_covar=1e-3` start 238 ends below the best optimum.
+
+# %%
+rounding = 0.1**2 / 12 / spread**2
+floored = closed.em(v, 3, seed=238, reg_covar=1e-3)
+best_floored = closed.em(v, 3, start=best.theta, reg_covar=1e-3)
+print(f"with the floor: start 238 {floored.elbo[-1]:.2f}, best optimum {best_floored.elbo[-1]:.2f}")
+assert 0.0002 < rounding.min() < rounding.max() < 0.005
+assert floored.elbo[-1] < best_floored.elbo[-1] - 1
+assert abs(best_floored.elbo[-1] - best.elbo[-1]) < 0.5
+
+# %% [markdown]
+# ## 9 Label switching
+#
+# p(v; θ) does not change if the components are renumbered. Two fits of the same optimum are
+# therefore equal only up to a permutation: match the components before comparing or averaging. The
+# cost of a pair is the Bhattacharyya distance of the two Gaussians, and
+# `scipy.optimize.linear_sum_assignment` finds the matching of least total cost.
+
+
+# %%
+def bhattacharyya(a, b):
+    """Distance of every component of a from every component of b, shape (K, K)."""
+    S_a, S_b = (one.scale_tril @ one.scale_tril.mT for one in (a, b))
+    mean = (S_a[:, None] + S_b[None, :]) / 2
+    shift = (a.loc[:, None] - b.loc[None, :]).unsqueeze(-1)
+    quadratic = (shift.mT @ torch.linalg.solve(mean, shift)).squeeze(-1).squeeze(-1)
+    log_det = mean.logdet() - (S_a.logdet()[:, None] + S_b.logdet()[None, :]) / 2
+    return quadratic / 8 + log_det / 2
+
+
+def matched(theta, reference):
+    """The same mixture, numbered as in the reference."""
+    _, order = linear_sum_assignment(bhattacharyya(reference, theta))
+    return closed.MixtureParameters(
+        *(x[order] for x in (theta.weights, theta.loc, theta.scale_tril))
+    )
+
+
+one, other = (closed.em(v, 3, seed=seed, tol=1e-12).theta for seed in (1, 2))
+apart = float((one.loc - other.loc).abs().max())
+close = float((one.loc - matched(other, one).loc).abs().max())
+print(f"largest difference of two means: {apart:.2f} as numbered, {close:.1e} when matched")
+assert abs(log_evidence(one) - log_evidence(other)) < 1e-6
+assert apart > 1
+assert close < 1e-4
+
+# %% [markdown]
+# Labels can be compared without any matching by the *adjusted Rand index* of two partitions: 1 for
+# equal ones, 0 on average for random ones. Here is every start against the species.
+
+# %%
+rand = np.array(
+    [adjusted_rand_score(species, closed.responsibilities(s.theta, v).argmax(1)) for s in starts]
+)
+labels = closed.responsibilities(best.theta, v).argmax(1).numpy()
+print(f"adjusted Rand index with the species: best optimum {rand[ends.argmax()]:.2f},")
+print(f"most frequent optimum {np.median(rand[common]):.2f}, lowest of 60 starts {rand.min():.2f}")
+assert abs(rand[ends.argmax()] - 0.90) < 0.01
+assert abs(np.median(rand[common]) - 0.72) < 0.01
+assert rand.min() < 0.5
+agreement = pd.crosstab(species, pd.Series(labels, name="component"))
+assert sorted(agreement.to_numpy().max(1)) == [45, 50, 50]
+agreement
+
+# %% [markdown]
+# At the best optimum the index is 0.90: five flowers of 150 are on the wrong side. At the most
+# frequent optimum, 6 nats lower, it is 0.72. Six nats are a small share of 290, and a different
+# answer.
+
+# %% [markdown]
+# ## 10 How many components?
+#
+# The log evidence at the optimum rises with every component one adds. Three criteria ask for more.
+#
+# ### BIC and held-out flowers
+#
+# BIC charges ½ log N nats for each free parameter: K − 1 weights, 4K means, 10K covariances.
+# Five-fold cross-validation fits θ on four fifths of the flowers and scores the others. Both use
+# the floor of section 8.
+
+# %%
+folds = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0)).chunk(5)
+held_out, rows = [], []
+for k in range(1, 7):
+    fit_k = closed.em(v, k, num_restarts=10, reg_covar=1e-3, tol=1e-7)
+    num_free = (k - 1) + 4 * k + 10 * k
+    scores = torch.empty(num_rows)
+    for fold in folds:
+        train = torch.ones(num_rows, dtype=torch.bool)
+        train[fold] = False
+        theta = closed.em(v[train], k, num_restarts=5, reg_covar=1e-3, tol=1e-7).theta
+        scores[fold] = closed.log_evidence(theta, v[fold])
+    held_out.append(scores)
+    penalised = fit_k.elbo[-1] - num_free * math.log(num_rows) / 2
+    rows.append((k, fit_k.elbo[-1], penalised, float(scores.sum())))
+
+choice = pd.DataFrame(rows, columns=["K", "training", "minus BIC/2", "held out"]).set_index("K")
+lead = held_out[1] - held_out[2]  # two components against three, flower by flower
+lead_se = float(lead.std()) * num_rows**0.5
+print(f"held out, K = 2 minus K = 3: {float(lead.sum()):.1f} ± {lead_se:.1f} nats")
+assert choice["training"].is_monotonic_increasing
+assert choice["minus BIC/2"].idxmax() == 2
+assert abs(float(lead.sum())) < 2 * lead_se
+assert set(choice["held out"].nlargest(2).index) == {2, 3}
+assert choice["held out"].nlargest(3).diff().iloc[-1] < -20
+choice.round(1)
+
+# %%
+fig, ax = plt.subplots()
+ax.plot(choice["training"], "o-", color="black", label="training flowers")
+ax.plot(choice["held out"], "D-", color=ORANGE, label="held-out flowers")
+ax.plot(choice["minus BIC/2"], "s-", color=BLUE, label="training, minus BIC's charge")
+ax.set(xlabel="components K", ylabel="log evidence (nats)", xticks=choice.index)
+ax.set_title("Training likes every component; BIC and held-out flowers do not")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# BIC chooses two. On held-out flowers two and three are the best, more than 20 nats above the
+# others, and their difference is less than twice its standard error: 150 flowers cannot tell.
+#
+# ### The variational Bayes mixture
+#
+# Give θ a prior, and let q cover θ as well: q(h) q(π) ∏ q(μₖ, Λₖ), with Λ = Σ⁻¹. The factors are
+# updated in turn, each in closed form, and the bound never falls. It now bounds log p(v | K), with
+# θ integrated out, so it can be compared between values of K. This is the model.
+
+# %%
+source = inspect.getsource(bayesian_gaussian_mixture)
+print(source[source.rindex('"""') + 4 :])
+
+
+# %%
+def make_prior(k):
+    """Weak, in the scale of the data: a component has the weight of 1/k flowers before any."""
+    return MixturePrior(
+        concentration=torch.full((k,), 1 / k),
+        loc=v.mean(0),
+        mean_precision=torch.tensor(1.0),
+        df=torch.tensor(num_features + 2.0),
+        precision_tril=torch.linalg.cholesky(torch.linalg.inv(torch.cov(v.T))),
+    )
+
+
+by_k = {
+    k: fit_variational_mixture(v, make_prior(k), num_restarts=10, tol=1e-8) for k in range(1, 7)
+}
+kept = {k: int((one.responsibilities.sum(0) > 1).sum()) for k, one in by_k.items()}
+for k, one in by_k.items():
+    print(
+        f"K = {k}: bound {one.elbo[-1]:.1f} nats, components with more than one flower: {kept[k]}"
+    )
+assert min(np.diff(one.elbo).min() for one in by_k.values()) > -1e-8
+assert max(by_k, key=lambda k: by_k[k].elbo[-1]) == 2
+assert kept[6] <= 4
+
+# %% [markdown]
+# The bound chooses two. With K = 6 at most four components keep more than one flower: where the
+# data do not pay for a component, its factor returns to the prior. A large K is safe, then, but
+# local optima remain. Here the solution of K = 2, with four empty components beside it, beats the
+# best of ten starts.
+
+# %%
+padded = torch.cat([by_k[2].responsibilities, torch.zeros(num_rows, 4)], dim=1)
+vb = fit_variational_mixture(v, make_prior(6), start=padded)
+sizes = vb.responsibilities.sum(0)
+print(f"K = 6 from the solution of K = 2: bound {vb.elbo[-1]:.1f} nats")
+print("flowers per component:", *(f"{size:.1f}" for size in sizes))
+assert vb.elbo[-1] > by_k[6].elbo[-1] + 1
+assert sorted(sizes.round().tolist()) == [0, 0, 0, 0, 50, 100]
+
+# %% [markdown]
+# scikit-learn's `BayesianGaussianMixture` is the same algorithm. Its bound leaves out constants, so
+# we compare the posteriors of K = 2.
+
+# %%
+peer = mixture.BayesianGaussianMixture(
+    n_components=2,
+    weight_concentration_prior_type="dirichlet_distribution",
+    weight_concentration_prior=1 / 2,
+    mean_precision_prior=1,
+    mean_prior=v.mean(0).numpy(),
+    degrees_of_freedom_prior=num_features + 2,
+    covariance_prior=torch.cov(v.T).numpy(),
+    reg_covar=0,
+    tol=1e-10,
+    max_iter=1000,
+    n_init=20,
+    random_state=0,
+).fit(v.numpy())
+posterior = fit_variational_mixture(v, make_prior(2), start=by_k[2].responsibilities).posterior
+order = posterior.concentration.argsort().numpy()
+pairs = (
+    (peer.weight_concentration_, posterior.concentration),
+    (peer.means_, posterior.loc),
+    (peer.mean_precision_, posterior.mean_precision),
+    (peer.degrees_of_freedom_, posterior.df),
+)
+differences = [
+    float(np.abs(theirs[peer.weight_concentration_.argsort()] - ours[order].numpy()).max())
+    for theirs, ours in pairs
+]
+print(f"largest difference of any parameter of q: {max(differences):.0e}")
+assert max(differences) < 1e-3
+
+# %% [markdown]
+# ### The same q as a Pyro guide
+#
+# `BayesianGaussianMixtureMeanField` has these factors. Put the closed-form solution into it, larger
+# components first; then the ELBO that Pyro estimates from draws must agree with the closed form.
+
+
+# %%
+def as_pyro(result):
+    """The closed-form solution as a Fit: Pyro's model and guide, larger components first."""
+    q, order = result.posterior, result.posterior.concentration.argsort(descending=True)
+    guide = BayesianGaussianMixtureMeanField(num_rows, num_features, len(order))
+    guide.h_logits = q.expected_log_joint(v)[:, order]
+    guide.weights_concentration = q.concentration[order]
+    guide.loc_loc, guide.loc_precision = q.loc[order], q.mean_precision[order]
+    guide.precision_df, guide.precision_tril = q.df[order], q.precision_tril[order]
+    losses = [-value for value in result.elbo]
+    prior = make_prior(len(order))
+    return pc.as_fit(bayesian_gaussian_mixture, guide, v, prior=prior, losses=losses)
+
+
+fit = as_pyro(vb)
+diagnosis = pc.diagnose(fit)
+print(f"closed form: {vb.elbo[-1]:.3f} nats\n{diagnosis}")
+assert abs(fit.elbo.value - vb.elbo[-1]) < 4 * fit.elbo.se
+assert abs(diagnosis.elbo.value - vb.elbo[-1]) < 4 * diagnosis.elbo.se
+assert diagnosis.verdict == "unreliable"
+assert 0.3 < diagnosis.evidence.value - vb.elbo[-1] < 1.5
+
+# %% [markdown]
+# Closed form and Pyro agree within four standard errors. The verdict is "unreliable": by the
+# importance weights the evidence is 0.3 to 1.5 nats above the bound. What does q miss? Draw θ from
+# q, and compute the exact responsibilities under that θ.
+
+# %%
+pyro.set_rng_seed(0)
+in_empty = []
+with torch.no_grad():
+    for _ in range(400):
+        h = fit.guide(v)
+        tril = torch.linalg.cholesky(torch.linalg.inv(h["precision"]))
+        theta = closed.MixtureParameters(h["weights"], h["loc"], tril)
+        in_empty.append(float(closed.responsibilities(theta, v)[:, 2:].sum()))
+    by_q = float(torch.softmax(fit.guide.h_logits, dim=1)[:, 2:].sum())
+two = pc.diagnose(as_pyro(by_k[2]))
+print(f"flowers in components 3 to 6, given θ: {np.mean(in_empty):.2f}; in q: {by_q:.4f}")
+print(f"K = 2: evidence above the bound by {two.evidence.value - by_k[2].elbo[-1]:.2f} nats")
+assert 0.15 < np.mean(in_empty) < 0.6
+assert by_q < 0.001
+assert abs(two.evidence.value - by_k[2].elbo[-1]) < 0.1
+
+# %% [markdown]
+# Given θ, the four empty components would hold 0.15 to 0.6 flowers; in q they hold less than 0.001.
+# Mean field has h and θ independent, so it cannot say "empty, unless …". The remedy is to leave the
+# empty components out: at K = 2 the evidence is within 0.1 nats of the bound.
+#
+# One more thing the weights cannot see. They look only where q has mass, and q sits in one of the
+# equal copies of the posterior that renumbering makes. Read q's components as *this* fit's labels.
+
+# %% [markdown]
+# ## 11 A look with ArviZ
+#
+# `pc.to_datatree` draws from the guide and names every dimension.
+
+# %%
+tree = pc.to_datatree(
+    fit,
+    num_draws=500,
+    dims={"weights": ["component"], "loc": ["feature"], "v": ["feature"]},
+    coords={"component": range(1, 7), "feature": list(table)},
+)
+spreads = tree["posterior"]["loc"].std("sample")
+weights = tree["posterior"]["weights"].mean("sample")
+assert spreads.sel(component=[1, 2]).max() < 0.2
+assert spreads.sel(component=3).min() > 0.5
+assert abs(weights.sel(component=1) - 2 / 3) < 0.02
+assert abs(weights.sel(component=2) - 1 / 3) < 0.02
+az.summary(
+    tree,
+    var_names=["weights", "loc"],
+    coords={"component": [1, 2, 3]},
+    kind="stats",
+    sample_dims=["sample"],
+)
+
+# %% [markdown]
+# Components 1 and 2 have two thirds and one third of the flowers, to within 0.02. The means of
+# those two are known to better than 0.2 of a column's standard deviation. Component 3 is empty,
+# and its means have standard deviations above 0.5: that is the prior.
+
+# %%
+plot = az.plot_dist(
+    tree,
+    var_names=["loc"],
+    coords={"component": [1, 2]},
+    sample_dims=["sample"],
+    cols=["feature"],
+    col_wrap=2,
+    aes={"color": ["component"]},
+    color=[BLUE, ORANGE],
+    visuals={"point_estimate": False, "point_estimate_text": False, "credible_interval": False},
+    figure_kwargs={"figsize": (8, 5)},
+)
+fig = plt.gcf()
+fig.suptitle("The two groups (1 blue, 2 orange) differ in the mean of all four", x=0.01, ha="left")
+fig.supxlabel("posterior of the component's mean (standardised, sd)")
+fig.tight_layout()
+
+apart = tree["posterior"]["loc"].sel(component=1) - tree["posterior"]["loc"].sel(component=2)
+assert float((apart.mean("sample") / apart.std("sample")).pipe(abs).min()) > 5
+
+# %% [markdown]
+# ## 12 Your own table
+#
+# Three lines change: the file, its columns, K. To have a file to read, the first cell writes one:
+# scikit-learn's 178 wines.
+
+# %%
+example = Path(tempfile.mkdtemp()) / "my_table.csv"
+datasets.load_wine(as_frame=True).data.to_csv(example, index=False)
+
+# %%
+path = example  # 1. your file
+columns = ["alcohol", "flavanoids", "color_intensity"]  # 2. its numeric columns
+k = 3  # 3. the number of components
+
+mine = pd.read_csv(path)[columns].dropna()
+x = torch.tensor(((mine - mine.mean()) / mine.std(ddof=0)).to_numpy())
+my_em = closed.em(x, k, num_restarts=60, reg_covar=1e-3)
+reached = sum(end > my_em.elbo[-1] - 0.05 for end in my_em.restarts)
+print(f"log evidence {my_em.elbo[-1]:.2f} nats; {reached} of 60 starts reach it")
+print(f"smallest sd of a component: {smallest_sd(my_em.theta):.2f} of a column's sd")
+means = my_em.theta.loc.numpy() * mine.std(ddof=0).to_numpy() + mine.mean().to_numpy()
+result = pd.DataFrame(means, columns=columns)
+result["share of rows"] = my_em.theta.weights.numpy()
+assert len(mine) == 178
+assert reached >= 2
+assert smallest_sd(my_em.theta) > 0.1
+result.round(2)
+
+# %% [markdown]
+# Three checks before you use such a table: several starts reach the same end, no component is
+# singular, and section 10 agrees with your K.
+#
+# ## Exercises
+#
+# Solutions are in `recipes/solutions/02_expectation_maximisation.ipynb`.
+#
+# 1. **Equal starts.** Start EM from three components with the *same* mean and covariance. What do
+#    the two steps do, and why do they never recover?
+# 2. **One covariance for all.** Derive the M step for Σ₁ = … = Σ_K and write it. Which K does BIC
+#    choose for the flowers now?
+# 3. **The exact classifier.** The logits log π + log N are quadratic in v. Write a guide whose
+#    logits are *linear* in the 20 numbers v and v vᵀ plus a constant, and set its weights from θ
+#    without any training. Check it with one draw of `Trace_ELBO`.
+# 4. **Better starts** (open). 6 to 15 of 60 starts reach the best optimum. Find a way to start EM
+#    that raises this share: k-means labels, annealed responsibilities r ∝ (π N)^β with β rising
+#    to 1, or your own. Does a rule that helps here help on the wines?

@@ -293,12 +293,25 @@ def test_stepwise_em_comes_close_to_em(iris):
     assert result.elbo[-1] == pytest.approx(mixture_log_evidence(result.theta, iris).sum(), 1e-9)
 
 
-def test_stepwise_em_of_one_batch_and_decay_one_averages_all_steps(iris):
-    """Step t has weight 1 / (t + 2), so that after one epoch the first two steps count equally."""
+def test_stepwise_em_averages_statistics_with_the_weights_it_says(iris):
+    """With all rows in a batch and decay 1, step t blends in its own with weight 1 / (t + 2)."""
     start = random_start(iris, 3, seed=2)
-    one = gm.stepwise_em(iris, 3, batch_size=150, num_epochs=1, decay=1.0, start=start)
-    full = em(iris, 3, start=start, max_iterations=2)
-    assert one.elbo[0] == pytest.approx(full.elbo[1], rel=1e-12)
+
+    def per_row(theta: MixtureParameters) -> gm.SufficientStatistics:
+        sums, _ = gm.e_step(theta, iris)
+        return gm.SufficientStatistics(*(value / len(iris) for value in vars(sums).values()))
+
+    average, expected = per_row(start), []
+    theta = start
+    for step in range(3):
+        weight = 1 / (step + 2)
+        pairs = zip(vars(average).values(), vars(per_row(theta)).values(), strict=True)
+        average = gm.SufficientStatistics(*((1 - weight) * a + weight * b for a, b in pairs))
+        theta = gm.m_step(average)
+        expected.append(mixture_log_evidence(theta, iris).sum())
+    found = gm.stepwise_em(iris, 3, batch_size=150, num_epochs=3, decay=1.0, start=start)
+    np.testing.assert_allclose(found.elbo, expected, rtol=1e-9)
+    assert np.ptp(expected) > 10
 
 
 def test_generalised_em_climbs_to_the_optimum_of_em(iris):

@@ -1,0 +1,235 @@
+"""`fit`: what it accepts, what it refuses, and how it fails."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from scipy import optimize
+
+import pyro_cookbook as pc
+from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisMeanField
+from models.factor_analysis import FactorAnalysis
+from models.gaussian_mixture import GaussianMixture
+
+ONE = torch.tensor(1.0, dtype=torch.float64)
+
+
+def scale_model(y):
+    """A positive latent: the posterior lives in unconstrained coordinates."""
+    scale = pyro.sample("scale", dist.Gamma(y.new_tensor(2.0), y.new_tensor(1.0)))
+    with pyro.plate("row", len(y), dim=-1):
+        pyro.sample("y", dist.Normal(y.new_tensor(0.0), scale), obs=y)
+
+
+@pytest.fixture(scope="module")
+def y():
+    return 2 * torch.randn(40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def log_joint(y, scale):
+    return float(
+        dist.Gamma(2 * ONE, ONE).log_prob(scale) + dist.Normal(0 * ONE, scale).log_prob(y).sum()
+    )
+
+
+def test_map_finds_the_mode_in_the_space_of_the_latent(y):
+    fit = pc.fit(scale_model, "map", y)
+    best = optimize.minimize_scalar(
+        lambda s: -log_joint(y, s * ONE), bounds=(0.1, 10), method="bounded"
+    )
+    found = pc.to_datatree(fit, num_draws=10).posterior.scale
+    assert float(found[0]) == pytest.approx(best.x, rel=1e-3)
+    assert fit.elbo.value == pytest.approx(-best.fun, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["laplace", "mean_field", "full_rank", "low_rank"])
+def test_gaussian_families_reach_the_posterior_of_one_latent(y, family):
+    grid = np.linspace(1.0, 4.0, 2001)
+    density = np.array([log_joint(y, s * ONE) for s in grid])
+    weight = np.exp(density - density.max())
+    weight /= weight.sum()
+    mean = float(weight @ grid)
+    sd = float(np.sqrt(weight @ (grid - mean) ** 2))
+    fit = pc.fit(scale_model, family, y, elbo=Trace_ELBO(num_particles=4))
+    draws = pc.to_datatree(fit, num_draws=4000).posterior.scale
+    assert fit.converged
+    assert float(draws.mean()) == pytest.approx(mean, abs=0.25 * sd)
+    assert float(draws.std()) == pytest.approx(sd, rel=0.15)
+
+
+def test_a_flow_needs_two_latents(y):
+    with pytest.raises(ValueError, match="'flow' needs two latent scalars"):
+        pc.fit(scale_model, "flow", y)
+
+
+def test_auto_is_full_rank_for_few_latents(y):
+    assert pc.fit(scale_model, "auto", y, max_steps=500).family == "full_rank"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guide": "meanfield"}, "guide: got 'meanfield', expected a guide or one of map"),
+        ({"num_restarts": 0}, "num_restarts: got 0"),
+        ({"max_steps": 0}, "max_steps: got 0"),
+        ({"lr": -1.0}, "lr: got -1.0"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+    ],
+)
+def test_bad_options_are_named_with_what_was_expected(y, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        pc.fit(scale_model, options.pop("guide", "auto"), y, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_discrete_latent_is_named(iris):
+    with pytest.raises(ValueError, match="site 'h' is discrete"):
+        pc.fit(GaussianMixture(4, 3), "mean_field", iris)
+
+
+def test_restarts_need_something_to_redraw(wine):
+    guide = FactorAnalysisMeanField(178, 2)
+    model = FactorAnalysis(13, 2).requires_grad_(False)
+    with pytest.raises(ValueError, match="num_restarts: got 2, but neither"):
+        pc.fit(model, guide, wine, num_restarts=2, max_steps=400)
+
+
+def test_keywords_that_clash_with_options_go_into_data_kwargs(y):
+    def model(y, seed=0.0):
+        h = pyro.sample("h", dist.Normal(y.new_tensor(seed), 0.01))
+        pyro.sample("y", dist.Normal(h, 1.0).expand(y.shape).to_event(1), obs=y)
+
+    fit = pc.fit(model, "full_rank", y, data_kwargs={"seed": 5.0}, max_steps=3000)
+    assert float(pc.to_datatree(fit, num_draws=50).posterior.h.mean()) == pytest.approx(5, abs=0.2)
+
+
+def test_the_fit_follows_the_dtype_of_the_data(wine):
+    programs = FactorAnalysis(13, 2), FactorAnalysisAmortized(13, 2)
+    fit = pc.fit(*programs, wine.float(), max_steps=450)
+    assert {p.dtype for p in fit.guide.parameters()} == {torch.float32}
+    fit = pc.fit(*programs, wine, max_steps=450)
+    assert {p.dtype for p in fit.guide.parameters()} == {torch.float64}
+
+
+def test_losses_are_minus_the_elbo_and_elbo_has_the_true_sign(wine):
+    fit = pc.fit(FactorAnalysis(13, 2), FactorAnalysisAmortized(13, 2), wine, max_steps=1500)
+    assert fit.elbo.value == pytest.approx(-fit.losses[-200:].mean(), rel=1e-3)
+    assert -fit.losses[0] < fit.elbo.value - 100
+
+
+# --- failures ----------------------------------------------------------------------------------
+
+
+class Fragile(pyro.nn.PyroModule):
+    """A guide whose location falls until the model's density is not a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = pyro.nn.PyroParam(torch.tensor(3.0))
+
+    def forward(self, y):
+        pyro.sample("h", dist.Normal(self.loc, 0.01))
+
+
+def fragile_model(y):
+    h = pyro.sample("h", dist.Normal(-20.0, 1.0))
+    pyro.sample("y", dist.Normal(torch.log(h), 1.0).expand(y.shape).to_event(1), obs=y)
+
+
+def test_a_density_that_becomes_nan_stops_the_fit_and_names_step_and_site(y):
+    with pytest.raises(pc.NonFiniteELBO, match="at site 'y'") as caught:
+        pc.fit(fragile_model, Fragile(), y, lr=0.05)
+    error = caught.value
+    assert error.step > 10
+    assert f"step {error.step}" in str(error)
+    assert np.isnan(error.table.loc["y", "model"])
+    assert np.isfinite(error.table.loc["h", "model"])
+    assert "\n" not in str(error)
+    kept = error.fit
+    assert not kept.converged
+    assert 0 < kept.guide.loc.item() < 3  # the last good parameters, not the start
+    assert len(kept.losses) == error.step
+    assert np.isfinite(kept.losses).all()
+
+
+def test_a_density_of_minus_infinity_at_the_start_is_named_at_once(y):
+    def model(y):
+        h = pyro.sample("h", dist.Normal(y.new_tensor(0.0), 1.0))
+        pyro.factor("barrier", torch.where(h.abs() < 1e9, -torch.inf, 0.0) * ONE)
+        pyro.sample("y", dist.Normal(h, 1.0).expand(y.shape).to_event(1), obs=y)
+
+    with pytest.raises(pc.NonFiniteELBO, match="step 0, at site 'barrier'") as caught:
+        pc.fit(model, "full_rank", y)
+    assert caught.value.fit is None
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+
+
+class Interrupted:
+    """A data argument that raises KeyboardInterrupt the nth time the model looks at it."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def tick(self):
+        self.calls -= 1
+        if self.calls == 0:
+            raise KeyboardInterrupt
+
+
+def ticking_model(y, clock=None):
+    if clock is not None:
+        clock.tick()
+    scale_model(y)
+
+
+def test_an_interrupted_fit_resumes_with_the_same_numbers(y, tmp_path):
+    path = tmp_path / "fit.ckpt"
+    options = {"max_steps": 1500, "seed": 4, "lr": 0.02}
+    whole = pc.fit(ticking_model, "full_rank", y, **options)
+    with pytest.raises(KeyboardInterrupt):
+        pc.fit(
+            ticking_model, "full_rank", y, checkpoint=path,
+            data_kwargs={"clock": Interrupted(700)}, **options,
+        )  # fmt: skip
+    assert path.exists()
+    resumed = pc.fit(ticking_model, "full_rank", y, checkpoint=path, **options)
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    assert resumed.elbo == whole.elbo
+
+
+def test_mini_batches_and_restarts_resume_too(wine, tmp_path):
+    path = tmp_path / "fit.ckpt"
+    programs = FactorAnalysis(13, 2), FactorAnalysisAmortized(13, 2)
+    options = {"max_steps": 600, "batch_size": 50, "num_restarts": 2}
+    whole = pc.fit(*programs, wine, **options)
+    calls = 0
+
+    class Watching(FactorAnalysis):
+        def forward(self, v=None, num_obs=None):
+            nonlocal calls
+            calls += 1
+            if calls == 1000:
+                raise KeyboardInterrupt
+            return super().forward(v, num_obs)
+
+    watching = Watching(13, 2)
+    watching.load_state_dict(programs[0].state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        pc.fit(watching, programs[1], wine, checkpoint=path, **options)
+    resumed = pc.fit(*programs, wine, checkpoint=path, **options)
+    assert [r.elbo for r in resumed.restarts] == [r.elbo for r in whole.restarts]
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+
+
+def test_a_checkpoint_of_another_fit_is_refused(y, tmp_path):
+    path = tmp_path / "fit.ckpt"
+    pc.fit(scale_model, "full_rank", y, max_steps=450, checkpoint=path)
+    with pytest.raises(ValueError, match=r"checkpoint: .* was written with seed=0, got 1"):
+        pc.fit(scale_model, "full_rank", y, max_steps=450, checkpoint=path, seed=1)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        pc.fit(scale_model, "full_rank", y, max_steps=450, checkpoint=path)
