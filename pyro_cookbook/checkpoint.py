@@ -1,6 +1,7 @@
 """Files of tensors and plain values: written whole or not at all, read without running code."""
 
 import os
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -32,7 +33,9 @@ def read(path: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on a strange pickle torch warns before it refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise ValueError(f"{path}: not a readable {kind} file (damaged, or not ours)") from error
     if not isinstance(content, dict) or content.get("kind") != kind:

@@ -7,8 +7,10 @@ from itertools import zip_longest
 
 from nbformat import NotebookNode
 
-IMAGE_TOLERANCE = 0.15
+# Fonts and processors change an image's pixels, and with them how well it is compressed.
+_IMAGE_TOLERANCE = {"width": 0.15, "height": 0.15, "bytes": 0.5}
 
+_MARKUP = re.compile(r"<style.*?</style>|<[^>]*>", re.DOTALL)
 # Digits inside a name (x1, khat_2) are text, and so is a minus after a letter or a digit.
 _NUMBER = re.compile(
     r"(?<![\w.])[-−+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?P<decimals>\.\d*)?(?P<exponent>[eE][-+]?\d+)?"
@@ -18,8 +20,8 @@ _NUMBER = re.compile(
 def differences(committed: NotebookNode, fresh: NotebookNode, rtol: float = 0.02) -> list[str]:
     """Compare two builds of a notebook.
 
-    Sources are equal exactly, text outputs as in `text_difference`. PNG images are equal in width,
-    height and number of bytes within 15 %: their pixels follow fonts and processors.
+    Sources are equal exactly, text outputs as in `text_difference`, HTML in its text. PNG images
+    are equal in width and height within 15 %, and within half in bytes: less is an empty figure.
 
     Parameters
     ----------
@@ -62,8 +64,8 @@ def text_difference(committed: str, fresh: str, rtol: float = 0.02) -> str | Non
     str or None
         The first difference, or None.
     """
-    lines = zip_longest(committed.splitlines(), fresh.splitlines(), fillvalue="")
-    for line, line_now in lines:
+    lines, lines_now = (filter(str.strip, text.splitlines()) for text in (committed, fresh))
+    for line, line_now in zip_longest(lines, lines_now, fillvalue=""):
         words, words_now = ("".join(_NUMBER.sub("#", text).split()) for text in (line, line_now))
         if words != words_now:
             return f"{line.strip()[:80]!r} is now {line_now.strip()[:80]!r}"
@@ -84,6 +86,8 @@ def _output_differences(old: NotebookNode, new: NotebookNode, rtol: float) -> li
     for (kind, value), (_, value_now) in zip(before, after, strict=True):
         if kind.endswith("image/png"):
             difference = _image_difference(value, value_now)
+        elif kind.endswith("text/html"):
+            difference = text_difference(_MARKUP.sub("", value), _MARKUP.sub("", value_now), rtol)
         else:
             difference = text_difference(value, value_now, rtol)
         if difference:
@@ -114,14 +118,15 @@ def _value(number: re.Match[str]) -> tuple[float, float]:
 
 
 def _image_difference(committed: str, fresh: str) -> str | None:
-    sizes = zip(_image_size(committed), _image_size(fresh), strict=True)
-    for name, (old, new) in zip(("width", "height", "bytes"), sizes, strict=True):
-        if abs(old - new) > IMAGE_TOLERANCE * max(old, new):
+    sizes, sizes_now = _image_size(committed), _image_size(fresh)
+    for name, tolerance in _IMAGE_TOLERANCE.items():
+        old, new = sizes[name], sizes_now[name]
+        if abs(old - new) > tolerance * max(old, new):
             return f"{name} {old} is now {new}"
     return None
 
 
-def _image_size(png: str) -> tuple[int, int, int]:
+def _image_size(png: str) -> dict[str, int]:
     data = base64.b64decode(png)
     width, height = struct.unpack(">II", data[16:24])
-    return width, height, len(data)
+    return {"width": width, "height": height, "bytes": len(data)}

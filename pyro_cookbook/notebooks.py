@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -78,12 +79,7 @@ def build(source: Path) -> NotebookNode:
         If a cell fails, takes over 300 s, or writes to stderr, as a warning does.
     """
     notebook: NotebookNode = jupytext.read(source, fmt="py:percent")
-    index = 0
-
-    def remember(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal index
-        index = cell_index
-
+    begun: list[int] = []
     client = NotebookClient(
         notebook,
         timeout=300,
@@ -92,15 +88,15 @@ def build(source: Path) -> NotebookNode:
         extra_arguments=["--log-level=ERROR"],
         record_timing=False,
         resources={"metadata": {"path": str(source.parent)}},
-        on_cell_start=remember,
+        on_cell_start=lambda cell, cell_index: begun.append(cell_index),
     )
     try:
         client.execute(env=_environment())
     except CellExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
-        raise _error(source, notebook, index, reason, error.traceback) from error
+        raise _error(source, notebook, begun[-1], reason, error.traceback) from error
     except (CellTimeoutError, DeadKernelError) as error:
-        raise _error(source, notebook, index, str(error)) from error
+        raise _error(source, notebook, begun[-1], str(error)) from error
     for index, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
@@ -148,7 +144,9 @@ def _tidied(notebook: NotebookNode) -> NotebookNode:
         cell.id = f"cell-{number:03d}"
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if _WIDGET not in out.get("data", {})]
+            cell.outputs = _joined(
+                out for out in cell.outputs if _WIDGET not in out.get("data", {})
+            )
     # xarray's HTML links its parts by random ids.
     ids: dict[str, str] = {}
     text = _UUID.sub(
@@ -156,6 +154,17 @@ def _tidied(notebook: NotebookNode) -> NotebookNode:
     )
     tidied: NotebookNode = nbformat.reads(text, as_version=4)
     return tidied
+
+
+def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Join consecutive prints: the kernel cuts them wherever its buffer was emptied."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _error(
@@ -186,10 +195,9 @@ def main(
         start = time.perf_counter()
         try:
             write(build(known[name]), known[name].with_suffix(".ipynb"))
-            progress.write(f"{name}  {time.perf_counter() - start:.1f} s")
         except NotebookError as error:
             failures.append(str(error))
-            progress.write(f"{name}  failed")
+        progress.write(f"{name}  {time.perf_counter() - start:.1f} s")
     for failure in failures:
         typer.echo(failure, err=True)
     raise typer.Exit(bool(failures))

@@ -74,6 +74,9 @@ class SVI:
         self.order, self.position = torch.empty(0, dtype=torch.long), 0
         self.converged, self.reason = False, ""
         self.rose: Trend | None = None  # trend at the end of the first stage
+        # Random state and place in the epoch where a step began that has not ended: an interrupted
+        # step is taken again.
+        self.at_step: tuple[Tensor, Tensor, int] | None = None
 
     def prepare(self) -> None:
         """Find the parameters by one estimate of the bound, with Pyro's validation on."""
@@ -115,6 +118,7 @@ class SVI:
     def step(self) -> None:
         """Take one Adam step on one estimate of the bound."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.at_step = (torch.get_rng_state(), self.order, self.position)
         args, kwargs = self._batch()
         rng_state = torch.get_rng_state()
         loss = self._estimate(args, kwargs, rng_state)
@@ -125,6 +129,7 @@ class SVI:
             self.good = self._copy()
         self.optimizer.step()
         self.losses.append(loss)
+        self.at_step = None
 
     def _estimate(self, args: Any, kwargs: Any, rng_state: Tensor) -> float:
         with warnings.catch_warnings():
@@ -138,9 +143,8 @@ class SVI:
     def _fail(self, args: Any, kwargs: Any, rng_state: Tensor) -> None:
         """Repeat the estimate from the same random state, site by site, and raise."""
         torch.set_rng_state(rng_state)
-        table = log_prob_table(self.model, self.guide, args, kwargs)
-        finite = np.isfinite(table.fillna(0.0)).all(axis=1)
-        site = "" if finite.all() else str(table.index[~finite][0])
+        table, bad = log_prob_table(self.model, self.guide, args, kwargs)
+        site = bad[0] if bad else ""
         self.restore(getattr(self, "good", {}))
         raise NonFiniteELBO(len(self.losses), site, table)
 
@@ -195,14 +199,15 @@ class SVI:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue with the same numbers."""
+        rng, order, position = self.at_step or (torch.get_rng_state(), self.order, self.position)
         return {
             "params": self._copy(),
             "optimizer": self.optimizer.state_dict() if self.params else {},
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "stage": [self.stage, self.stage_start],
-            "order": self.order,
-            "position": self.position,
-            "rng": torch.get_rng_state(),
+            "order": order,
+            "position": position,
+            "rng": rng,
             "rose": [self.rose.rise, self.rose.se, self.rose.num_steps] if self.rose else [],
             "end": [self.converged, self.reason],
         }
@@ -273,15 +278,23 @@ def check_scale(model: Program, guide: Program, args: Any, kwargs: Any, num_rows
                 )
 
 
-def log_prob_table(model: Program, guide: Program, args: Any, kwargs: Any) -> pd.DataFrame:
-    """Log density of one draw, site by site, in the model and in the guide."""
+def log_prob_table(
+    model: Program, guide: Program, args: Any, kwargs: Any
+) -> tuple[pd.DataFrame, list[str]]:
+    """Log density of one draw, site by site, in the model and in the guide; and the bad sites.
+
+    A site that one of the two does not have is NaN there, which does not make it bad.
+    """
     table: dict[str, dict[str, float]] = {}
+    bad: list[str] = []
     with torch.no_grad(), pyro.validation_enabled(False):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
         for trace, program in ((guide_trace, "guide"), (model_trace, "model")):
             for name, node in sample_sites(trace).items():
-                log_prob = node["fn"].log_prob(node["value"]).sum()
-                table.setdefault(name, {})[program] = float(log_prob)
-    return pd.DataFrame.from_dict(table, orient="index", columns=["model", "guide"], dtype=float)
+                log_prob = float(node["fn"].log_prob(node["value"]).sum())
+                table.setdefault(name, {})[program] = log_prob
+                if not np.isfinite(log_prob):
+                    bad.append(name)
+    return pd.DataFrame.from_dict(table, orient="index", columns=["model", "guide"]), bad

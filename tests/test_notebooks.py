@@ -56,7 +56,14 @@ def notebook() -> NotebookNode:
         execution_count=1,
         outputs=[
             new_output("stream", name="stdout", text="3 of 4 fits; elbo -12.34\n"),
-            new_output("display_data", data={"image/png": png(600, 400), "text/plain": "<Figure>"}),
+            new_output(
+                "display_data",
+                data={
+                    "image/png": png(600, 400),
+                    "text/html": "<style>td {width: 10px}</style>\n<table>\n<td>0.4</td></table>",
+                    "text/plain": "<Figure>",
+                },
+            ),
         ],
     )
     return new_notebook(cells=[new_markdown_cell("# A recipe"), cell])
@@ -99,7 +106,11 @@ def widen_image(cell):
 
 
 def empty_image(cell):
-    cell.outputs[1].data["image/png"] = png(600, 400, size=500)
+    cell.outputs[1].data["image/png"] = png(600, 400, size=400)
+
+
+def change_table(cell):
+    cell.outputs[1].data["text/html"] = "<table><td>0.7</td></table>"
 
 
 def fail(cell):
@@ -117,7 +128,8 @@ def fail(cell):
         (lose_image, "image/png"),
         (lose_output, "image/png"),
         (widen_image, "width 600 is now 800"),
-        (empty_image, "bytes 1000 is now 500"),
+        (empty_image, "bytes 1000 is now 400"),
+        (change_table, "text/html: 0.4 is now 0.7"),
         (fail, "error"),
     ],
 )
@@ -127,6 +139,12 @@ def test_a_change_is_a_difference(notebook, change, line):
     (found,) = differences(notebook, fresh)
     assert found.startswith("cell 2: ")
     assert line in found
+
+
+def test_markup_is_no_difference(notebook):
+    fresh = copy.deepcopy(notebook)
+    fresh.cells[1].outputs[1].data["text/html"] = '<div><table class="t"><td>0.4</td></table></div>'
+    assert differences(notebook, fresh) == []
 
 
 def test_a_missing_cell_is_a_difference(notebook):
@@ -175,7 +193,7 @@ import matplotlib.pyplot as plt
 from tqdm.auto import tqdm
 
 for i in tqdm(range(2)):
-    print(f"step {i}, {i / 3:.3f}")
+    print(f"step {i}, {i / 3:.3f}", flush=True)
 
 # %% tags=["figure"]
 fig, ax = plt.subplots()

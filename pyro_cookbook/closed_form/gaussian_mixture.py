@@ -309,7 +309,7 @@ def stepwise_em(
     rows = v - centre
     theta = start or random_start(v, num_components, seed=seed)
     theta = MixtureParameters(theta.weights, theta.loc - centre, theta.scale_tril)
-    average = _per_row(e_step(theta, rows[:batch_size])[0], min(batch_size, len(v)))
+    average = _per_row(e_step(theta, rows)[0], len(v))
     elbo: list[float] = []
     step = 0
     for _ in range(num_epochs):
