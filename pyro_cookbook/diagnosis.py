@@ -1,12 +1,12 @@
 """`diagnose`: may these numbers be used?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
+from pyro_cookbook.moments import columns, location_scale_errors, measure_rows
 from pyro_cookbook.result import Estimate, Fit
 from pyro_cookbook.weights import MAX_KHAT, Weights, smooth, weigh
 
@@ -136,7 +136,9 @@ def diagnose(
             f"{share:.1%} of the guide's draws have no density under the model",
             "check that the guide's support is inside the model's",
         )
-    khat, khats, bad_rows = _judge_weights(weights, findings)
+    khat, khats, bad_rows = _judge_weights(
+        weights, lambda: weigh(fit, num_draws, seed + 1), findings
+    )
     _judge_restarts(fit, findings)
     gap = _gap(log_evidence, elbo)
     return _conclude(findings, khat, khats, elbo, weights.evidence(), gap, bad_rows)
@@ -209,7 +211,7 @@ def _judge_point(fit: Fit, weights: Weights, points: list[str], findings: _Findi
 
 
 def _judge_weights(
-    weights: Weights, findings: _Findings
+    weights: Weights, redraw: Callable[[], Weights], findings: _Findings
 ) -> tuple[float, dict[str, float], tuple[int, ...]]:
     """Judge every block; return the k-hat the verdict rests on, all k-hats, and the bad rows."""
     smoothed, joint = smooth(weights.joint)
@@ -229,7 +231,7 @@ def _judge_weights(
     if weights.states is not None:
         bad = _judge_states(weights, global_weights, findings)
     else:
-        bad, khats[weights.blocks.row] = _judge_rows(weights, findings)
+        bad, khats[weights.blocks.row] = _judge_rows(weights, redraw, findings)
     return max([v for k, v in khats.items() if k != "joint"], default=float("nan")), khats, bad
 
 
@@ -263,52 +265,21 @@ def _judge_block(
         )
         return
     errors = {
-        name: _location_scale_errors(_columns(weights.draws.values[name]), smoothed[:, None])
+        name: location_scale_errors(columns(weights.draws.values[name]), smoothed[:, None])
         for name in names
         if not weights.sites[name].is_discrete
     }
     _judge_errors(block, khat, errors, findings)
 
 
-def _columns(value: Tensor) -> Array:
-    """Draws as a matrix: one column for each scalar, shape (S, scalars)."""
-    return value.detach().cpu().double().numpy().reshape(len(value), -1)
-
-
-def _location_scale_errors(value: Array, weight: Array) -> tuple[float, float]:
-    """Largest change of a location (in scales) and of a scale (relative) under the weights.
-
-    Location and scale are the median and half the central 68% interval, a normal's mean and sd:
-    they exist for heavy tails too. `value` and `weight` have shape (S, scalars) and (S, 1 or same).
-    """
-    order = np.argsort(value, axis=0)
-    ordered = np.take_along_axis(value, order, 0)
-    weight = np.broadcast_to(weight, value.shape)
-    mass = np.cumsum(np.take_along_axis(weight, order, 0), axis=0)
-    low, mid, high = (
-        np.take_along_axis(ordered, (mass < q).sum(0, keepdims=True).clip(max=len(value) - 1), 0)[0]
-        for q in (0.1587, 0.5, 0.8413)
-    )
-    raw_low, raw_mid, raw_high = np.quantile(ordered, (0.1587, 0.5, 0.8413), axis=0)
-    scale = np.maximum(high - low, np.finfo(float).tiny) / 2
-    shift = np.abs(raw_mid - mid) / scale
-    stretch = np.abs((raw_high - raw_low) / 2 / scale - 1)
-    constant = raw_high == raw_low
-    return (
-        float(np.where(constant, 0.0, shift).max(initial=0.0)),
-        float(np.where(constant, 0.0, stretch).max(initial=0.0)),
-    )
-
-
 def _judge_errors(
-    block: str, khat: float, errors: Mapping[str, tuple[float, float]], findings: _Findings
+    block: str, khat: float, errors: Mapping[str, Array], findings: _Findings
 ) -> None:
     if not errors:
         findings.add(RELIABLE, f"k-hat of the {block} weights is {khat:.2f}")
         return
-    where = max(errors, key=lambda name: max(errors[name]))
-    shift = max(error[0] for error in errors.values())
-    stretch = max(error[1] for error in errors.values())
+    where = max(errors, key=lambda name: errors[name].max(initial=0.0))
+    shift, stretch = np.concatenate(list(errors.values()), axis=1).max(1, initial=0.0)
     told = (
         f"k-hat of the {block} weights is {khat:.2f}; reweighting moves locations by up to"
         f" {shift:.2f} sd and sds by up to {stretch:.0%} (most at site {where!r})"
@@ -319,11 +290,18 @@ def _judge_errors(
         findings.add(RELIABLE, told)
 
 
-def _judge_rows(weights: Weights, findings: _Findings) -> tuple[tuple[int, ...], float]:
+def _judge_rows(
+    weights: Weights, redraw: Callable[[], Weights], findings: _Findings
+) -> tuple[tuple[int, ...], float]:
     """Judge every row by its own weights; return the bad rows, worst first, and the worst k-hat."""
-    assert weights.rows is not None
-    smoothed, khat = smooth(weights.rows)
     row, good = weights.blocks.row, _good_khat(weights)
+    khat, errors = measure_rows(weights)
+    doubtful = [khat > good, *(error.T > (MAX_SHIFT, MAX_STRETCH) for error in errors.values())]
+    if any(doubt.any() for doubt in doubtful):
+        # The worst of many noisy estimates is bad by chance: average with those of fresh draws.
+        again, errors_again = measure_rows(redraw())
+        khat = (khat + again) / 2
+        errors = {name: (error + errors_again[name]) / 2 for name, error in errors.items()}
     bad = tuple(int(r) for r in np.argsort(-khat) if khat[r] > good)
     if bad:
         listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
@@ -333,16 +311,8 @@ def _judge_rows(weights: Weights, findings: _Findings) -> tuple[tuple[int, ...],
             f" {khat.max():.2f} (entries {listed})",
             _richer(weights),
         )
-        return bad, float(khat.max())
-    errors = {}
-    for name in weights.blocks.local_sites:
-        site = weights.sites[name]
-        if not site.is_discrete:
-            # Rows last, so that a row's weight serves all scalars of the row.
-            value = weights.draws.values[name].movedim(1 + site.plates.index(row), -1)
-            repeats = value[0, ..., 0].numel()
-            errors[name] = _location_scale_errors(_columns(value), np.tile(smoothed, repeats))
-    _judge_errors(f"worst {row!r}", float(khat.max()), errors, findings)
+    else:
+        _judge_errors(f"worst {row!r}", float(khat.max()), errors, findings)
     return bad, float(khat.max())
 
 

@@ -44,7 +44,7 @@ def test_run_tells_reliable_fits_from_others(results):
     verdicts = dict(re.findall(r"19\.1 +│ (\w+) .*│ ([a-z ]+?) +│ +[\d.]+ │", results[0].output))
     assert verdicts == {
         "map": "unreliable",
-        "mean_field": "unreliable",
+        "mean_field": "reliable",  # sds 15% too small at most, below the limit of 25%
         "full_rank": "reliable",
         "amortized": "reliable",
     }
