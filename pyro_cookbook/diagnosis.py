@@ -18,6 +18,9 @@ UNRELIABLE = "unreliable"
 
 # A mean off by more than this many posterior sds, or an sd by more than this share, is wrong.
 MAX_SHIFT, MAX_STRETCH = 0.25, 0.25
+# No marginal of a normal posterior can be as wrong as that with a smaller KL(q ‖ p), in nats:
+# ½ · 0.25² = 0.031 for a mean, 0.058 and more for an sd.
+MAX_KL = 0.03
 # Discrete rows: largest total-variation distance from the exact marginal, and the smallest
 # effective share of draws that reweighting may live on.
 MAX_DISTANCE, MIN_SHARE = 0.05, 0.1
@@ -214,12 +217,12 @@ def _judge_weights(
     weights: Weights, redraw: Callable[[], Weights], findings: _Findings
 ) -> tuple[float, dict[str, float], tuple[int, ...]]:
     """Judge every block; return the k-hat the verdict rests on, all k-hats, and the bad rows."""
-    smoothed, joint = smooth(weights.joint)
+    _, joint = smooth(weights.joint)
     khats = {"joint": float(joint)}
-    if weights.rows is None or joint <= _good_khat(weights):
+    if weights.rows is None or joint <= _good_khat(weights) or _kl(weights.joint) <= MAX_KL:
         # Weights of all latents together that can be used settle every part of them as well.
         names = [name for name in weights.sites if name in weights.draws.values]
-        _judge_block("joint", float(joint), smoothed, names, weights, findings)
+        _judge_block("joint", weights.joint, names, weights, findings)
         return float(joint), khats, ()
     bad: tuple[int, ...] = ()
     global_weights: Array = np.full(len(weights.joint), 1 / len(weights.joint))
@@ -227,7 +230,7 @@ def _judge_weights(
         global_weights, shared = smooth(weights.shared)
         khats["global"] = float(shared)
         names = list(weights.blocks.global_sites)
-        _judge_block("global", float(shared), global_weights, names, weights, findings)
+        _judge_block("global", weights.shared, names, weights, findings)
     if weights.states is not None:
         bad = _judge_states(weights, global_weights, findings)
     else:
@@ -247,15 +250,32 @@ def _richer(weights: Weights) -> str:
     return _SUM_OUT if any(site.is_discrete for site in weights.sites.values()) else _RICHER
 
 
+def _kl(log_weights: Array) -> Array:
+    """KL(q ‖ p) = log E[w] − E[log w] of each column, with two standard errors on top, in nats."""
+    top = log_weights.max(0)
+    ratio = np.exp(log_weights - top)
+    mean = ratio.mean(0)
+    spread = (ratio / mean - log_weights).std(0)  # the delta method, both terms at once
+    kl: Array = top + np.log(mean) - log_weights.mean(0) + 2 * spread / len(log_weights) ** 0.5
+    return kl
+
+
 def _judge_block(
     block: str,
-    khat: float,
-    smoothed: Array,
+    log_weights: Array,
     names: list[str],
     weights: Weights,
     findings: _Findings,
 ) -> None:
-    good = _good_khat(weights)
+    good, kl = _good_khat(weights), float(_kl(log_weights))
+    smoothed, khat = smooth(log_weights)
+    if kl <= MAX_KL:
+        findings.add(
+            RELIABLE,
+            f"KL(q ‖ p) of the {block} weights is below {kl:.2g} nats (k-hat {khat:.2f}): too"
+            f" little for a mean to be off by {MAX_SHIFT} sd or an sd by {MAX_STRETCH:.0%}",
+        )
+        return
     if khat > good:
         findings.add(
             UNRELIABLE,
@@ -269,7 +289,7 @@ def _judge_block(
         for name in names
         if not weights.sites[name].is_discrete
     }
-    _judge_errors(block, khat, errors, findings)
+    _judge_errors(block, float(khat), errors, findings)
 
 
 def _judge_errors(
@@ -294,15 +314,18 @@ def _judge_rows(
     weights: Weights, redraw: Callable[[], Weights], findings: _Findings
 ) -> tuple[tuple[int, ...], float]:
     """Judge every row by its own weights; return the bad rows, worst first, and the worst k-hat."""
+    assert weights.rows is not None
     row, good = weights.blocks.row, _good_khat(weights)
     khat, errors = measure_rows(weights)
-    doubtful = [khat > good, *(error.T > (MAX_SHIFT, MAX_STRETCH) for error in errors.values())]
-    if any(doubt.any() for doubt in doubtful):
-        # The worst of many noisy estimates is bad by chance: average with those of fresh draws.
+    flagged = khat > good
+    doubtful = {name: error.T > (MAX_SHIFT, MAX_STRETCH) for name, error in errors.items()}
+    if flagged.any() or any(doubt.any() for doubt in doubtful.values()):
+        # The worst of many noisy estimates is bad by chance: fresh draws decide on those.
         again, errors_again = measure_rows(redraw())
-        khat = (khat + again) / 2
-        errors = {name: (error + errors_again[name]) / 2 for name, error in errors.items()}
-    bad = tuple(int(r) for r in np.argsort(-khat) if khat[r] > good)
+        khat = np.where(flagged, again, khat)
+        errors = {n: np.where(doubtful[n].T, errors_again[n], errors[n]) for n in errors}
+    kl = _kl(weights.rows)
+    bad = tuple(int(r) for r in np.argsort(-khat) if khat[r] > good and kl[r] > MAX_KL)
     if bad:
         listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         findings.add(

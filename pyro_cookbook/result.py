@@ -99,8 +99,8 @@ class Fit:
         """One line: what was fitted, how well, and why it stopped."""
         return (
             f"Fit({_name(self.model)}, {self.family}: ELBO {self.elbo},"
-            f" {'converged' if self.converged else 'NOT converged'}, {len(self.losses)} steps,"
-            f" {self.seconds:.1f} s; {self.reason})"
+            f" {'converged' if self.converged else 'NOT converged'} after {len(self.losses)} steps:"
+            f" {self.reason})"
         )
 
 

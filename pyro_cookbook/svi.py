@@ -18,8 +18,8 @@ from pyro_cookbook.stopping import Trend, trend
 
 # The learning rate falls by these factors; the last stage only settles the noise of the steps.
 DECAY = (1.0, 0.3, 0.1, 0.03, 0.01)
-# Shortest stage, and how often its end is considered, in steps.
-MIN_STAGE, CHECK_EVERY = 400, 100
+# Shortest first and later stage, and how often a stage's end is considered, in steps.
+MIN_FIRST, MIN_LATER, CHECK_EVERY = 400, 200, 100
 
 
 class NonFiniteELBO(ArithmeticError):
@@ -153,11 +153,12 @@ class SVI:
         stage_steps = step - self.stage_start
         share = options.max_steps * (self.stage + 1) // len(DECAY)
         out_of_steps = step >= share
-        if stage_steps < MIN_STAGE and step < options.max_steps:
+        shortest = MIN_LATER if self.stage else MIN_FIRST
+        if stage_steps < shortest and step < options.max_steps:
             return
         if stage_steps % CHECK_EVERY and not out_of_steps:
             return
-        latest = trend(self.losses[self.stage_start :][-max(MIN_STAGE // 2, stage_steps // 2) :])
+        latest = trend(self.losses[self.stage_start :][-max(shortest // 2, stage_steps // 2) :])
         stopped = latest.has_stopped(options.tol)
         if not (stopped or out_of_steps):
             return

@@ -64,6 +64,7 @@ from guides.factor_analysis import (
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook import data
 from pyro_cookbook.closed_form import factor_analysis as closed
+from pyro_cookbook.diagnosis import MAX_STRETCH
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
@@ -325,13 +326,17 @@ diagnosis = pc.diagnose(mean_field, log_evidence=log_evidence)
 print(diagnosis)
 assert mean_field.converged
 assert abs(diagnosis.gap.value - 40.7) < 1
-assert 0.55 < diagnosis.khats["row"] < 0.95
+assert diagnosis.verdict == "reliable"
+assert 0.5 < diagnosis.khats["row"] < 0.7
+assert MAX_STRETCH == 0.25
 
 # %% [markdown]
-# Read it from the top. The gap is 40.7 nats to within 1 nat. k-hat measures how heavy the tail of
-# the weights is; above 0.7 not even reweighting repairs the draws. The verdict rests on the worst
-# wine, whose k-hat is between 0.55 and 0.95: a close call. Section 3 showed that all posteriors
-# have the same shape, so this is the largest of 178 noisy estimates of one and the same number.
+# The gap is 40.7 nats to within 1 nat, and yet the verdict is "reliable". They answer different
+# questions. The gap adds up what all 178 wines lose. The verdict judges the mean and the standard
+# deviation of each wine by itself: k-hat, here between 0.5 and 0.7 for the worst wine, measures
+# how heavy the tail of its weights is, and up to 0.7 the weights can be trusted to say how wrong
+# the draws are. The verdict passes standard deviations that are wrong by less than 25%. Section 5
+# shows what they are wrong by; whether that is good enough for you is for you to say.
 
 # %% [markdown]
 # ## 5 Four guides, four gaps
@@ -412,9 +417,11 @@ assert (np.abs(gap - gaps["KL(q ‖ posterior)"])[1:] < 1e-4).all()
 assert 40 < gap["mean field"] < 42
 assert 0 <= gap["full rank"] < 0.3
 assert 0 <= gap["amortized"] < 0.3
+assert gaps.loc["mean field", "k-hat"] > 0.5
+assert (gaps["k-hat"][2:] < 0.3).all()
 assert gaps.loc["delta", "bound"] > log_evidence
 assert gaps.loc["delta", "verdict"] == "unreliable"
-assert (gaps.loc[["full rank", "amortized"], "verdict"] == "reliable").all()
+assert (gaps["verdict"][1:] == "reliable").all()
 
 # %% [markdown]
 # Read the table by rows.
@@ -422,7 +429,8 @@ assert (gaps.loc[["full rank", "amortized"], "verdict"] == "reliable").all()
 # - For the three Gaussian guides, log evidence − bound equals the KL of that very q to better than
 #   1e-4 nats. The identity of section 3 holds at *every* q, not only at the optimum.
 # - Full rank and amortized lose less than 0.3 nats over 178 wines. This rest is the optimiser's.
-# - Mean field loses between 40 and 42 nats, and its fit has converged. This is the family's.
+# - Mean field loses between 40 and 42 nats, and its fit has converged. This is the family's. The
+#   verdict does not see it, k-hat does: the other two have k-hat below 0.3, mean field above 0.5.
 # - The delta's number lies *above* the evidence. Section 6 explains why it is no bound.
 
 # %%

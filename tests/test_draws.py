@@ -84,13 +84,18 @@ def test_draws_carry_the_log_density_of_what_was_drawn(program):
     )
 
 
-def test_draws_repeat_with_the_seed_and_differ_without():
+def test_draws_repeat_with_the_seed_only():
     def values(seed: int) -> Tensor:
         pyro.set_rng_seed(seed)
         return draw(hierarchy, 10).values["theta"]
 
     assert values(1).equal(values(1))
     assert not values(1).equal(values(2))
+
+
+def test_draws_use_up_their_random_numbers():
+    noise = (draw(hierarchy, 20).values["mu"] - 1) / 2
+    assert not torch.isclose(torch.randn(20), noise).any()
 
 
 # --- programs that do not bear an outer plate --------------------------------------------------
@@ -122,11 +127,11 @@ def common_mean() -> None:
     pyro.sample("y", dist.Normal(x.mean(), 0.1))
 
 
-def ranks() -> None:
-    """A point computed from all draws."""
+def running_sum() -> None:
+    """Points whose sum runs over the draws instead of the rows; their density is that of points."""
     with pyro.plate("row", 4, dim=-1):
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
-    pyro.sample("y", dist.Delta(x.cumsum(0), event_dim=1))
+        pyro.sample("y", dist.Delta(x.cumsum(0)))
 
 
 def hidden_noise() -> None:
@@ -134,7 +139,7 @@ def hidden_noise() -> None:
     pyro.sample("y", dist.Normal(torch.randn(()), 0.1))
 
 
-@pytest.mark.parametrize("program", [square_product, common_mean, ranks, hidden_noise])
+@pytest.mark.parametrize("program", [square_product, common_mean, running_sum, hidden_noise])
 def test_program_that_couples_draws_is_caught(program):
     drawn = draw(program, 5)
     assert not drawn.vectorised

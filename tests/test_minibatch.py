@@ -180,7 +180,7 @@ def test_sampled_bounds_of_one_partition_add_up_to_the_evidence_at_the_posterior
 def test_fit_refuses_a_wrong_scale_and_names_the_site(wine, model_class, guide_class, message):
     model, guide = factor_programs(wine, model_class, guide_class)
     with pytest.raises(ValueError, match=message):
-        pc.fit(model, guide, wine, batch_size=50)
+        pc.fit(model, guide, wine, batch_size=50, max_steps=60)
 
 
 @pytest.mark.parametrize(
