@@ -256,14 +256,41 @@ def _draw_at_once(
     # The same draws one at a time: points are computed anew, everything else is held.
     held = [name for name in kept if not sites[name].is_delta or name in given]
     rng_after = torch.get_rng_state()
-    agree = True
-    for s in range(_NUM_CHECKED):
+    agree = _densities_agree(program, {name: values[name] for name in held}, log_prob, args, kwargs)
+    for s in range(_NUM_CHECKED if agree else 0):
         one = _trace_one(program, {name: values[name][s] for name in held}, args, kwargs)
         for name in kept:
             agree &= _close(values[name][s], one[name]["value"])
             agree &= _close(log_prob[name][s], one[name]["log_prob"])
     torch.set_rng_state(rng_after if agree else rng_state)
     return Draws(values, log_prob) if agree else None
+
+
+def _densities_agree(
+    program: Program,
+    values: Mapping[str, Tensor],
+    log_prob: Mapping[str, Tensor],
+    args: Any,
+    kwargs: Any,
+) -> bool:
+    """Whether all draws have the density that the program gives them one at a time, under vmap.
+
+    A program that branches on its values cannot be followed by vmap, nor by a vectorised run.
+    """
+
+    def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        nodes = _trace_one(program, given, args, kwargs)
+        return {name: nodes[name]["log_prob"] for name in given}
+
+    if not values:
+        return True
+    scalars = sum(value[0].numel() for value in values.values())
+    chunk = max(1, CHUNK_SCALARS // max(1, 4 * scalars))
+    try:
+        singly = torch.vmap(one, chunk_size=chunk, randomness="same")(dict(values))
+    except Exception:  # as in `log_density`
+        return False
+    return all(_close(log_prob[name], value) for name, value in singly.items())
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

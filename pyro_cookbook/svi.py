@@ -14,7 +14,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
 from pyro_cookbook.draws import Program, sample_sites
-from pyro_cookbook.stopping import Trend, trend
+from pyro_cookbook.stopping import NUM_BATCHES, Trend, trend
 
 # The learning rate falls by these factors; the last stage only settles the noise of the steps.
 DECAY = (1.0, 0.3, 0.1, 0.03, 0.01)
@@ -158,7 +158,12 @@ class SVI:
             return
         if stage_steps % CHECK_EVERY and not out_of_steps:
             return
-        latest = trend(self.losses[self.stage_start :][-max(shortest // 2, stage_steps // 2) :])
+        window = max(shortest // 2, stage_steps // 2)
+        if step < 2 * NUM_BATCHES:
+            self.reason = f"out of steps: {step} are too few to tell a rise from noise"
+            return
+        # Where the steps run out early in a stage the window reaches into the one before.
+        latest = trend(self.losses[-max(2 * NUM_BATCHES, min(window, stage_steps)) :])
         stopped = latest.has_stopped(options.tol)
         if not (stopped or out_of_steps):
             return

@@ -102,7 +102,8 @@ def test_a_right_import_is_not(package, file, source):
 
 
 def test_files_are_short():
-    assert [path for path in FILES if is_long(path.read_text("utf-8"))] == []
+    code = [path for path in FILES if "recipes" not in path.parts]  # those are mostly prose
+    assert [path for path in code if is_long(path.read_text("utf-8"))] == []
     assert is_long("x = 1\n" * (MAX_LINES + 1))
     assert not is_long("x = 1\n" * MAX_LINES)
 

@@ -177,10 +177,10 @@ class EMResult:
     theta : MixtureParameters
         Of the best start.
     elbo : list of float
-        The bound after each E step of that start, in nats: it equals log p(v; θ).
+        The bound after each E step of that start, in nats: log p(v; θ) under the θ of that step.
     converged : bool
     restarts : list of float
-        Final bound of every start, in nats.
+        Final bound of every start that did not collapse, in nats.
     """
 
     theta: MixtureParameters
@@ -226,23 +226,39 @@ def em(
         raise ValueError(f"num_components: got {num_components}, expected 1 to {len(v)} (the rows)")
     centre = v.mean(0)
     rows = v - centre
-    outcomes = []
+    outcomes: list[tuple[MixtureParameters, list[float], bool]] = []
+    collapsed: ValueError | None = None
     for r in range(num_restarts):
         theta = random_start(v, num_components, seed=seed + r) if start is None or r else start
         theta = MixtureParameters(theta.weights, theta.loc - centre, theta.scale_tril)
-        elbo: list[float] = []
-        converged = False
-        for _ in range(max_iterations):
-            sums, evidence = e_step(theta, rows)
-            elbo.append(float(evidence))
-            if len(elbo) > 1 and elbo[-1] - elbo[-2] < tol * abs(elbo[-1]):
-                converged = True
-                break
-            theta = m_step(sums, reg_covar)
+        try:
+            theta, elbo, converged = _climb(rows, theta, max_iterations, tol, reg_covar)
+        except ValueError as error:  # another start may do: give up only if all collapse
+            collapsed = error
+            continue
         theta = MixtureParameters(theta.weights, theta.loc + centre, theta.scale_tril)
         outcomes.append((theta, elbo, converged))
+    if not outcomes and collapsed is not None:
+        raise collapsed
     best = max(outcomes, key=lambda outcome: outcome[1][-1])
     return EMResult(*best, restarts=[elbo[-1] for _, elbo, _ in outcomes])
+
+
+def _climb(
+    v: Tensor, theta: MixtureParameters, max_iterations: int, tol: float, reg_covar: float
+) -> tuple[MixtureParameters, list[float], bool]:
+    """Run EM from one start: θ, the bound after every E step, and whether it has converged.
+
+    Where it has not, θ is one M step ahead of the last bound, and no worse.
+    """
+    elbo: list[float] = []
+    for _ in range(max_iterations):
+        sums, evidence = e_step(theta, v)
+        elbo.append(float(evidence))
+        if len(elbo) > 1 and elbo[-1] - elbo[-2] < tol * abs(elbo[-1]):
+            return theta, elbo, True
+        theta = m_step(sums, reg_covar)
+    return theta, elbo, False
 
 
 def random_start(v: Tensor, num_components: int, *, seed: int = 0) -> MixtureParameters:
