@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule, PyroParam
+from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -167,4 +168,7 @@ def bayesian_gaussian_mixture(
     scale_tril = torch.linalg.cholesky(torch.linalg.inv(precision))
     with pyro.plate("row", num_obs or num_rows, subsample_size=num_rows, dim=-1):
         h = pyro.sample("h", dist.Categorical(weights))
-        return pyro.sample("v", dist.MultivariateNormal(loc[h], scale_tril=scale_tril[h]), obs=v)
+        # Vindex reads loc[h] draw by draw where many mixtures are drawn at once.
+        loc = Vindex(loc.unsqueeze(-3))[..., h, :]
+        scale_tril = Vindex(scale_tril.unsqueeze(-4))[..., h, :, :]
+        return pyro.sample("v", dist.MultivariateNormal(loc, scale_tril=scale_tril), obs=v)

@@ -69,7 +69,8 @@ class Diagnosis:
         khats = ", ".join(f"{block} {value:.2f}" for block, value in self.khats.items())
         lines = [f"Verdict: {self.verdict}", f"  ELBO      {self.elbo} nats"]
         if np.isfinite(self.evidence.value):
-            lines.append(f"  evidence  {self.evidence} nats (importance-weighted)")
+            how = "importance-weighted" if self.evidence.se else "exact, by enumeration"
+            lines.append(f"  evidence  {self.evidence} nats ({how})")
         if self.gap is not None:
             lines.append(f"  gap       {self.gap} nats to the exact log evidence")
         if khats:
@@ -143,8 +144,16 @@ def diagnose(
         weights, lambda: weigh(fit, num_draws, seed + 1), findings
     )
     _judge_restarts(fit, findings)
+    evidence = weights.evidence()
+    if log_evidence is not None and log_evidence - evidence.value > 4 * evidence.se + 1:
+        findings.add(
+            UNRELIABLE,
+            f"the weights account for {evidence} nats of a log evidence of {log_evidence:.2f}: the"
+            " guide never visits part of the posterior",
+            _richer(weights),
+        )
     gap = _gap(log_evidence, elbo)
-    return _conclude(findings, khat, khats, elbo, weights.evidence(), gap, bad_rows)
+    return _conclude(findings, khat, khats, elbo, evidence, gap, bad_rows)
 
 
 def _conclude(
@@ -219,7 +228,9 @@ def _judge_weights(
     """Judge every block; return the k-hat the verdict rests on, all k-hats, and the bad rows."""
     _, joint = smooth(weights.joint)
     khats = {"joint": float(joint)}
-    if weights.rows is None or joint <= _good_khat(weights) or _kl(weights.joint) <= MAX_KL:
+    usable = joint <= _good_khat(weights) or _kl(weights.joint) <= MAX_KL
+    # Weights say nothing of states that are never drawn: those that can be enumerated, are.
+    if weights.states is None and (weights.rows is None or usable):
         # Weights of all latents together that can be used settle every part of them as well.
         names = [name for name in weights.sites if name in weights.draws.values]
         _judge_block("joint", weights.joint, names, weights, findings)
@@ -352,7 +363,8 @@ def _judge_states(weights: Weights, global_weights: Array, findings: _Findings) 
     guide = np.stack([(value == k).mean(0) for k in range(exact.shape[1])], axis=-1)
     distance = 0.5 * np.abs(guide - exact).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(exact > 1e-3, exact**2 / guide, 0.0)
+        # Rarer states may go undrawn by a guide that is right.
+        ratio = np.where(exact > 0.01, exact**2 / guide, 0.0)
     share = 1 / np.maximum(ratio.sum(-1), 1.0)
     order = np.argsort(-distance)
     told = (
@@ -366,7 +378,7 @@ def _judge_states(weights: Weights, global_weights: Array, findings: _Findings) 
     if share.min() >= MIN_SHARE:
         findings.add(REWEIGHT, told)
     else:
-        findings.add(UNRELIABLE, told, "train the guide longer or give it more capacity")
+        findings.add(UNRELIABLE, told, "give the guide more capacity, another start or smaller lr")
     return bad
 
 

@@ -189,6 +189,36 @@ def test_discrete_rows_are_judged_by_enumeration(mixture):
     assert start.evidence.value == pytest.approx(log_evidence, abs=1e-8)  # exact for any guide
 
 
+def test_labels_that_are_surely_wrong_are_not_reliable(mixture):
+    """The weights of a guide that always draws the same wrong labels are all equal."""
+    v, model, log_evidence = mixture
+
+    def wrong(v, num_obs=None):
+        logits = gaussian_mixture.log_joint(model, v).detach()
+        with pyro.plate("row", len(v), dim=-1):
+            first = torch.arange(len(v)) < 40  # these are moved to the less likely component
+            sign = torch.where(first, -1.0, 1.0)[:, None].to(v)
+            pyro.sample("h", dist.Categorical(logits=30 * sign * (logits - logits.mean(1, True))))
+
+    for known in (None, log_evidence):
+        assert pc.diagnose(pc.as_fit(model, wrong, v), log_evidence=known).verdict == "unreliable"
+
+
+def test_an_exact_evidence_shows_a_mode_that_the_guide_never_visits():
+    def two_modes(v):
+        weights = torch.tensor([0.5, 0.5]).to(v)
+        modes = dist.Normal(torch.tensor([-20.0, 20.0]).to(v), v + 1.0)
+        pyro.sample("h", dist.MixtureSameFamily(dist.Categorical(weights), modes))
+        pyro.factor("scaled", v + 3.0)
+
+    fit = pc.as_fit(two_modes, normal_guide(20.0, 1.0), ORIGIN)
+    assert pc.diagnose(fit).verdict == "reliable"  # nothing in the draws can tell
+    assert pc.diagnose(fit, log_evidence=3.0).verdict == "reliable"  # log 2 is within a nat
+
+    few = pc.as_fit(two_modes, normal_guide(23.0, 0.1), ORIGIN)
+    assert pc.diagnose(few, log_evidence=3.0).verdict == "unreliable"
+
+
 def test_the_gap_of_hard_assignments_is_the_log_of_their_probability(mixture):
     v, model, log_evidence = mixture
     guide = GaussianMixtureMAP(2, 2).to(v)
