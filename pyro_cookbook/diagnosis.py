@@ -15,6 +15,7 @@ Array = npt.NDArray[np.float64]
 RELIABLE = "reliable"
 REWEIGHT = "reliable after reweighting"
 UNRELIABLE = "unreliable"
+VERDICTS = (RELIABLE, REWEIGHT, UNRELIABLE)
 
 # A mean off by more than this many posterior sds, or an sd by more than this share, is wrong.
 MAX_SHIFT, MAX_STRETCH = 0.25, 0.25
@@ -89,8 +90,7 @@ class _Findings:
     advice: list[str] = field(default_factory=list)
 
     def add(self, verdict: str, reason: str, *advice: str) -> None:
-        order = [RELIABLE, REWEIGHT, UNRELIABLE]
-        self.verdict = max(self.verdict, verdict, key=order.index)
+        self.verdict = max(self.verdict, verdict, key=VERDICTS.index)
         self.reasons.append(reason)
         self.advice += [step for step in advice if step not in self.advice]
 

@@ -66,7 +66,7 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
             va="bottom",
         )
     spread = max(high - low, 1.0)
-    axes.set_ylim(low - 0.6 * spread, high + 0.25 * spread)
+    axes.set_ylim(low - 0.9 * spread, high + 0.25 * spread)
     axes.set_xscale("log")
     axes.set_xlabel("step (SVI) or iteration (closed form)")
     axes.set_ylabel("ELBO (nats)")
@@ -93,12 +93,11 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
         col_wrap=4,
         num_samples=40,
         group="posterior_predictive",
-        figure_kwargs={"figsize": (9.0, 2.2 * num_rows)},
+        figure_kwargs={"figsize": (9.0, 0.5 + 2.2 * num_rows), "layout": "constrained"},
     )
     figure = plot.viz["figure"].item()
     figure.suptitle(
-        f"Density of each feature: the data (black), draws from the fitted model (blue), {guide}",
-        y=1 + 0.12 / num_rows,
+        f"Density of each feature: the data (black), draws from the fitted model (blue), {guide}"
     )
     return f"Posterior predictive check for every feature, guide {guide}", figure
 
@@ -110,13 +109,18 @@ def plot_factors(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     tree = trees["full_rank"]
     mean = tree.posterior.h.mean("sample").to_numpy()
     i, j = np.argsort(-mean.std(0))[:2]
+    # Factors are known up to a rotation: the axes along which the rows spread most show them best.
+    centred = mean - mean.mean(0)
+    spread = centred @ np.linalg.svd(centred, full_matrices=False)[2].T
     labels = np.asarray(table.labels or [table.name] * len(mean))
     for index, label in enumerate(sorted(set(labels))):
         rows = labels == label
         left.scatter(
-            mean[rows, i], mean[rows, j], s=18, color=COLOURS[index], marker=_MARKERS[index],
+            spread[rows, 0], spread[rows, 1], s=18, color=COLOURS[index], marker=_MARKERS[index],
             label=label,
         )  # fmt: skip
+    left.set_xlabel("first principal axis of the factors")
+    left.set_ylabel("second principal axis")
     left.set_title("Posterior means of the rows\n(the classes were never shown)")
     left.legend(title="class")
     for index, (guide, one) in enumerate(trees.items()):
@@ -131,10 +135,9 @@ def plot_factors(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     right.autoscale_view()
     right.margins(0.15)
     right.set_title("Posterior of row 0 under each guide\n(ellipses hold 90%)")
-    right.legend()
-    for axes in (left, right):
-        axes.set_xlabel(f"factor {i}")
-        axes.set_ylabel(f"factor {j}")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    right.set_xlabel(f"factor {i}")
+    right.set_ylabel(f"factor {j}")
     return "Posterior means of all rows; posterior of one row under each guide", figure
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -13,7 +14,7 @@ from pyro_cookbook._state import isolated
 from pyro_cookbook.catalogue import Recipe
 from pyro_cookbook.data import Table
 from pyro_cookbook.datatree import to_datatree
-from pyro_cookbook.diagnosis import Diagnosis, diagnose
+from pyro_cookbook.diagnosis import VERDICTS, Diagnosis, diagnose
 from pyro_cookbook.result import Fit
 from pyro_cookbook.storage import save
 
@@ -146,10 +147,9 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[tuple[str, Figure]]:
     draw = figures.PICTURES.get(first.recipe.name)
     if draw is not None:
         drawn.append(draw({o.guide: o.tree for o in outcomes}, first.table))
-    best = max(
-        (o for o in outcomes if o.diagnosis.khat == o.diagnosis.khat),  # not a point
-        key=lambda o: (o.diagnosis.verdict == "reliable", -o.diagnosis.khat),
-        default=first,
+    spread = [o for o in outcomes if np.isfinite(o.diagnosis.evidence.value)]  # no points
+    best = min(
+        spread or [first], key=lambda o: (VERDICTS.index(o.diagnosis.verdict), -o.fit.elbo.value)
     )
     chains = to_datatree(
         best.fit,
