@@ -142,7 +142,7 @@ def plot_factors(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
 
 
 def plot_components(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
-    """Draw the fitted components over the two most spread columns, under two guides."""
+    """Draw the fitted components over the third and fourth column, or the last, for two guides."""
     figure = Figure(figsize=(9.0, 4.5), layout="constrained")
     v = table.v.numpy()
     i, j = min(2, v.shape[1] - 1), min(3, v.shape[1] - 1)

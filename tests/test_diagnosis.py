@@ -41,6 +41,7 @@ def test_mean_field_of_a_correlated_posterior_is_not_reliable():
     fit = pc.fit(correlated, "mean_field", ORIGIN, max_steps=4000)
     diagnosis = pc.diagnose(fit)
     assert diagnosis.verdict == "unreliable"
+    assert any("k-hat of the joint weights" in reason for reason in diagnosis.reasons)
     # Along (1, 1) the posterior variance is 1.95 and the guide's 1 − 0.95²: k = 1 − ratio.
     assert diagnosis.khat == pytest.approx(1 - 0.0975 / 1.95, abs=0.15)
     assert "full_rank" in " ".join(diagnosis.advice)
