@@ -170,19 +170,35 @@ def from_pyro_mcmc(
         raise ValueError("mcmc: expected a run that is finished, of a kernel made from a model")
     samples = mcmc.get_samples(group_by_chain=True)
     num_chains, num_draws = next(iter(samples.values())).shape[:2]
+    diverging = np.zeros((num_chains, num_draws), dtype=bool)
+    for chain, steps in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
+        diverging[chain, steps] = True
     latents = {name: value.flatten(0, 1) for name, value in samples.items()}
+    return mcmc_tree(model, latents, diverging, args, kwargs, coords=coords, dims=dims)
+
+
+def mcmc_tree(
+    model: Program,
+    latents: Values,
+    diverging: np.ndarray,
+    args: Any,
+    kwargs: Any,
+    *,
+    param_state: Any = None,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
+) -> xr.DataTree:
+    """Lay out draws of a Markov chain: latents of shape (chains · draws, ...), chain by chain."""
+    num_chains = len(diverging)
     layout = Layout(coords or {}, dims or {}, ("chain", "draw"), num_chains)
-    with isolated(0):
+    with isolated(0, param_state):
         sites = describe(model, *args, **kwargs)
         latents = {name: value for name, value in latents.items() if name in sites}
         groups, log_p = _model_groups(model, sites, latents, args, kwargs)
-        prior, _ = _prior_groups(model, sites, num_chains * num_draws, args, kwargs)
-    diverging = torch.zeros(num_chains, num_draws, dtype=torch.bool)
-    divergences = mcmc.diagnostics().get("divergences", {})
-    for chain, steps in enumerate(divergences.values()):
-        diverging[chain, steps] = True
+        prior, _ = _prior_groups(model, sites, diverging.size, args, kwargs)
     groups |= prior
-    groups["sample_stats"] = {"lp": total(log_p), "diverging": diverging.flatten()}
+    stats = {"lp": total(log_p), "diverging": torch.as_tensor(diverging).flatten()}
+    groups["sample_stats"] = stats
     tree = layout.tree(groups, sites)
     tree.attrs.update(inference_library="pyro", inference_library_version=pyro.__version__)
     return tree

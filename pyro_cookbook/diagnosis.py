@@ -1,33 +1,37 @@
 """`diagnose`: may these numbers be used?"""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
-from pyro_cookbook.moments import columns, location_scale_errors, measure_rows
+from pyro_cookbook._state import isolated
+from pyro_cookbook.advice import advise
+from pyro_cookbook.judging import (
+    MAX_SHIFT,
+    MAX_STRETCH,
+    RELIABLE,
+    REWEIGHT,
+    UNRELIABLE,
+    Findings,
+    judge_weights,
+)
+from pyro_cookbook.pull import Pull, pull
 from pyro_cookbook.result import Estimate, Fit
 from pyro_cookbook.weights import MAX_KHAT, Weights, smooth, weigh
 
-Array = npt.NDArray[np.float64]
-
-RELIABLE = "reliable"
-REWEIGHT = "reliable after reweighting"
-UNRELIABLE = "unreliable"
-VERDICTS = (RELIABLE, REWEIGHT, UNRELIABLE)
-
-# A mean off by more than this many posterior sds, or an sd by more than this share, is wrong.
-MAX_SHIFT, MAX_STRETCH = 0.25, 0.25
-# No marginal of a normal posterior can be as wrong as that with a smaller KL(q ‖ p), in nats:
-# ½ · 0.25² = 0.031 for a mean, 0.058 and more for an sd.
-MAX_KL = 0.03
-# Discrete rows: largest total-variation distance from the exact marginal, and the smallest
-# effective share of draws that reweighting may live on.
-MAX_DISTANCE, MIN_SHARE = 0.05, 0.1
+# Short chains measure errors; a measured error up to here, its standard error on top, is small
+# enough to call the fit right (benchmarks/verdict).
+_MAX_PULL = 0.22
+# Modes hold mass that a fit around one of them misses, by this much of a sd or of a variance.
+_MODE_SHIFT, _MODE_VARIANCE = 0.1, 0.3
+# Draws where the rows are summed out of each, which costs fifty more.
+_SUMMED_DRAWS = 4000
+# Two modes nearer than this, in sds, are one hill.
+_ONE_HILL = 3.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diagnosis:
     """The answer to "may I use these numbers?", with its grounds.
 
@@ -53,6 +57,10 @@ class Diagnosis:
         Why, and what to do next.
     bad_rows : tuple of int
         Rows whose own approximation failed, worst first.
+    table : pandas.DataFrame
+        Continuous latents and derived values, a row for each scalar: mean and sd of the guide's
+        draws, of the reweighted draws where the weights allow it, and of short chains started from
+        the guide's draws; errors of the first two against the third.
     """
 
     verdict: str
@@ -64,6 +72,7 @@ class Diagnosis:
     reasons: tuple[str, ...]
     advice: tuple[str, ...]
     bad_rows: tuple[int, ...] = ()
+    table: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     def __str__(self) -> str:
         """Write the verdict, the numbers, the reasons and the advice, a line each."""
@@ -81,32 +90,18 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-@dataclass
-class _Findings:
-    """Collects reasons and advice; the worst verdict wins."""
-
-    verdict: str = RELIABLE
-    reasons: list[str] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
-
-    def add(self, verdict: str, reason: str, *advice: str) -> None:
-        self.verdict = max(self.verdict, verdict, key=VERDICTS.index)
-        self.reasons.append(reason)
-        self.advice += [step for step in advice if step not in self.advice]
-
-
 def diagnose(
-    fit: Fit, *, log_evidence: float | None = None, num_draws: int = 4000, seed: int = 0
+    fit: Fit, *, log_evidence: float | None = None, num_draws: int = 20_000, seed: int = 0
 ) -> Diagnosis:
-    """Judge a fit by the importance weights of its own draws.
+    """Judge a fit by its importance weights, and by where short Markov chains pull its draws.
 
     Parameters
     ----------
     fit : Fit
     log_evidence : float, optional
         The exact log p(v), in nats, where it is known: it gives the gap.
-    num_draws : int, default 4000
-        Draws of the guide. k-hat from fewer is noisy near its threshold.
+    num_draws : int, default 20_000
+        Draws of the guide. k-hat from few is noisy near its threshold.
     seed : int, default 0
 
     Returns
@@ -115,18 +110,25 @@ def diagnose(
 
     Notes
     -----
-    The weights see only where the guide has mass: a mode it never visits goes unnoticed, so compare
-    restarts. Parameters of a model are point estimates; the verdict is on the latents given them.
+    Continuous latents are judged by chains where the model's cost allows them: Hamiltonian
+    Monte Carlo from the guide's draws leaves means and sds where they are if the guide is right.
+    Elsewhere the weights decide. Neither sees a mode that nothing has visited: the starts of the
+    deterministic engine look for those. Parameters of a model are point estimates; the verdict is
+    on the latents given them.
 
     References
     ----------
     Yao, Vehtari, Simpson and Gelman (2018), *Yes, but did it work?*, arXiv:1802.02538.
     """
-    findings = _Findings()
+    findings = Findings()
     _judge_convergence(fit, findings)
-    weights = weigh(fit, num_draws, seed)
+    weights = weigh(fit, num_draws, seed, sum_rows_out=False)
+    discrete = any(site.is_discrete for site in weights.sites.values() if not site.observed)
+    if discrete:
+        weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
     joint = weights.joint
-    elbo = Estimate(float(joint.mean()), float(joint.std(ddof=1)) / len(joint) ** 0.5)
+    with np.errstate(invalid="ignore"):
+        elbo = Estimate(float(joint.mean()), float(joint.std(ddof=1)) / len(joint) ** 0.5)
     points = _point_sites(weights)
     if points:
         gap = _gap(log_evidence, elbo) if _all_discrete(weights, points) else None
@@ -140,9 +142,22 @@ def diagnose(
             f"{share:.1%} of the guide's draws have no density under the model",
             "check that the guide's support is inside the model's",
         )
-    khat, khats, bad_rows = _judge_weights(
-        weights, lambda: weigh(fit, num_draws, seed + 1), findings
+    pulled = None
+    if not discrete and np.isfinite(joint).mean() > 0.99:
+        pulled = _pull(fit, weights, seed)
+    settled = pulled is not None and pulled.conclusive
+    if not settled and not discrete and float(smooth(joint)[1]) > MAX_KHAT:
+        weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
+    by_weights = Findings()
+    khat, khats, bad_rows = judge_weights(
+        weights, lambda: weigh(fit, len(weights.joint), seed + 1), by_weights
     )
+    worst = ""
+    if pulled is not None and settled:
+        worst = _judge_pull(pulled, by_weights, khats, findings)
+    else:
+        findings.take(by_weights)
+    _judge_modes(fit, findings)
     _judge_restarts(fit, findings)
     evidence = weights.evidence()
     if log_evidence is not None and log_evidence - evidence.value > 4 * evidence.se + 1:
@@ -150,26 +165,92 @@ def diagnose(
             UNRELIABLE,
             f"the weights account for {evidence} nats of a log evidence of {log_evidence:.2f}: the"
             " guide never visits part of the posterior",
-            _richer(weights),
         )
+    if findings.verdict == UNRELIABLE:
+        with isolated(seed, fit.param_state):
+            labels = pulled.density.labels() if pulled else []
+            draws = pulled.unconstrained() if pulled else None
+            for step in advise(fit, weights.sites, worst, draws, labels):
+                findings.advise(step)
+    table = pulled.table if pulled else pd.DataFrame()
     gap = _gap(log_evidence, elbo)
-    return _conclude(findings, khat, khats, elbo, evidence, gap, bad_rows)
+    return _conclude(findings, khat, khats, elbo, evidence, gap, bad_rows, table)
+
+
+def _pull(fit: Fit, weights: Weights, seed: int) -> Pull | None:
+    """Run short chains from the guide's draws."""
+    smoothed, khat = smooth(weights.joint)
+    with isolated(seed, fit.param_state):
+        return pull(fit, weights, smoothed if khat <= MAX_KHAT else None, seed)
+
+
+def _judge_pull(
+    pulled: Pull, by_weights: Findings, khats: dict[str, float], findings: Findings
+) -> str:
+    """Judge by the chains, with the weights as a second opinion; return the worst site."""
+    shift, stretch, label = pulled.worst("")
+    told = (
+        f"short chains from the guide's draws move means by at most {shift:.2f} sd and sds by at"
+        f" most {stretch:.0%} (most at {label!r})"
+    )
+    site = label.partition("[")[0]
+    if max(shift, stretch) <= _MAX_PULL:
+        findings.add(RELIABLE, told)
+        findings.reasons += [reason for reason in by_weights.reasons if reason]
+        return site
+    if "reweighted_shift" in pulled.table:
+        again, wider, at = pulled.worst("reweighted_")
+        if max(again, wider) <= _MAX_PULL:
+            findings.add(REWEIGHT, told)
+            findings.reasons.append(
+                f"reweighted, they are within {again:.2f} sd and {wider:.0%} of the chains'"
+                f" (k-hat {khats['joint']:.2f})"
+            )
+            return site
+        told += f"; reweighting does not mend it ({again:.2f} sd and {wider:.0%}, at {at!r})"
+    findings.add(UNRELIABLE, f"{told}: the limits are {MAX_SHIFT} sd and {MAX_STRETCH:.0%}")
+    return site
+
+
+def _judge_modes(fit: Fit, findings: Findings) -> None:
+    """Modes away from the fitted one whose mass would move means or sds."""
+    if len(fit.modes) > 1:
+        others = [mode for mode in fit.modes[1:] if mode.distance > _ONE_HILL]
+        counted = [
+            mode
+            for mode in others
+            if mode.share * mode.distance > _MODE_SHIFT
+            or mode.share * mode.distance**2 > _MODE_VARIANCE
+        ]
+        if counted:
+            mass = sum(mode.share for mode in counted)
+            far = max(counted, key=lambda mode: mode.share)
+            findings.add(
+                UNRELIABLE,
+                f"climbs from dispersed starts ended in {len(fit.modes)} modes; those not fitted"
+                f" hold about {mass:.2g} of the mass, {far.distance:.1f} sds away at site"
+                f" {far.site!r}",
+                "report each mode for itself, or remove the symmetry (order the components, fix a"
+                " sign)",
+            )
 
 
 def _conclude(
-    findings: _Findings,
+    findings: Findings,
     khat: float,
     khats: dict[str, float],
     elbo: Estimate,
     evidence: Estimate,
     gap: Estimate | None,
     bad_rows: tuple[int, ...] = (),
+    table: pd.DataFrame | None = None,
 ) -> Diagnosis:
     if findings.verdict == REWEIGHT:
         findings.advice.insert(0, "use the reweighted draws: to_datatree(fit, reweight=True)")
     return Diagnosis(
         findings.verdict, khat, khats, elbo, evidence, gap,
         tuple(findings.reasons), tuple(findings.advice), bad_rows,
+        pd.DataFrame() if table is None else table,
     )  # fmt: skip
 
 
@@ -177,7 +258,7 @@ def _gap(log_evidence: float | None, elbo: Estimate) -> Estimate | None:
     return None if log_evidence is None else Estimate(log_evidence - elbo.value, elbo.se)
 
 
-def _judge_convergence(fit: Fit, findings: _Findings) -> None:
+def _judge_convergence(fit: Fit, findings: Findings) -> None:
     if not fit.converged:
         findings.add(
             UNRELIABLE,
@@ -199,7 +280,7 @@ def _all_discrete(weights: Weights, names: list[str]) -> bool:
     return all(weights.sites[name].is_discrete for name in names)
 
 
-def _judge_point(fit: Fit, weights: Weights, points: list[str], findings: _Findings) -> None:
+def _judge_point(fit: Fit, weights: Weights, points: list[str], findings: Findings) -> None:
     names = ", ".join(repr(name) for name in points)
     findings.add(
         UNRELIABLE,
@@ -222,167 +303,7 @@ def _judge_point(fit: Fit, weights: Weights, points: list[str], findings: _Findi
         )
 
 
-def _judge_weights(
-    weights: Weights, redraw: Callable[[], Weights], findings: _Findings
-) -> tuple[float, dict[str, float], tuple[int, ...]]:
-    """Judge every block; return the k-hat the verdict rests on, all k-hats, and the bad rows."""
-    _, joint = smooth(weights.joint)
-    khats = {"joint": float(joint)}
-    usable = joint <= _good_khat(weights) or _kl(weights.joint) <= MAX_KL
-    # Weights say nothing of states that are never drawn: those that can be enumerated, are.
-    if weights.states is None and (weights.rows is None or usable):
-        # Weights of all latents together that can be used settle every part of them as well.
-        names = [name for name in weights.sites if name in weights.draws.values]
-        _judge_block("joint", weights.joint, names, weights, findings)
-        return float(joint), khats, ()
-    bad: tuple[int, ...] = ()
-    global_weights: Array = np.full(len(weights.joint), 1 / len(weights.joint))
-    if weights.shared is not None:
-        global_weights, shared = smooth(weights.shared)
-        khats["global"] = float(shared)
-        names = list(weights.blocks.global_sites)
-        _judge_block("global", weights.shared, names, weights, findings)
-    if weights.states is not None:
-        bad = _judge_states(weights, global_weights, findings)
-    else:
-        bad, khats[weights.blocks.row] = _judge_rows(weights, redraw, findings)
-    return max([v for k, v in khats.items() if k != "joint"], default=float("nan")), khats, bad
-
-
-def _good_khat(weights: Weights) -> float:
-    return min(1 - 1 / float(np.log10(len(weights.joint))), MAX_KHAT)
-
-
-_RICHER = "fit a richer family ('full_rank', 'flow'), or reparametrise the model"
-_SUM_OUT = "sum the discrete sites out of the model and fit 'full_rank', or sample it with NUTS"
-
-
-def _richer(weights: Weights) -> str:
-    return _SUM_OUT if any(site.is_discrete for site in weights.sites.values()) else _RICHER
-
-
-def _kl(log_weights: Array) -> Array:
-    """KL(q ‖ p) = log E[w] − E[log w] of each column, with two standard errors on top, in nats."""
-    top = log_weights.max(0)
-    ratio = np.exp(log_weights - top)
-    mean = ratio.mean(0)
-    spread = (ratio / mean - log_weights).std(0)  # the delta method, both terms at once
-    kl: Array = top + np.log(mean) - log_weights.mean(0) + 2 * spread / len(log_weights) ** 0.5
-    return kl
-
-
-def _judge_block(
-    block: str,
-    log_weights: Array,
-    names: list[str],
-    weights: Weights,
-    findings: _Findings,
-) -> None:
-    good, kl = _good_khat(weights), float(_kl(log_weights))
-    smoothed, khat = smooth(log_weights)
-    if kl <= MAX_KL:
-        findings.add(
-            RELIABLE,
-            f"KL(q ‖ p) of the {block} weights is below {kl:.2g} nats (k-hat {khat:.2f}): too"
-            f" little for a mean to be off by {MAX_SHIFT} sd or an sd by {MAX_STRETCH:.0%}",
-        )
-        return
-    if khat > good:
-        findings.add(
-            UNRELIABLE,
-            f"k-hat of the {block} weights is {khat:.2f}, above {good:.2f}: the guide misses mass"
-            " that the posterior has, and its draws cannot be reweighted",
-            _richer(weights),
-        )
-        return
-    errors = {
-        name: location_scale_errors(columns(weights.draws.values[name]), smoothed[:, None])
-        for name in names
-        if not weights.sites[name].is_discrete
-    }
-    _judge_errors(block, float(khat), errors, findings)
-
-
-def _judge_errors(
-    block: str, khat: float, errors: Mapping[str, Array], findings: _Findings
-) -> None:
-    if not errors:
-        findings.add(RELIABLE, f"k-hat of the {block} weights is {khat:.2f}")
-        return
-    where = max(errors, key=lambda name: errors[name].max(initial=0.0))
-    shift, stretch = np.concatenate(list(errors.values()), axis=1).max(1, initial=0.0)
-    told = (
-        f"k-hat of the {block} weights is {khat:.2f}; reweighting moves locations by up to"
-        f" {shift:.2f} sd and sds by up to {stretch:.0%} (most at site {where!r})"
-    )
-    if shift > MAX_SHIFT or stretch > MAX_STRETCH:
-        findings.add(REWEIGHT, told)
-    else:
-        findings.add(RELIABLE, told)
-
-
-def _judge_rows(
-    weights: Weights, redraw: Callable[[], Weights], findings: _Findings
-) -> tuple[tuple[int, ...], float]:
-    """Judge every row by its own weights; return the bad rows, worst first, and the worst k-hat."""
-    assert weights.rows is not None
-    row, good = weights.blocks.row, _good_khat(weights)
-    khat, errors = measure_rows(weights)
-    flagged = khat > good
-    doubtful = {name: error.T > (MAX_SHIFT, MAX_STRETCH) for name, error in errors.items()}
-    if flagged.any() or any(doubt.any() for doubt in doubtful.values()):
-        # The worst of many noisy estimates is bad by chance: fresh draws decide on those.
-        again, errors_again = measure_rows(redraw())
-        khat = np.where(flagged, again, khat)
-        errors = {n: np.where(doubtful[n].T, errors_again[n], errors[n]) for n in errors}
-    kl = _kl(weights.rows)
-    bad = tuple(int(r) for r in np.argsort(-khat) if khat[r] > good and kl[r] > MAX_KL)
-    if bad:
-        listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        findings.add(
-            UNRELIABLE,
-            f"{len(bad)} of {len(khat)} entries of {row!r} have k-hat above {good:.2f}, up to"
-            f" {khat.max():.2f} (entries {listed})",
-            _richer(weights),
-        )
-    else:
-        _judge_errors(f"worst {row!r}", float(khat.max()), errors, findings)
-    return bad, float(khat.max())
-
-
-def _judge_states(weights: Weights, global_weights: Array, findings: _Findings) -> tuple[int, ...]:
-    """Discrete rows: the guide's marginals against those by enumeration."""
-    assert weights.states is not None
-    row, name = weights.blocks.row, weights.blocks.local_sites[0]
-    log_p = weights.states - np.logaddexp.reduce(weights.states, axis=-1, keepdims=True)
-    if len(log_p) == 1:
-        exact = np.exp(log_p[0])
-    else:
-        exact = np.einsum("s,srk->rk", global_weights, np.exp(log_p))
-    value = weights.draws.values[name].reshape(len(weights.joint), -1).cpu().numpy()
-    guide = np.stack([(value == k).mean(0) for k in range(exact.shape[1])], axis=-1)
-    distance = 0.5 * np.abs(guide - exact).sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Rarer states may go undrawn by a guide that is right.
-        ratio = np.where(exact > 0.01, exact**2 / guide, 0.0)
-    share = 1 / np.maximum(ratio.sum(-1), 1.0)
-    order = np.argsort(-distance)
-    told = (
-        f"probabilities of {name!r} are within {distance.max():.3f} of the exact ones for the worst"
-        f" entry of {row!r} ({distance.mean():.3f} on average)"
-    )
-    if distance.max() <= MAX_DISTANCE:
-        findings.add(RELIABLE, told)
-        return ()
-    bad = tuple(int(r) for r in order if distance[r] > MAX_DISTANCE)
-    if share.min() >= MIN_SHARE:
-        findings.add(REWEIGHT, told)
-    else:
-        findings.add(UNRELIABLE, told, "give the guide more capacity, another start or smaller lr")
-    return bad
-
-
-def _judge_restarts(fit: Fit, findings: _Findings) -> None:
+def _judge_restarts(fit: Fit, findings: Findings) -> None:
     if len(fit.restarts) < 2:
         return
     values = np.array([restart.elbo.value for restart in fit.restarts])

@@ -137,7 +137,11 @@ def trace_once(program: Program, *args: Any, **kwargs: Any) -> dict[str, dict[st
 
 def describe(program: Program, *args: Any, **kwargs: Any) -> dict[str, Site]:
     """Run a program once and describe its sample sites."""
-    nodes = trace_once(program, *args, **kwargs)
+    return describe_nodes(trace_once(program, *args, **kwargs))
+
+
+def describe_nodes(nodes: Mapping[str, dict[str, Any]]) -> dict[str, Site]:
+    """Describe the sample sites of a run, as `trace_once` gives them."""
     return {name: _describe(node) for name, node in nodes.items()}
 
 
@@ -335,6 +339,47 @@ def log_density(
             rows = [
                 one({name: value[s] for name, value in given.items()}) for s in range(num_draws)
             ]
+            return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def derived_values(
+    model: Program, values: Mapping[str, Tensor], *args: Any, **kwargs: Any
+) -> dict[str, Tensor]:
+    """Values of a model's deterministic sites at given latents.
+
+    Parameters
+    ----------
+    model : callable
+    values : mapping of str to Tensor
+        Every latent site → values, shape (S, ...).
+    *args, **kwargs
+        The model's data.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Deterministic site → values, shape (S, ...).
+    """
+
+    def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        held = poutine.condition(model, data=given)
+        nodes = sample_sites(poutine.trace(held).get_trace(*args, **kwargs))
+        return {
+            name: node["value"]
+            for name, node in nodes.items()
+            if node["infer"].get("_deterministic", False)
+        }
+
+    with quietly():
+        first = one({name: value[0] for name, value in values.items()})
+        if not first:
+            return {}
+        num_draws = len(next(iter(values.values())))
+        chunk = max(1, CHUNK_SCALARS // max(1, 4 * sum(v.numel() for v in first.values())))
+        try:
+            return dict(torch.vmap(one, chunk_size=min(num_draws, chunk))(dict(values)))
+        except Exception:  # as in `log_density`
+            rows = [one({k: v[s] for k, v in values.items()}) for s in range(num_draws)]
             return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -4,28 +4,74 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
+from pyro.distributions import TransformedDistribution
+from pyro.distributions.transforms import LowerCholeskyAffine
 from pyro.infer import autoguide
+from pyro.infer.autoguide.initialization import init_to_feasible, init_to_median, init_to_value
 from pyro.nn import PyroModule
+from torch import Tensor
 
-from pyro_cookbook.draws import Program, Site
+from pyro_cookbook.centre import Centre
+from pyro_cookbook.draws import Program, Site, trace_once
+from pyro_cookbook.flat import FlatDensity
+from pyro_cookbook.gaussians import Gaussian
 
-# Up to this many latent scalars "auto" can afford a full covariance.
-MAX_FULL_RANK = 100
+# Up to this many latent scalars "auto" takes a full covariance.
+MAX_AUTO_FULL_RANK = 250
+
+
+class AutoWhitenedFlow(autoguide.AutoIAFNormal):
+    """Two inverse autoregressive flows, then a fixed affine map: z = loc + L flow(ε).
+
+    The map is the posterior's curvature, so that the flow begins at a Gaussian near the posterior
+    and has only what is not Gaussian to learn.
+
+    References
+    ----------
+    Kingma et al. (2016), *Improving variational inference with inverse autoregressive flow*.
+    """
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        untyped: Any = super()
+        untyped._setup_prototype(*args, **kwargs)
+        self.register_buffer("loc", torch.zeros(self.latent_dim))
+        self.register_buffer("scale_tril", torch.eye(self.latent_dim))
+
+    def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
+        """Distribution of the unconstrained latents."""
+        untyped: Any = super()
+        flow = untyped.get_posterior(*args, **kwargs)
+        affine = LowerCholeskyAffine(self.loc, self.scale_tril, cache_size=1)
+        return TransformedDistribution(flow.base_dist, [*flow.transforms, affine])
+
 
 FAMILIES: dict[str, Callable[..., PyroModule]] = {
     "map": autoguide.AutoDelta,
     "laplace": autoguide.AutoLaplaceApproximation,
     "mean_field": autoguide.AutoNormal,
+    "whitened_mean_field": autoguide.AutoMultivariateNormal,
     "low_rank": autoguide.AutoLowRankMultivariateNormal,
     "full_rank": autoguide.AutoMultivariateNormal,
-    "flow": partial(autoguide.AutoIAFNormal, num_transforms=2),
+    "flow": partial(AutoWhitenedFlow, num_transforms=2),
+}
+# What has a guide of another family's shape once it is fitted.
+STORED_AS = {
+    "laplace": "full_rank",
+    "whitened_mean_field": "full_rank",
+    "mean_field+linear_response": "full_rank",
 }
 
 
+def is_named(family: str) -> bool:
+    """Whether a fit's family is one that `fit` builds by name."""
+    return family in FAMILIES or family in STORED_AS
+
+
 def choose(sites: Mapping[str, Site]) -> str:
-    """Name the family behind "auto": full rank while its covariance is small, else mean field."""
-    dim = num_latents(sites)
-    return "full_rank" if dim <= MAX_FULL_RANK else "mean_field"
+    """Name the family behind "auto": full rank while its covariance is small, else low rank."""
+    return "full_rank" if num_latents(sites) <= MAX_AUTO_FULL_RANK else "low_rank"
 
 
 def num_latents(sites: Mapping[str, Site]) -> int:
@@ -33,16 +79,8 @@ def num_latents(sites: Mapping[str, Site]) -> int:
     return sum(site.shape.numel() for site in sites.values() if not site.observed)
 
 
-def build(name: str, model: Program, sites: Mapping[str, Site]) -> PyroModule:
-    """Make the guide of a family.
-
-    Parameters
-    ----------
-    name : str
-        One of `FAMILIES`. Each is the textbook family in the model's unconstrained coordinates.
-    model : callable
-    sites : mapping
-        The model's sites, as `describe` gives them.
+def check(name: str, sites: Mapping[str, Site]) -> None:
+    """Refuse a family that cannot serve a model.
 
     Raises
     ------
@@ -62,7 +100,120 @@ def build(name: str, model: Program, sites: Mapping[str, Site]) -> PyroModule:
             )
     if name == "flow" and num_latents(sites) < 2:  # an autoregressive flow needs a predecessor
         raise ValueError("guide: 'flow' needs two latent scalars or more, got 1; use 'full_rank'")
-    options: dict[str, Any] = {} if name in {"map", "flow"} else {"init_scale": 0.1}
-    if name == "laplace":
-        options = {}
+
+
+def build(
+    name: str,
+    model: Program,
+    args: Any,
+    kwargs: Any,
+    values: Mapping[str, Tensor] | None = None,
+) -> PyroModule:
+    """Make the guide of a family.
+
+    Parameters
+    ----------
+    name : str
+        One of `FAMILIES`. Each is the textbook family in the model's unconstrained coordinates,
+        except "whitened_mean_field", which is independent in coordinates that the curvature of the
+        log density makes round.
+    model : callable
+    args, kwargs
+        Its data.
+    values : mapping of str to Tensor, optional
+        Where the latents start. Default: Pyro's own start, with improper priors at 0.
+    """
+    options: dict[str, Any] = {}
+    if name not in {"map", "flow", "laplace"}:
+        options["init_scale"] = 0.1
+    if values is None:
+        values = _improper_starts(model, args, kwargs)
+    fallback = init_to_median if name == "map" else init_to_feasible
+    if name != "flow":
+        options["init_loc_fn"] = init_to_value(values=dict(values), fallback=fallback)
     return FAMILIES[name](model, **options)
+
+
+def _improper_starts(model: Program, args: Any, kwargs: Any) -> dict[str, Tensor]:
+    """Where to start at priors that Pyro's initialisers cannot draw from."""
+    from pyro.distributions import ImproperUniform
+
+    nodes = trace_once(model, *args, **kwargs)
+    return {
+        name: node["value"]
+        for name, node in nodes.items()
+        if isinstance(getattr(node["fn"], "base_dist", node["fn"]), ImproperUniform)
+    }
+
+
+def from_gaussian(
+    name: str, model: Program, args: Any, kwargs: Any, density: FlatDensity, gaussian: Gaussian
+) -> PyroModule:
+    """Make the guide of a family that draws from a given Gaussian of the unconstrained latents.
+
+    The guide has the dtype and the device of the latents under `args` and `kwargs`.
+    """
+    nodes = trace_once(model, *args, **kwargs)
+    first = next(node["value"] for key, node in nodes.items() if key in density.shapes)
+    constrained = density.constrain(gaussian.loc[None])
+    values = {key: value[0].to(first) for key, value in constrained.items()}
+    name = STORED_AS.get(name, name)
+    guide: Any = build(name, model, args, kwargs, values)
+    with torch.no_grad():
+        guide(*args, **kwargs)  # an automatic guide makes its parameters when first called
+    guide.to(device=first.device, dtype=first.dtype)
+
+    def tensor(value: Any) -> Tensor:
+        return torch.tensor(value).to(first)  # a copy: a broadcast array may not be written to
+
+    with torch.no_grad():
+        if name == "mean_field":
+            scales = density.unpack(torch.tensor(gaussian.scale))
+            for key, loc in density.unpack(torch.tensor(gaussian.loc)).items():
+                _set(guide.locs, key, loc.to(first))
+                _set(guide.scales, key, scales[key].to(first))
+        elif name == "low_rank":
+            assert gaussian.diagonal is not None
+            assert gaussian.factor is not None
+            guide.loc.copy_(tensor(gaussian.loc))
+            guide.scale = tensor(gaussian.diagonal)
+            guide.cov_factor = tensor(gaussian.factor / gaussian.diagonal[:, None])
+        elif name == "full_rank":
+            triangle = cholesky(gaussian)
+            diagonal = np.diagonal(triangle)
+            guide.loc.copy_(tensor(gaussian.loc))
+            guide.scale = tensor(diagonal)
+            guide.scale_tril = tensor(triangle / diagonal[:, None])
+    return guide  # type: ignore[no-any-return]
+
+
+def flow_from(
+    model: Program, args: Any, kwargs: Any, density: FlatDensity, centre: Centre
+) -> PyroModule:
+    """Make a flow that starts at the Gaussian of a centre."""
+    guide: Any = build("flow", model, args, kwargs)
+    with torch.no_grad():
+        guide(*args, **kwargs)
+        whiten = centre.whiten if centre.whiten.ndim == 2 else np.diag(centre.whiten)
+        guide.loc.copy_(torch.as_tensor(centre.z))
+        guide.scale_tril.copy_(torch.as_tensor(cholesky(Gaussian(centre.z, factor=whiten))))
+        for parameter in guide.parameters():
+            parameter.mul_(0.1)  # the flow itself starts near the identity
+    return guide  # type: ignore[no-any-return]
+
+
+def cholesky(gaussian: Gaussian) -> np.ndarray:
+    """Lower triangle of a Gaussian's covariance, without forming the covariance: shape (D, D)."""
+    if gaussian.factor is None:
+        return np.diag(gaussian.scale)
+    triangle = np.linalg.qr(gaussian.factor.T, mode="r").T
+    signs = np.sign(np.diagonal(triangle))
+    return np.asarray(triangle * np.where(signs == 0, 1.0, signs))
+
+
+def _set(module: Any, name: str, value: Tensor) -> None:
+    """Set the parameter of a site, whose name may have dots."""
+    *prefixes, last = name.split(".")
+    for prefix in prefixes:
+        module = getattr(module, prefix)
+    setattr(module, last, value)

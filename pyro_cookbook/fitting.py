@@ -1,26 +1,26 @@
 """`fit`: any Pyro model, a guide or the name of a family, and data."""
 
-import copy
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pyro.infer import ELBO, Trace_ELBO
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import Tensor
 
 from pyro_cookbook import families
-from pyro_cookbook._state import adopt, isolated
+from pyro_cookbook._state import isolated
 from pyro_cookbook.checkpoint import Checkpoint
+from pyro_cookbook.checks import first_run
 from pyro_cookbook.draws import Program, Site, describe, draw, log_density, total
+from pyro_cookbook.engines import DETERMINISTIC, choose_engine, run_deterministic
+from pyro_cookbook.reparametrising import noncentre
 from pyro_cookbook.result import Estimate, Fit, Restart
-from pyro_cookbook.svi import SVI, NonFiniteELBO, Options
+from pyro_cookbook.stochastic import copy_programs, run_starts
+from pyro_cookbook.svi import Options
 
 # Scalars that the draws of the final ELBO may fill, and the most draws that are of use.
 _ELBO_SCALARS, _ELBO_DRAWS = 2**25, 1000
@@ -32,18 +32,24 @@ def fit(
     *data: Any,
     data_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
+    engine: str | None = None,
+    noncentred: bool | Sequence[str] = False,
     elbo: ELBO | None = None,
     lr: float = 0.03,
     max_steps: int = 20_000,
     tol: float | None = None,
     batch_size: int | None = None,
-    num_restarts: int = 1,
+    num_restarts: int | None = None,
     checkpoint: str | Path | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
     **kwargs: Any,
 ) -> Fit:
-    """Fit a guide, and the model's parameters if it has any, by SVI with Trace_ELBO.
+    """Fit a guide, and the model's parameters if it has any, by maximising the ELBO.
+
+    A family by name is fitted by the deterministic engine: Trace_ELBO on fixed base draws, handed
+    to L-BFGS in coordinates that the curvature makes round, with draws doubled until they are
+    enough. Everything else is fitted by SVI with Trace_ELBO.
 
     Parameters
     ----------
@@ -51,33 +57,41 @@ def fit(
         Any Pyro model; a module with parameters has them learnt (freeze them with
         ``model.requires_grad_(False)``).
     guide : callable or str, default "auto"
-        A guide, or a family: ``"map"``, ``"laplace"``, ``"mean_field"``, ``"low_rank"``,
-        ``"full_rank"``, ``"flow"``. ``"auto"`` is full rank up to 100 latent scalars, mean field
-        above.
+        A guide, or a family: ``"map"``, ``"laplace"``, ``"mean_field"``, ``"whitened_mean_field"``,
+        ``"low_rank"``, ``"full_rank"``, ``"flow"``. ``"auto"`` is full rank up to 250 latent
+        scalars, low rank above.
     *data, **kwargs
         What model and guide are called with.
     data_kwargs : mapping, optional
         More keyword data: the place for names that clash with an option here.
     seed : int, default 0
         Start r of several uses ``seed + r``. Same seed, same numbers.
+    engine : {"deterministic", "stochastic"}, optional
+        Default: deterministic for a Gaussian family by name, continuous latents, all data and a
+        model without parameters; else stochastic. The result says which and why.
+    noncentred : bool or sequence of str, default False
+        Fit the model with these sites non-centred (`pyro.infer.reparam.LocScaleReparam`); True
+        tries every site whose location or scale is latent and keeps what has the higher ELBO.
     elbo : pyro.infer.ELBO, optional
-        The estimator of the bound. Default ``Trace_ELBO()``; with ``TraceEnum_ELBO`` discrete sites
-        of the guide are summed over.
+        Stochastic engine: the estimator of the bound. Default ``Trace_ELBO()``; with
+        ``TraceEnum_ELBO`` discrete sites of the guide are summed over.
     lr : float, default 0.03
-        Adam's first learning rate. It falls to a hundredth, each time the ELBO stops rising.
+        Stochastic engine: Adam's first learning rate. It falls to a hundredth, each time the ELBO
+        stops rising.
     max_steps : int, default 20_000
-        Largest number of steps of one start.
+        Largest number of steps of one start, or of L-BFGS iterations.
     tol : float, optional
-        A rise of the ELBO below `tol` nats (two standard errors included) counts as none. Default:
-        0.001 for each latent scalar, 0.05 at least.
+        Stochastic engine: a rise of the ELBO below `tol` nats (two standard errors included)
+        counts as none. Default: 0.001 for each latent scalar, 0.05 at least.
     batch_size : int, optional
         Rows of a mini-batch. Tensors with as many entries as the first one are cut by rows, and
         model and guide are called with ``num_obs=`` all rows.
-    num_restarts : int, default 1
-        Starts; the one with the highest final ELBO is kept. A module is redrawn by calling
-        ``reset_parameters()`` wherever it or a part of it has one.
+    num_restarts : int, optional
+        Stochastic engine: starts, of which the one with the highest final ELBO is kept (default
+        1). A module is redrawn by calling ``reset_parameters()`` wherever it or a part of it has
+        one. Deterministic engine: dispersed climbs to a mode (default 8).
     checkpoint : path, optional
-        A file to save to every 500 steps and on interruption, and to resume from if it exists.
+        A file to save to as the fit goes and on interruption, and to resume from if it exists.
     device : torch.device or str, optional
         Where to compute. Default: where the data are.
     progress : bool, optional
@@ -93,64 +107,85 @@ def fit(
     NonFiniteELBO
         Naming the step and the site; its ``.fit`` holds the last good parameters.
     ValueError
-        If an argument is not as above, in one line.
+        If an argument is not as above, or the model cannot be fitted, in one line.
 
     Notes
     -----
-    Converged means that the bound has stopped rising for this start. It says nothing about how
-    close the bound is to the evidence: ask `diagnose`.
+    Converged means that the bound has stopped rising, and (deterministic engine) that the
+    Monte-Carlo error of every mean is below 0.05 sd and of every sd below 5%. It says nothing about
+    how close the bound is to the evidence: ask `diagnose`.
     """
     for name, value in (("num_restarts", num_restarts), ("max_steps", max_steps), ("lr", lr)):
-        if value <= 0:
+        if value is not None and value <= 0:
             raise ValueError(f"{name}: got {value}, expected a positive number")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1 row")
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     started = time.perf_counter()
-    settings = {"seed": seed, "lr": lr, "max_steps": max_steps, "batch_size": batch_size or 0}
-    saved = Checkpoint(checkpoint, settings)
-    fits: list[Fit] = []
-    for r in range(num_restarts):
-        with isolated(seed + r) as store:
-            one_model, one_guide, family = _instantiate(model, guide, args, kwargs, num_restarts)
-            if tol is None:
-                tol = max(0.05, 1e-3 * families.num_latents(describe(one_model, *args, **kwargs)))
-            options = Options(elbo or Trace_ELBO(), lr, max_steps, tol, batch_size)
-            run = SVI(one_model, one_guide, args, kwargs, options)
-            failure: NonFiniteELBO | None = None
-            try:
-                run.prepare()
-                if r in saved.starts:
-                    run.load_state_dict(saved.starts[r])
-                with _progress(progress, run, f"start {r + 1} of {num_restarts}") as bar:
-                    run.run(partial(_report, bar=bar, saved=saved, start=r))
-            except NonFiniteELBO as error:
-                if not error.step:  # nothing was fitted
-                    raise
-                failure = error
-                run.reason = str(error).split(";", maxsplit=1)[0]
-            except KeyboardInterrupt:
-                saved.save(r, run.state_dict())
-                raise
-            if failure is None:
-                saved.save(r, run.state_dict())
-            final_guide = _finish(one_guide, family, args, kwargs)
-        one = as_fit(
-            one_model,
-            final_guide,
-            *args,
-            data_kwargs=kwargs,
-            family=family,
-            seed=seed + r,
-            losses=run.losses,
-            converged=run.converged,
-            reason=run.reason,
-            seconds=time.perf_counter() - started,
-            param_state=store,
+    with isolated(seed):
+        sites = first_run(model, args, kwargs)
+        chosen, why = choose_engine(
+            engine, model, guide, args, kwargs, elbo=elbo, batch_size=batch_size
         )
-        if failure is not None:
-            failure.fit = one
-            raise failure
+    settings = {
+        "seed": seed, "lr": lr, "max_steps": max_steps, "batch_size": batch_size or 0,
+        "engine": chosen, "guide": guide if isinstance(guide, str) else "",
+    }  # fmt: skip
+    common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, "progress": progress}
+    if noncentred:
+        tried = noncentre(model, noncentred, args, kwargs)
+        other = fit(
+            tried.model, guide, *args, data_kwargs=kwargs, engine=engine, elbo=elbo, lr=lr,
+            max_steps=max_steps, tol=tol, batch_size=batch_size, num_restarts=num_restarts,
+            **common,
+        )  # fmt: skip
+        other = replace(other, noncentred=tried.sites)
+        if noncentred is not True:
+            return other
+        as_is = fit(
+            model, guide, *args, data_kwargs=kwargs, engine=engine, elbo=elbo, lr=lr,
+            max_steps=max_steps, tol=tol, batch_size=batch_size, num_restarts=num_restarts,
+            seed=seed, progress=progress,
+        )  # fmt: skip
+        best = max((other, as_is), key=lambda one: (one.converged, one.elbo.value))
+        return replace(best, seconds=time.perf_counter() - started)
+    saved = Checkpoint(checkpoint, settings)
+    if chosen == DETERMINISTIC:
+        assert isinstance(guide, str)
+        with isolated(seed) as store:
+            family = families.choose(sites) if guide == "auto" else guide
+            own_model, _ = copy_programs(model, None, args, kwargs)
+            found = run_deterministic(
+                own_model, family, sites, args, kwargs, seed=seed, num_restarts=num_restarts or 8,
+                max_steps=max_steps, saved=saved, progress=progress,
+            )  # fmt: skip
+        one = as_fit(
+            own_model, found.guide, *args, data_kwargs=kwargs, family=family, seed=seed,
+            losses=found.losses, converged=found.converged, reason=found.reason,
+            param_state=store,
+        )  # fmt: skip
+        return replace(
+            one, engine=chosen, why=why, modes=found.modes, lost_starts=found.lost,
+            seconds=time.perf_counter() - started,
+        )  # fmt: skip
+    if tol is None:
+        tol = max(0.05, 1e-3 * families.num_latents(sites))
+    options = Options(elbo or Trace_ELBO(), lr, max_steps, tol, batch_size)
+    fits: list[Fit] = []
+    for ended in run_starts(
+        model, guide, args, kwargs, seed=seed, options=options, num_restarts=num_restarts or 1,
+        saved=saved, progress=progress,
+    ):  # fmt: skip
+        one = as_fit(
+            ended.model, _finish(ended.guide, ended.family, args, kwargs), *args,
+            data_kwargs=kwargs, family=ended.family, seed=ended.seed, losses=ended.run.losses,
+            converged=ended.run.converged, reason=ended.run.reason,
+            seconds=time.perf_counter() - started, param_state=ended.store,
+        )  # fmt: skip
+        one = replace(one, engine=chosen, why=why)
+        if ended.failure is not None:
+            ended.failure.fit = one
+            raise ended.failure
         fits.append(one)
     restarts = tuple(Restart(f.seed, f.elbo, f.converged, len(f.losses)) for f in fits)
     best = max(fits, key=lambda f: f.elbo.value if np.isfinite(f.elbo.value) else -np.inf)
@@ -233,48 +268,6 @@ def to_device(
     return tuple(move(value) for value in data), {k: move(v) for k, v in kwargs.items()}
 
 
-def _instantiate(
-    model: Program, guide: Program | str, args: Any, kwargs: Any, num_restarts: int
-) -> tuple[Program, Program, str]:
-    """Copy both programs, give them the data's dtype and device, and draw their start."""
-    named = isinstance(guide, str)
-    model, guide = copy.deepcopy((model, guide))  # together: a guide may hold its model
-    floats = [
-        value
-        for value in (*args, *kwargs.values())
-        if isinstance(value, Tensor) and value.is_floating_point()
-    ]
-    redrawn = named
-    for program in (model, guide):
-        adopt(program)
-        if isinstance(program, nn.Module):
-            if floats:
-                program.to(device=floats[0].device, dtype=floats[0].dtype)
-            if num_restarts > 1:
-                redrawn |= _redraw(program)
-    if num_restarts > 1 and not redrawn:
-        raise ValueError(
-            f"num_restarts: got {num_restarts}, but neither model nor guide has a"
-            " reset_parameters() to draw a new start"
-        )
-    if not isinstance(guide, str):
-        return model, guide, type(guide).__name__
-    sites = describe(model, *args, **kwargs)
-    family = families.choose(sites) if guide == "auto" else guide
-    return model, families.build(family, model, sites), family
-
-
-def _redraw(program: nn.Module) -> bool:
-    """Call the outermost `reset_parameters` of each part that trains; say whether there was one."""
-    reset = getattr(program, "reset_parameters", None)
-    if reset is not None:
-        if any(p.requires_grad for p in program.parameters()):
-            reset()
-            return True
-        return False
-    return max([_redraw(child) for child in program.children()], default=False)  # all of them
-
-
 def _finish(guide: Program, family: str, args: Any, kwargs: Any) -> Program:
     """Turn the mode into a Gaussian, for the Laplace family."""
     if family != "laplace":
@@ -288,7 +281,7 @@ def _finish(guide: Program, family: str, args: Any, kwargs: Any) -> Program:
             " a direction is flat or the fit has not reached a mode; try 'full_rank'"
         ) from error
     # The same Gaussian in the parameters of the full-rank family, which can be saved and loaded.
-    gaussian: Any = families.FAMILIES["full_rank"](auto.model)
+    gaussian: Any = families.build("full_rank", auto.model, args, kwargs)
     with torch.no_grad():
         gaussian(*args, **kwargs)
         gaussian.loc.copy_(posterior.loc)
@@ -317,18 +310,3 @@ def _global_params() -> dict[str, Any]:
     store = pyro.get_param_store()
     state: Any = store.get_state()
     return {key: dict(value) for key, value in state.items()} if len(store) else {}
-
-
-def _progress(progress: bool | None, run: SVI, title: str) -> Any:
-    shown = sys.stderr.isatty() if progress is None else progress
-    total_steps = run.options.max_steps
-    return tqdm(total=total_steps, initial=len(run.losses), desc=title, disable=not shown)
-
-
-def _report(run: SVI, bar: Any, saved: Checkpoint, start: int) -> None:
-    step = len(run.losses)
-    bar.update(1)
-    if step % 100 == 0:
-        bar.set_postfix_str(f"ELBO {-np.mean(run.losses[-100:]):.4g}, lr stage {run.stage + 1}")
-    if step % Checkpoint.EVERY == 0 and not run.reason:
-        saved.save(start, run.state_dict())

@@ -50,6 +50,31 @@ class Restart:
     steps: int
 
 
+@dataclass(frozen=True)
+class Mode:
+    """A mode of the posterior in which climbs from dispersed starts ended.
+
+    Attributes
+    ----------
+    log_density : float
+        Of the unconstrained latents there, in nats.
+    share : float
+        Share of the mass of all modes found, by Laplace's approximation.
+    num_starts : int
+        How many climbs ended here.
+    distance : float
+        From the mode with the most mass: the largest over the latents, in sds of the narrower.
+    site : str
+        The site where it is largest.
+    """
+
+    log_density: float
+    share: float
+    num_starts: int
+    distance: float
+    site: str
+
+
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A model and a guide fitted to data.
@@ -77,6 +102,14 @@ class Fit:
         Wall time of all starts.
     restarts : tuple of Restart
         Every start, in order.
+    engine, why : str
+        "deterministic", "stochastic" or "" (fitted elsewhere), and why that one.
+    modes : tuple of Mode
+        Deterministic engine: the distinct modes in which dispersed climbs ended.
+    lost_starts : int
+        Climbs that ended in no mode.
+    noncentred : tuple of str
+        Sites that `fit` has non-centred.
     param_state : dict
         Parameters that the programs keep with ``pyro.param`` outside a module.
     """
@@ -93,6 +126,11 @@ class Fit:
     reason: str
     seconds: float
     restarts: tuple[Restart, ...] = ()
+    engine: str = ""
+    why: str = ""
+    modes: tuple[Mode, ...] = ()
+    lost_starts: int = 0
+    noncentred: tuple[str, ...] = ()
     param_state: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:

@@ -14,7 +14,8 @@ from pyro_cookbook._state import isolated
 from pyro_cookbook.catalogue import Recipe
 from pyro_cookbook.data import Table
 from pyro_cookbook.datatree import to_datatree
-from pyro_cookbook.diagnosis import VERDICTS, Diagnosis, diagnose
+from pyro_cookbook.diagnosis import Diagnosis, diagnose
+from pyro_cookbook.judging import VERDICTS
 from pyro_cookbook.result import Fit
 from pyro_cookbook.storage import save
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from pyro_cookbook import checkpoint, families
 from pyro_cookbook._state import isolated
-from pyro_cookbook.draws import Program, describe, quietly
-from pyro_cookbook.result import Estimate, Fit, Restart
+from pyro_cookbook.draws import Program, quietly
+from pyro_cookbook.reparametrising import noncentre
+from pyro_cookbook.result import Estimate, Fit, Mode, Restart
 
 # Programs of these packages are found again by name; any other must be handed to `load`.
 OWN_PACKAGES = ("models", "guides")
@@ -39,7 +40,7 @@ def save(fit: Fit, path: str | Path) -> None:
         "kind": "fit",
         "version": _VERSION,
         "model": _reference(fit.model),
-        "guide": "" if fit.family in families.FAMILIES else _reference(fit.guide),
+        "guide": "" if families.is_named(fit.family) else _reference(fit.guide),
         "model_state": _state(fit.model),
         "guide_state": _state(fit.guide),
         "param_state": _encode_store(fit.param_state),
@@ -53,6 +54,10 @@ def save(fit: Fit, path: str | Path) -> None:
         "reason": fit.reason,
         "seconds": fit.seconds,
         "restarts": [[r.seed, r.elbo.value, r.elbo.se, r.converged, r.steps] for r in fit.restarts],
+        "engine": [fit.engine, fit.why],
+        "modes": [list(vars(mode).values()) for mode in fit.modes],
+        "lost_starts": fit.lost_starts,
+        "noncentred": list(fit.noncentred),
     }
     checkpoint.write(content, Path(path))
 
@@ -86,10 +91,12 @@ def load(path: str | Path, *, model: Program | None = None, guide: Program | Non
     store = _decode_store(content["param_state"])
     with isolated(content["seed"], store):
         model = _rebuild(model, content["model"], content["model_state"], "model", path)
+        sites = tuple(content.get("noncentred", ()))
+        if sites:
+            model = noncentre(model, sites, args, kwargs).model
         if content["guide"] == "" and guide is None:
-            name = content["family"]
-            name = "full_rank" if name == "laplace" else name  # what Laplace turns the mode into
-            guide = families.build(name, model, describe(model, *args, **kwargs))
+            name = families.STORED_AS.get(content["family"], content["family"])
+            guide = families.build(name, model, args, kwargs)
             with quietly():
                 guide(*args, **kwargs)  # an auto-guide makes its parameters when first called
             _fill(guide, content["guide_state"], "guide", path)
@@ -111,6 +118,11 @@ def load(path: str | Path, *, model: Program | None = None, guide: Program | Non
             Restart(seed, Estimate(value, se), converged, steps)
             for seed, value, se, converged, steps in content["restarts"]
         ),
+        engine=content.get("engine", ("", ""))[0],
+        why=content.get("engine", ("", ""))[1],
+        modes=tuple(Mode(*mode) for mode in content.get("modes", ())),
+        lost_starts=content.get("lost_starts", 0),
+        noncentred=sites,
         param_state=store,
     )
 

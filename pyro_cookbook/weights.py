@@ -127,7 +127,7 @@ def find_blocks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]
     return Blocks("", (), tuple(latents))
 
 
-def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0) -> Weights:
+def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool = True) -> Weights:
     """Draw from a fit's guide and compute the weights.
 
     Parameters
@@ -136,6 +136,9 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0) -> Weights:
     num_draws : int, default 4000
         S; fewer if the draws would fill more than a gigabyte.
     seed : int, default 0
+    sum_rows_out : bool, default True
+        Weigh global latents with the rows summed out, which costs 50 times the draws. Without it
+        latents of both kinds have joint weights only.
     """
     args, kwargs = fit.args, fit.kwargs
     with isolated(seed, fit.param_state):
@@ -149,6 +152,8 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0) -> Weights:
         log_p = log_density(fit.model, latents, *args, **kwargs)
         joint = _numpy(total(log_p) - drawn.total())
         rows = shared = states = None
+        if blocks.row and blocks.global_sites and not sum_rows_out:
+            blocks = Blocks("", (), (*blocks.global_sites, *blocks.local_sites))
         if blocks.row:
             rows = by_row(blocks.row, sites, log_p) - by_row(
                 blocks.row, guide_sites, drawn.log_prob

@@ -1,0 +1,168 @@
+"""Where to begin: climbs from dispersed points, and the modes in which they end."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pyro_cookbook.base_draws import base_draws
+from pyro_cookbook.centre import MAX_DENSE, Centre, Guard, ascend, climb, look, solve, whitening
+from pyro_cookbook.flat import FlatDensity
+from pyro_cookbook.result import Mode
+
+Array = npt.NDArray[np.float64]
+
+# Two climbs whose ends are nearer than this, in whitened sds per root dimension, found one mode.
+_SAME = 0.2
+_PRIOR_DRAWS, _BOX_DRAWS = 16, 8
+_TOGETHER = 200
+_SOFT_DRAWS, _SOFT_ITERATIONS = 32, 300
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a fit starts.
+
+    Attributes
+    ----------
+    centre : Centre
+        The mode with the most mass; where there is none, the centre of a rough mean-field fit.
+    modes : tuple of Mode
+        Every distinct mode that a climb ended in, the one with the most mass first.
+    lost : int
+        Climbs that ended in no mode.
+    """
+
+    centre: Centre
+    modes: tuple[Mode, ...]
+    lost: int
+
+
+class NoStart(ValueError):
+    """No point of finite density was found."""
+
+
+def find_start(density: FlatDensity, num_starts: int, seed: int) -> Start:
+    """Climb from several dispersed points.
+
+    Parameters
+    ----------
+    density : FlatDensity
+    num_starts : int
+    seed : int
+
+    Raises
+    ------
+    NoStart
+        If the density is not finite at the origin, at prior draws and in the box [−2, 2] around 0.
+    """
+    points = _candidates(density, seed)
+    values = density.value(points)
+    finite = np.flatnonzero(np.isfinite(values))
+    if not finite.size:
+        raise NoStart(_blame(density, points))
+    points, values = points[finite], values[finite]
+    order = [int(values.argmax())]
+    rng = np.random.default_rng(seed)
+    order += [int(i) for i in rng.permutation(len(points)) if i != order[0]]
+    first, rest = climb(density, points[order[0]]), points[order[1:num_starts]]
+    ends, counts = ([first], [1]) if first.is_mode else ([], [])
+    if ends and len(rest):  # together, in coordinates that are round at the mode known already
+        rest = ascend(density, rest, first.whiten, _TOGETHER)
+    for point in rest:
+        known = [k for k, other in enumerate(ends) if _same(point, other)]
+        end = ends[known[0]] if known else climb(density, point)
+        known = [k for k, other in enumerate(ends) if _same(end.z, other)]
+        if known:
+            counts[known[0]] += 1
+        elif end.is_mode:
+            ends.append(end)
+            counts.append(1)
+    lost = 1 + len(rest) - sum(counts)
+    if not ends:
+        return Start(_soft_centre(density, points[order[0]]), (), lost)
+    return _ranked(density, ends, counts, lost)
+
+
+def _candidates(density: FlatDensity, seed: int) -> Array:
+    """Origin, prior draws and their median, and a box around the origin."""
+    prior = density.prior_draws(_PRIOR_DRAWS)
+    box = np.random.default_rng(seed).uniform(-2, 2, (_BOX_DRAWS, density.dim))
+    middle = [np.median(prior, axis=0)] if len(prior) else []
+    return np.vstack([np.zeros(density.dim), *middle, prior, box])
+
+
+def _same(z: Array, other: Centre) -> bool:
+    distance = float(np.linalg.norm(solve(other.whiten, z - other.z)))
+    return bool(distance < _SAME * max(1.0, np.sqrt(len(z))))
+
+
+def _ranked(density: FlatDensity, ends: list[Centre], counts: list[int], lost: int) -> Start:
+    """Order modes by Laplace's approximation of their mass."""
+    order = sorted(range(len(ends)), key=lambda k: -ends[k].log_mass)
+    best = ends[order[0]]
+    masses = np.array([ends[k].log_mass for k in order])
+    shares = np.exp(masses - np.logaddexp.reduce(masses))
+    modes = []
+    for k, share in zip(order, shares, strict=True):
+        apart = np.abs(ends[k].z - best.z) / np.minimum(best.scale, ends[k].scale)
+        far = int(apart.argmax())
+        modes.append(
+            Mode(ends[k].log_density, float(share), counts[k], float(apart[far]),
+                 density.site_of(far))
+        )  # fmt: skip
+    return Start(best, tuple(modes), lost)
+
+
+def _soft_centre(density: FlatDensity, point: Array) -> Centre:
+    """Fit a rough mean field where the density has no mode: its entropy keeps it off the spike.
+
+    The whitening is that of the Hessian averaged over its draws.
+    """
+    dim = density.dim
+    eps = base_draws(_SOFT_DRAWS, dim, seed=0)
+    guard = Guard()
+    here = look(density, point)
+    unit = np.clip(here.scale, 1e-8, 1.0)
+
+    def descend(x: Array) -> tuple[float, Array]:
+        scale = unit * np.exp(np.minimum(x[dim:], 50.0))
+        log_p, gradient = density.value_and_grad(point + unit * x[:dim] + scale * eps)
+        slope = np.concatenate([unit * gradient.mean(0), scale * (gradient * eps).mean(0) + 1])
+        return guard(x, -float(log_p.mean() + x[dim:].sum()), -slope)
+
+    from scipy.optimize import minimize
+
+    begin = np.zeros(2 * dim)
+    while not np.isfinite(descend(begin)[0]) or not guard.x.size:
+        begin[dim:] -= 1.0  # narrower, until every draw has a density
+        if begin[dim] < -30:
+            return here
+    options = {"maxiter": _SOFT_ITERATIONS, "maxcor": 20, "gtol": 1e-3, "maxls": 40}
+    minimize(descend, begin, jac=True, method="L-BFGS-B", options=options)
+    z = point + unit * guard.x[:dim]
+    scale = unit * np.exp(guard.x[dim:])
+    if dim > MAX_DENSE:
+        found = look(density, z)
+        return Centre(z, scale, found.log_density, found.decrement, False, found.eigenvalues,
+                      found.weakest)  # fmt: skip
+    hessian = density.mean_hessian((z + scale * eps)[:16])
+    if not np.isfinite(hessian).all():
+        hessian = -np.diag(scale**-2.0)
+    whiten, eigenvalues, weakest = whitening(-hessian)
+    value = float(density.value(z[None])[0])
+    return Centre(z, whiten, value, np.inf, False, eigenvalues, weakest)
+
+
+def _blame(density: FlatDensity, points: Array) -> str:
+    """Name the sites whose log density is not finite at the points tried."""
+    from pyro_cookbook.draws import log_density
+
+    values = density.constrain(points[:1])
+    log_prob = log_density(density.model, values, *density.args, **density.kwargs)
+    bad = [name for name, value in log_prob.items() if not bool(np.isfinite(value.sum().item()))]
+    where = ", ".join(repr(name) for name in bad) or "the transformation of the latents"
+    return (
+        f"model: its log density is not finite at any of {len(points)} starting points; at the"
+        f" first it is not at site {where}"
+    )
