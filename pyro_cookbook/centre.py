@@ -15,7 +15,9 @@ Array = npt.NDArray[np.float64]
 MAX_DENSE = 600
 # A point is a mode if a Newton step from it would gain less than this, in nats.
 MAX_DECREMENT = 1e-6
-_MAX_ROUNDS, _ITERATIONS = 12, 200
+_MAX_ROUNDS, _ITERATIONS = 12, 150
+# A climb that is still on a saddle or a ridge after so many rounds is given up.
+_PATIENCE = 2
 # Relative to the largest, smaller eigenvalues of the scaled precision count as flat.
 _FLAT = 1e-9
 # Beyond this many nats above the start, or this far out, a climb has left for infinity.
@@ -142,8 +144,8 @@ def climb(density: FlatDensity, start: Array) -> Centre:
         flat.
     """
     here = look(density, start)
-    for _ in range(_MAX_ROUNDS):
-        if here.is_mode:
+    for r in range(_MAX_ROUNDS):
+        if here.is_mode or (r >= _PATIENCE and here.eigenvalues[0] <= 0):
             break
         z = ascend(density, here.z, here.whiten, _ITERATIONS if density.dim <= MAX_DENSE else 2000)
         if not np.isfinite(z).all() or np.abs(solve(here.whiten, z - start)).max() > _FAR:

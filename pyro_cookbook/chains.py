@@ -58,6 +58,8 @@ class Chains:
 
 def num_chains(density: FlatDensity) -> int:
     """How many chains a model can afford; 0 if not enough to be of use."""
+    if not density.follows_vmap:  # each chain costs a run of the model
+        return _MIN_CHAINS
     gradients = (_WARMUP + _DRAWS) * 5
     affordable = int(_BUDGET / gradients / max(1, density.scalars))
     return min(_MAX_CHAINS, affordable) if affordable >= _MIN_CHAINS else 0

@@ -45,7 +45,7 @@ def _check_observed(name: str, node: Mapping[str, Any]) -> None:
             f"site {name!r}: observations of shape {tuple(value.shape)} do not fit a distribution"
             f" of batch shape {tuple(fn.batch_shape)}"
         ) from None
-    if rows.numel() > max(batch.numel(), fn.batch_shape.numel()):
+    if rows.numel() > max(batch.numel(), torch.Size(fn.batch_shape).numel()):
         raise ValueError(
             f"site {name!r}: observations of shape {tuple(value.shape)} against a distribution of"
             f" batch shape {tuple(fn.batch_shape)} would be counted {rows.numel()} times; give"

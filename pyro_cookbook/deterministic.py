@@ -110,7 +110,14 @@ def maximise(
               "rounds": [done, blown_up, num_draws], "losses": outcome.losses})  # fmt: skip
         error, where = _error(density, family, parameters, num_draws, seed + 7919 * (done + 1))
         outcome.num_draws = num_draws
-        if error <= TOLERANCE and (done or name != "low_rank"):
+        if not np.isfinite(error):
+            outcome.reason = (
+                "the log density is not finite at some draws of the guide: the posterior ends, or"
+                " is not a number, where the guide has mass"
+            )
+            if done:
+                break
+        elif error <= TOLERANCE and (done or name != "low_rank"):
             outcome.converged = True
             outcome.reason = (
                 f"Monte-Carlo error at most {max(error, 1e-3):.1g} sd on {num_draws} fresh draws"
@@ -128,17 +135,23 @@ def maximise(
         if done:
             num_draws = min(most, num_draws * (4 if error > 2 * TOLERANCE else 2))
         before = family.unpack(parameters).scale
-        family, parameters = _optimise(
+        family, parameters, settled = _optimise(
             density, family, parameters, base_draws(num_draws, family.num_base, seed + done),
             max_steps - len(outcome.losses), outcome, on_step,
         )  # fmt: skip
         done += 1
         grown = family.unpack(parameters).scale / before
         blown_up = blown_up + 1 if grown.max() > _BLOWN_UP else 0
-        if blown_up > 1:
+        if blown_up > 1 or (blown_up and not settled):
             outcome.reason = (
                 f"the bound keeps rising as the scale of {density.labels()[int(grown.argmax())]!r}"
                 " grows: the posterior is improper, or nearly so"
+            )
+            break
+        if not settled:
+            outcome.reason = (
+                f"the bound was still rising after {len(outcome.losses)} iterations, Monte-Carlo"
+                f" error {error:.2g} sd"
             )
             break
     outcome.gaussian = family.unpack(parameters)
@@ -158,14 +171,16 @@ def make(name: str, centre: Centre) -> Family:
 def num_base_draws(density: FlatDensity, family: Family) -> tuple[int, int]:
     """Choose the first and the largest number of base draws for a family.
 
-    A whole covariance starts from four draws for each dimension: with fewer than one its bound
-    has no maximum.
+    Families with correlations start from four draws for each base dimension: with fewer than one
+    a whole covariance has no maximum, and common factors line up with the noise of the draws.
     """
-    needed = 4 * family.num_base if isinstance(family, FullRank) else MIN_DRAWS
+    needed = MIN_DRAWS if isinstance(family, MeanField) else 4 * family.num_base
     first = max(MIN_DRAWS, 1 << (needed - 1).bit_length())
     room = max(1, _MAX_SCALARS // density.scalars)
-    most = max(first, min(MAX_DRAWS, 1 << (room.bit_length() - 1)))
-    return first, most
+    most = max(MIN_DRAWS, min(MAX_DRAWS, 1 << (room.bit_length() - 1)))
+    if isinstance(family, FullRank):
+        most = max(first, most)
+    return min(first, most), most
 
 
 def _feasible(
@@ -192,8 +207,12 @@ def _optimise(
     max_steps: int,
     outcome: Outcome,
     on_step: Callable[[float], None],
-) -> tuple[Family, Array]:
-    """Maximise the bound on given base draws by L-BFGS; a whole covariance is recentred between."""
+) -> tuple[Family, Array, bool]:
+    """Maximise the bound on given base draws by L-BFGS; a whole covariance is recentred between.
+
+    Returns the family, its parameters, and whether the optimiser came to an end by itself.
+    """
+    settled = False
     for _ in range(_MAX_CYCLES):
         guard, first = Guard(), len(outcome.losses)
 
@@ -228,12 +247,13 @@ def _optimise(
         if guard.x.size:
             parameters = guard.x
         max_steps -= int(result.nit)
+        settled = result.status != 1  # out of iterations
         if not isinstance(family, FullRank):
-            return family, parameters
-        family, parameters = family.recentred(parameters), np.zeros_like(parameters)
-        if result.status != 1 or max_steps <= 0:  # 1: out of iterations
             break
-    return family, parameters
+        family, parameters = family.recentred(parameters), np.zeros_like(parameters)
+        if settled or max_steps <= 0:
+            break
+    return family, parameters, settled
 
 
 def _error(
@@ -262,9 +282,9 @@ def _error(
         root = np.diag(whiten) if whiten.ndim == 1 else whiten
         step = root @ (root.T @ mean)
         unit = np.maximum(gaussian.scale, np.linalg.norm(root, axis=1))
-        own = eps[:, : len(mean)]
-        stretch = (1 + gaussian.diagonal * (gradient * own).mean(0)) / 2
-        if gaussian.factor is not None:
-            stretch = stretch * 0  # its diagonal and its factors trade off against each other
+        # The slope in the log of an sd, diagonal and factors together: −2 δ where all sds of a
+        # Gaussian are too wide by a share δ.
+        spread = gaussian.draw(eps) - gaussian.loc
+        stretch = (1 + (gradient * spread).mean(0)) / 2
     errors = np.maximum(np.abs(step) / unit, np.abs(stretch))
     return float(errors.max()), int(errors.argmax())

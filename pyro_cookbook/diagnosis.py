@@ -7,6 +7,7 @@ import pandas as pd
 
 from pyro_cookbook._state import isolated
 from pyro_cookbook.advice import advise
+from pyro_cookbook.engines import DETERMINISTIC
 from pyro_cookbook.judging import (
     MAX_SHIFT,
     MAX_STRETCH,
@@ -27,8 +28,8 @@ _MAX_PULL = 0.22
 _MODE_SHIFT, _MODE_VARIANCE = 0.1, 0.3
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
-# Two modes nearer than this, in sds, are one hill.
-_ONE_HILL = 3.0
+# A mode within so many of the guide's sds is covered: chains and weights see it.
+_COVERED = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +158,10 @@ def diagnose(
         worst = _judge_pull(pulled, by_weights, khats, findings)
     else:
         findings.take(by_weights)
-    _judge_modes(fit, findings)
+    _judge_modes(fit, pulled, findings)
     _judge_restarts(fit, findings)
-    evidence = weights.evidence()
+    nan = Estimate(float("nan"), float("nan"))
+    evidence = weights.evidence() if np.isfinite(joint).mean() > 0.99 else nan
     if log_evidence is not None and log_evidence - evidence.value > 4 * evidence.se + 1:
         findings.add(
             UNRELIABLE,
@@ -212,27 +214,30 @@ def _judge_pull(
     return site
 
 
-def _judge_modes(fit: Fit, findings: Findings) -> None:
-    """Modes away from the fitted one whose mass would move means or sds."""
-    if len(fit.modes) > 1:
-        others = [mode for mode in fit.modes[1:] if mode.distance > _ONE_HILL]
-        counted = [
-            mode
-            for mode in others
-            if mode.share * mode.distance > _MODE_SHIFT
-            or mode.share * mode.distance**2 > _MODE_VARIANCE
-        ]
-        if counted:
-            mass = sum(mode.share for mode in counted)
-            far = max(counted, key=lambda mode: mode.share)
-            findings.add(
-                UNRELIABLE,
-                f"climbs from dispersed starts ended in {len(fit.modes)} modes; those not fitted"
-                f" hold about {mass:.2g} of the mass, {far.distance:.1f} sds away at site"
-                f" {far.site!r}",
-                "report each mode for itself, or remove the symmetry (order the components, fix a"
-                " sign)",
-            )
+def _judge_modes(fit: Fit, pulled: Pull | None, findings: Findings) -> None:
+    """Modes that the guide does not cover, whose mass would move means or sds."""
+    if len(fit.modes) < 2:
+        return
+    missed = []
+    for mode in fit.modes:
+        distance = mode.distance
+        if pulled is not None:
+            apart = np.abs(np.array(mode.location) - pulled.loc) / pulled.scale
+            distance = float(apart.max())
+        if distance > _COVERED and (
+            mode.share * distance > _MODE_SHIFT or mode.share * distance**2 > _MODE_VARIANCE
+        ):
+            missed.append((mode, distance))
+    if missed:
+        mode, distance = max(missed, key=lambda pair: pair[0].share)
+        findings.add(
+            UNRELIABLE,
+            f"climbs from dispersed starts ended in {len(fit.modes)} modes; those that the guide"
+            f" does not cover hold about {sum(m.share for m, _ in missed):.2g} of the mass,"
+            f" {distance:.1f} of its sds away (most at site {mode.site!r})",
+            "report each mode for itself, or remove the symmetry (order the components, fix a"
+            " sign)",
+        )
 
 
 def _conclude(
@@ -260,10 +265,15 @@ def _gap(log_evidence: float | None, elbo: Estimate) -> Estimate | None:
 
 def _judge_convergence(fit: Fit, findings: Findings) -> None:
     if not fit.converged:
+        advice = []
+        if fit.engine != DETERMINISTIC:
+            advice = ["raise max_steps, or lower the noise: elbo=Trace_ELBO(num_particles=8)"]
+        elif "out of steps" in fit.reason:
+            advice = ["raise max_steps"]
         findings.add(
             UNRELIABLE,
             f"the fit has not converged: {fit.reason}",
-            "raise max_steps, or lower the noise: elbo=Trace_ELBO(num_particles=8)",
+            *advice,
         )
 
 

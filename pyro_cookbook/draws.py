@@ -116,7 +116,7 @@ def sample_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     }
 
 
-class _ImproperAtOrigin(Messenger):
+class improper_at_origin(Messenger):
     """Puts a prior that cannot be drawn from where its unconstrained 0 is."""
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -131,7 +131,7 @@ class _ImproperAtOrigin(Messenger):
 
 def trace_once(program: Program, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
     """Run a program once, improper priors and all; give its sample sites."""
-    with quietly(), _ImproperAtOrigin():
+    with quietly(), improper_at_origin():
         return sample_sites(poutine.trace(program).get_trace(*args, **kwargs))
 
 
@@ -143,6 +143,19 @@ def describe(program: Program, *args: Any, **kwargs: Any) -> dict[str, Site]:
 def describe_nodes(nodes: Mapping[str, dict[str, Any]]) -> dict[str, Site]:
     """Describe the sample sites of a run, as `trace_once` gives them."""
     return {name: _describe(node) for name, node in nodes.items()}
+
+
+def is_derived(node: Mapping[str, Any]) -> bool:
+    """Whether a site records a computed value: ``pyro.deterministic``, or a reparametrisation.
+
+    Pyro marks only the former; both are "observed" point masses that a mask has taken out.
+    """
+    fn = node["fn"]
+    masked = isinstance(fn, dist.MaskedDistribution) and fn._mask is False
+    return bool(
+        node["infer"].get("_deterministic", False)
+        or (node["is_observed"] and masked and isinstance(fn.base_dist, dist.Delta))
+    )
 
 
 def _describe(node: dict[str, Any]) -> Site:
@@ -165,7 +178,7 @@ def _describe(node: dict[str, Any]) -> Site:
         is_delta=isinstance(base, dist.Delta),
         is_discrete=is_discrete,
         auxiliary=bool(node["infer"].get("is_auxiliary", False)),
-        deterministic=bool(node["infer"].get("_deterministic", False)),
+        deterministic=is_derived(node),
     )
 
 
@@ -364,11 +377,7 @@ def derived_values(
     def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
         held = poutine.condition(model, data=given)
         nodes = sample_sites(poutine.trace(held).get_trace(*args, **kwargs))
-        return {
-            name: node["value"]
-            for name, node in nodes.items()
-            if node["infer"].get("_deterministic", False)
-        }
+        return {name: node["value"] for name, node in nodes.items() if is_derived(node)}
 
     with quietly():
         first = one({name: value[0] for name, value in values.items()})

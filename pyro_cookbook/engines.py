@@ -16,14 +16,17 @@ from pyro_cookbook import families
 from pyro_cookbook.centre import MAX_DENSE, Centre, whitening
 from pyro_cookbook.checkpoint import Checkpoint
 from pyro_cookbook.deterministic import GAUSSIAN, MAX_FULL_RANK, maximise
-from pyro_cookbook.draws import Program, Site, quietly
-from pyro_cookbook.flat import FlatDensity
+from pyro_cookbook.draws import Program, Site, improper_at_origin, quietly
+from pyro_cookbook.flat import FlatDensity, default_dtype
 from pyro_cookbook.gaussians import Gaussian
 from pyro_cookbook.result import Mode
 from pyro_cookbook.starts import Start, find_start
 from pyro_cookbook.stochastic import is_trained
 
 DETERMINISTIC, STOCHASTIC = "deterministic", "stochastic"
+# Climbs from dispersed points by default, and fewer where the model is large: a climb costs some
+# hundred runs.
+_STARTS, _FEWEST, _START_SCALARS = 8, 2, 2e6
 # Laplace's approximation forms one whole Hessian, up to this many latent scalars.
 _MAX_LAPLACE = 3000
 
@@ -76,16 +79,26 @@ def _obstacle(
         return "an estimator of the bound was given"
     if is_trained(model):
         return "the model has parameters to learn"
-    with quietly():
+    with quietly(), improper_at_origin():
         nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
     for name, node in nodes.items():
-        if node["type"] == "param":
+        if node["type"] == "param" and _is_free(node["value"]):
+            if not isinstance(model, nn.Module):
+                raise ValueError(
+                    f"model: it calls pyro.param({name!r}), which a family by name cannot learn;"
+                    " make the model a PyroModule with that PyroParam, or give a guide of your own"
+                )
             return f"the model has a parameter to learn, {name!r}"
         if node["type"] == "sample" and poutine.util.site_is_subsample(node):
             size, taken = node["fn"].size, len(node["value"])
             if taken < size:
                 return f"plate {name!r} takes a subsample of {taken} of {size}"
     return ""
+
+
+def _is_free(value: Any) -> bool:
+    """Whether a parameter's value, perhaps constrained, is to be learnt."""
+    return bool((value.unconstrained() if hasattr(value, "unconstrained") else value).requires_grad)
 
 
 @dataclass
@@ -108,7 +121,7 @@ def run_deterministic(
     kwargs: Any,
     *,
     seed: int,
-    num_restarts: int,
+    num_restarts: int | None,
     max_steps: int,
     saved: Checkpoint,
     progress: bool | None,
@@ -136,7 +149,8 @@ def run_deterministic(
             start = _unpack_start(state["start"])
         else:
             bar.set_postfix_str("climbing to the mode")
-            start = find_start(density, num_restarts, seed)
+            affordable = max(_FEWEST, int(_START_SCALARS / max(1, density.scalars)))
+            start = find_start(density, num_restarts or min(_STARTS, affordable), seed)
         packed = _pack_start(start)
         found = Found(model, modes=start.modes, lost=start.lost)
         if family == "map":
@@ -174,17 +188,15 @@ def flat_density(model: Program, args: Any, kwargs: Any, *, jacobian: bool = Tru
         is_float = isinstance(value, Tensor) and value.is_floating_point()
         return value.double() if is_float else value
 
-    default = torch.get_default_dtype()
     try:
-        torch.set_default_dtype(torch.float64)
-        wide_args = tuple(double(value) for value in args)
-        wide_kwargs = {key: double(value) for key, value in kwargs.items()}
-        wide = _double_module(model)
-        density = FlatDensity(wide, wide_args, wide_kwargs, jacobian=jacobian)
-        density.value_and_grad(np.zeros((1, density.dim)))
-        return density
+        with default_dtype(torch.float64):
+            wide_args = tuple(double(value) for value in args)
+            wide_kwargs = {key: double(value) for key, value in kwargs.items()}
+            wide = _double_module(model)
+            density = FlatDensity(wide, wide_args, wide_kwargs, jacobian=jacobian)
+            density.value_and_grad(np.zeros((1, density.dim)))
+            return density
     except (RuntimeError, TypeError):  # a dtype of its own somewhere; NotFlat passes
-        torch.set_default_dtype(default)
         return FlatDensity(model, args, kwargs, jacobian=jacobian)
 
 
@@ -213,7 +225,7 @@ def _at_mode(
     if centre.is_mode:
         found.reason = f"a Newton step would gain {centre.decrement:.1g} nats"
     else:
-        found.reason = _no_mode(density, centre)
+        found.reason = _no_mode(density, start.stray or centre)
     found.losses = [-centre.log_density]
     return found
 
@@ -234,7 +246,7 @@ def _laplace(
     if not centre.is_mode:
         raise ValueError(
             f"guide: 'laplace' needs a mode with a positive definite precision, and there is none:"
-            f" {_no_mode(density, centre)}; try 'full_rank'"
+            f" {_no_mode(density, start.stray or centre)}; try 'full_rank'"
         )
     gaussian = Gaussian(centre.z, factor=centre.whiten)
     found.guide = families.from_gaussian("laplace", model, args, kwargs, density, gaussian)

@@ -14,7 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_cookbook.centre import Centre
-from pyro_cookbook.draws import Program, Site, trace_once
+from pyro_cookbook.draws import Program, Site, quietly, trace_once
 from pyro_cookbook.flat import FlatDensity
 from pyro_cookbook.gaussians import Gaussian
 
@@ -108,6 +108,7 @@ def build(
     args: Any,
     kwargs: Any,
     values: Mapping[str, Tensor] | None = None,
+    rank: int | None = None,
 ) -> PyroModule:
     """Make the guide of a family.
 
@@ -122,10 +123,14 @@ def build(
         Its data.
     values : mapping of str to Tensor, optional
         Where the latents start. Default: Pyro's own start, with improper priors at 0.
+    rank : int, optional
+        Of "low_rank". Default: Pyro's, the root of the number of latent scalars.
     """
     options: dict[str, Any] = {}
     if name not in {"map", "flow", "laplace"}:
         options["init_scale"] = 0.1
+    if name == "low_rank":
+        options["rank"] = rank
     if values is None:
         values = _improper_starts(model, args, kwargs)
     fallback = init_to_median if name == "map" else init_to_feasible
@@ -158,8 +163,9 @@ def from_gaussian(
     constrained = density.constrain(gaussian.loc[None])
     values = {key: value[0].to(first) for key, value in constrained.items()}
     name = STORED_AS.get(name, name)
-    guide: Any = build(name, model, args, kwargs, values)
-    with torch.no_grad():
+    rank = gaussian.factor.shape[1] if name == "low_rank" and gaussian.factor is not None else None
+    guide: Any = build(name, model, args, kwargs, values, rank)
+    with quietly():
         guide(*args, **kwargs)  # an automatic guide makes its parameters when first called
     guide.to(device=first.device, dtype=first.dtype)
 
@@ -177,7 +183,7 @@ def from_gaussian(
             assert gaussian.factor is not None
             guide.loc.copy_(tensor(gaussian.loc))
             guide.scale = tensor(gaussian.diagonal)
-            guide.cov_factor = tensor(gaussian.factor / gaussian.diagonal[:, None])
+            guide.cov_factor.copy_(tensor(gaussian.factor / gaussian.diagonal[:, None]))
         elif name == "full_rank":
             triangle = cholesky(gaussian)
             diagonal = np.diagonal(triangle)
@@ -192,7 +198,7 @@ def flow_from(
 ) -> PyroModule:
     """Make a flow that starts at the Gaussian of a centre."""
     guide: Any = build("flow", model, args, kwargs)
-    with torch.no_grad():
+    with quietly():
         guide(*args, **kwargs)
         whiten = centre.whiten if centre.whiten.ndim == 2 else np.diag(centre.whiten)
         guide.loc.copy_(torch.as_tensor(centre.z))

@@ -89,7 +89,8 @@ def fit(
     num_restarts : int, optional
         Stochastic engine: starts, of which the one with the highest final ELBO is kept (default
         1). A module is redrawn by calling ``reset_parameters()`` wherever it or a part of it has
-        one. Deterministic engine: dispersed climbs to a mode (default 8).
+        one. Deterministic engine: dispersed climbs to a mode (default 8, fewer for data of
+        many rows).
     checkpoint : path, optional
         A file to save to as the fit goes and on interruption, and to resume from if it exists.
     device : torch.device or str, optional
@@ -156,7 +157,7 @@ def fit(
             family = families.choose(sites) if guide == "auto" else guide
             own_model, _ = copy_programs(model, None, args, kwargs)
             found = run_deterministic(
-                own_model, family, sites, args, kwargs, seed=seed, num_restarts=num_restarts or 8,
+                own_model, family, sites, args, kwargs, seed=seed, num_restarts=num_restarts,
                 max_steps=max_steps, saved=saved, progress=progress,
             )  # fmt: skip
         one = as_fit(

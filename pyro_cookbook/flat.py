@@ -1,7 +1,8 @@
 """The log density of a model as a pure function of one unconstrained vector, many at a time."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_cookbook.draws import CHUNK_SCALARS, Program, quietly, trace_once
+from pyro_cookbook.draws import CHUNK_SCALARS, Program, quietly, sample_sites, trace_once
 
 Array = npt.NDArray[np.float64]
 
@@ -40,6 +41,17 @@ class _At(Messenger):
         if not site_is_subsample(msg):
             log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
             self.log_prob.append(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make tensors of this type by default, for a block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _bijection(name: str, fn: Any) -> Any:
@@ -73,6 +85,8 @@ class FlatDensity:
         D, the length of z.
     scalars : int
         Scalars of values and log densities in one run of the model, all sites together.
+    follows_vmap : bool
+        Whether many vectors are computed in one run of the model.
     evaluations : int
         Log densities computed so far.
 
@@ -84,6 +98,7 @@ class FlatDensity:
 
     def __init__(self, model: Program, args: Any, kwargs: Any, *, jacobian: bool = True) -> None:
         self.model, self.args, self.kwargs, self.jacobian = model, args, kwargs, jacobian
+        self._default_dtype = torch.get_default_dtype()  # wherever it is evaluated later
         nodes = trace_once(model, *args, **kwargs)
         latent = {name: node for name, node in nodes.items() if not node["is_observed"]}
         if not latent:
@@ -96,9 +111,11 @@ class FlatDensity:
         first = next(iter(latent.values()))["value"]
         self.dtype, self.device = first.dtype, first.device
         self.dim = sum(shape.numel() for shape in self.shapes.values())
-        self.scalars = sum(n["value"].numel() + n["fn"].batch_shape.numel() for n in nodes.values())
+        self.scalars = sum(
+            n["value"].numel() + torch.Size(n["fn"].batch_shape).numel() for n in nodes.values()
+        )
         self._chunk = max(1, CHUNK_SCALARS // max(1, 4 * self.scalars))
-        self._follows_vmap = True
+        self.follows_vmap = True
         self.evaluations = 0
         self._refuse_moving_supports()
         self._refuse_randomness()
@@ -150,16 +167,18 @@ class FlatDensity:
                 value = self._one(z)
                 return value.detach(), torch.autograd.grad(value, z)[0]
 
-        if not self._follows_vmap:
+        if not self.follows_vmap:
             return eager
         from torch.fx.experimental.proxy_tensor import make_fx
+
+        def both(z: Tensor) -> Any:  # make_fx counts a bound method's arguments wrong
+            return torch.func.grad_and_value(self._one)(z)
 
         rng = np.random.default_rng(0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with pyro.validation_enabled(False):
-                    both = torch.func.grad_and_value(self._one)
                     graph = make_fx(both)(torch.zeros(self.dim, dtype=self.dtype))
 
             def run(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +246,8 @@ class FlatDensity:
         """Draw the latents from the prior: shape (at most `num_draws`, D), improper ones at 0."""
         rows = []
         for _ in range(num_draws):
-            nodes = trace_once(self.model, *self.args, **self.kwargs)
+            with default_dtype(self._default_dtype):
+                nodes = trace_once(self.model, *self.args, **self.kwargs)
             try:
                 values = {name: nodes[name]["value"][None] for name in self.shapes}
                 rows.append(self.unconstrain(values)[0])
@@ -249,19 +269,19 @@ class FlatDensity:
             if self.jacobian:
                 volume = transform.log_abs_det_jacobian(unconstrained, values[name])
                 jacobian.append(volume.sum())
-        with _At(values) as at:
+        with default_dtype(self._default_dtype), _At(values) as at:
             self.model(*self.args, **self.kwargs)
         return torch.stack([*jacobian, *at.log_prob]).sum()
 
     def _batch(self, z: Tensor) -> Tensor:
         self.evaluations += len(z)
-        if self._follows_vmap:
+        if self.follows_vmap:
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "There is a performance drop")
                     return torch.vmap(self._one)(z)
             except Exception:  # branches on values, .item(): one at a time shows any real error
-                self._follows_vmap = False
+                self.follows_vmap = False
         return torch.stack([self._one(one) for one in z])
 
     def _refuse_moving_supports(self) -> None:
@@ -271,13 +291,14 @@ class FlatDensity:
             moved = {n: t(zeros[n][0].to(self.dtype) + sign) for n, t in self.transforms.items()}
             with quietly():
                 trace = poutine.trace(poutine.condition(self.model, data=moved))
-                nodes: Any = trace.get_trace(*self.args, **self.kwargs).nodes
+                nodes = sample_sites(trace.get_trace(*self.args, **self.kwargs))
+            gone = [name for name in self.transforms if name not in nodes]
+            for name in [*gone, *(n for n, node in nodes.items() if not node["is_observed"])]:
+                raise NotFlat(
+                    f"model: site {name!r} is not sampled in every run; a latent has to exist"
+                    " whatever the values of the others"
+                )
             for name, transform in self.transforms.items():
-                if name not in nodes:
-                    raise NotFlat(
-                        f"model: site {name!r} is not sampled in every run; a latent has to exist"
-                        " whatever the values of the others"
-                    )
                 now = biject_to(nodes[name]["fn"].support)
                 probe = torch.full(self.shapes[name], 0.5, dtype=self.dtype)
                 if not torch.allclose(transform(probe), now(probe), equal_nan=True):
@@ -289,15 +310,16 @@ class FlatDensity:
 
     def _refuse_randomness(self) -> None:
         """Refuse a log density that is another when the random state is another."""
-        z = torch.zeros(self.dim, dtype=self.dtype, device=self.device)
-        found = []
-        for seed in (0, 1):
-            with torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng(devices=[]):
-                pyro.set_rng_seed(seed)
-                found.append(self._one(z))
-        if not torch.equal(found[0], found[1]) and bool(torch.isfinite(found[0])):
-            raise NotFlat(
-                f"model: its log density at the same latents was {float(found[0]):.6g} and then"
-                f" {float(found[1]):.6g}; a random number is drawn outside pyro.sample, or a plate"
-                " takes its own subsample"
-            )
+        for at in (0.0, 0.5):  # a random factor of a latent does nothing at 0
+            z = torch.full((self.dim,), at, dtype=self.dtype, device=self.device)
+            found = []
+            for seed in (0, 1):
+                with quietly(), torch.random.fork_rng(devices=[]):
+                    pyro.set_rng_seed(seed)
+                    found.append(self._one(z))
+            if not torch.equal(found[0], found[1]) and bool(torch.isfinite(found[0])):
+                raise NotFlat(
+                    f"model: its log density at the same latents was {float(found[0]):.6g} and then"
+                    f" {float(found[1]):.6g}; a random number is drawn outside pyro.sample, or a"
+                    " plate takes its own subsample"
+                )

@@ -31,12 +31,16 @@ class Pull:
         Whether the chains moved well enough to say something.
     chains : Chains or None
     density : FlatDensity
+    loc, scale : array, shape (D,)
+        Means and sds of the guide's draws on the unconstrained scale.
     """
 
     table: pd.DataFrame
     conclusive: bool
     chains: Chains | None
     density: FlatDensity
+    loc: Array
+    scale: Array
 
     def worst(self, which: str) -> tuple[float, float, str]:
         """Largest shift (in sds) and stretch (relative), one standard error on top, and the label.
@@ -74,15 +78,16 @@ def pull(fit: Fit, weights: Weights, smoothed: Array | None, seed: int) -> Pull 
         density = flat_density(fit.model, fit.args, fit.kwargs)
     except (ValueError, RuntimeError, TypeError):
         return None
-    latents = {name: weights.draws.values[name] for name in density.shapes}
+    drawn = weights.draws.values
+    latents = {name: drawn[name].to(density.dtype) for name in density.shapes}
     own = _with_derived(density, latents)
     table = _summaries(own, smoothed)
-    if not num_chains(density):
-        return Pull(table, False, None, density)
-    starts = density.unconstrain({n: v[: 2 * len(v) // 2] for n, v in latents.items()})
+    starts = density.unconstrain(latents)
     usable = np.isfinite(starts).all(1)
-    if usable.mean() < 0.99:
-        return Pull(table, False, None, density)
+    with np.errstate(all="ignore"):
+        loc, scale = starts[usable].mean(0), np.maximum(starts[usable].std(0), 1e-300)
+    if not num_chains(density) or usable.mean() < 0.99:
+        return Pull(table, False, None, density, loc, scale)
     chains = run_chains(density, starts[usable], seed)
     positions = chains.draws.reshape(-1, density.dim)
     ends = _with_derived(density, density.constrain(positions))
@@ -106,7 +111,7 @@ def pull(fit: Fit, weights: Weights, smoothed: Array | None, seed: int) -> Pull 
             shifted = (table[f"{which}mean"] - table["chain_mean"]).abs() / least
             table[f"{which}shift"] = shifted / moved
             table[f"{which}stretch"] = (table[f"{which}sd"] / least - 1).abs() / moved
-    return Pull(table, chains.conclusive, chains, density)
+    return Pull(table, chains.conclusive, chains, density, loc, scale)
 
 
 def _with_derived(density: FlatDensity, latents: dict[str, Tensor]) -> dict[str, Tensor]:

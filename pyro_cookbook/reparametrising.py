@@ -41,7 +41,10 @@ def candidates(model: Program, args: Any, kwargs: Any) -> tuple[str, ...]:
     if any(node["fn"].support.is_discrete for node in latent.values()):
         return ()
     found = []
-    first, second = (_moved(model, latent, shift, args, kwargs) for shift in (0.0, 0.7))
+    try:
+        first, second = (_moved(model, latent, shift, args, kwargs) for shift in (0.0, 0.7))
+    except NotImplementedError:  # a support without a bijection to the reals
+        return ()
     for name, node in latent.items():
         if not isinstance(_base(node["fn"]), _LOC_SCALE):
             continue
@@ -85,9 +88,8 @@ def noncentre(model: Program, sites: bool | Sequence[str], args: Any, kwargs: An
 
 
 def _base(fn: Any) -> Any:
-    while isinstance(fn, (dist.Independent, torch.distributions.Independent)) or hasattr(
-        fn, "base_dist"
-    ):
+    """Undo `to_event`, and nothing else: LogNormal has a Normal inside and is none."""
+    while isinstance(fn, (dist.Independent, torch.distributions.Independent)):
         fn = fn.base_dist
     return fn
 

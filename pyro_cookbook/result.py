@@ -66,6 +66,8 @@ class Mode:
         From the mode with the most mass: the largest over the latents, in sds of the narrower.
     site : str
         The site where it is largest.
+    location : tuple of float
+        The unconstrained latents there.
     """
 
     log_density: float
@@ -73,6 +75,7 @@ class Mode:
     num_starts: int
     distance: float
     site: str
+    location: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,9 +79,10 @@ def sample(
     ----------
     Hoffman and Gelman (2014), *The No-U-Turn sampler*, JMLR 15.
     """
-    for name, value in (("num_draws", num_draws), ("num_chains", num_chains)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected at least 1")
+    # Pyro's own diagnostics of a chain need four draws.
+    for name, value, least in (("num_draws", num_draws, 4), ("num_chains", num_chains, 1)):
+        if value < least:
+            raise ValueError(f"{name}: got {value}, expected at least {least}")
     with isolated(seed, fit.param_state):
         density = flat_density(fit.model, fit.args, fit.kwargs)
         drawn = draw(fit.guide, max(_SCALING_DRAWS, num_chains), *fit.args, **fit.kwargs)
@@ -136,13 +137,15 @@ class _Chain:
 def _starts_and_scaling(z: Array, num_chains: int) -> tuple[Array, Array, Array]:
     """Overdispersed starts for the chains, and location and root of the guide's covariance."""
     z = z[np.isfinite(z).all(1)]
-    loc, sd = z.mean(0), z.std(0)
+    loc, sd = z.mean(0), np.where((z == z[0]).all(0), 0.0, z.std(0))
     spread = np.where(sd > 0, sd, 1.0)  # a point has no spread of its own
     if z.shape[1] > 500 or not (sd > 0).all():
         root = np.diag(spread)
     else:
         correlation = np.corrcoef(((z - loc) / spread).T).reshape(len(loc), len(loc))
-        shrunk = 0.98 * correlation + 0.02 * np.eye(len(loc))
+        # Whitening by many draws is as good for strong correlations as for none; few are shrunk.
+        share = 0.02 if len(z) < 10 * len(loc) else 1e-9
+        shrunk = (1 - share) * correlation + share * np.eye(len(loc))
         root = spread[:, None] * np.linalg.cholesky(shrunk)
     return z[:num_chains], loc, root
 
@@ -180,10 +183,12 @@ class _Potential(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, evaluate: Any) -> Tensor:
         value, gradient = evaluate(z.detach())
         ctx.save_for_backward(gradient.to(z.dtype))
-        return -value.to(z.dtype)
+        height: Tensor = -value.to(z.dtype)
+        return height
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> Any:
+        gradient: Tensor
         (gradient,) = ctx.saved_tensors
         return -outer[0] * gradient, None
 
@@ -196,7 +201,8 @@ def _run_chain(job: _Job) -> _Chain:
     evaluate = density.traced()
 
     def potential(values: dict[str, Tensor]) -> Tensor:
-        found: Tensor = _Potential.apply(loc + root @ values["u"], evaluate)
+        apply: Any = _Potential.apply
+        found: Tensor = apply(loc + root @ values["u"], evaluate)
         return found
 
     start = torch.as_tensor(np.linalg.solve(job.root, job.start - job.loc))

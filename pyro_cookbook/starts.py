@@ -6,7 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_cookbook.base_draws import base_draws
-from pyro_cookbook.centre import MAX_DENSE, Centre, Guard, ascend, climb, look, solve, whitening
+from pyro_cookbook.centre import (
+    MAX_DENSE,
+    Centre,
+    Guard,
+    apply,
+    ascend,
+    climb,
+    look,
+    solve,
+    whitening,
+)
 from pyro_cookbook.flat import FlatDensity
 from pyro_cookbook.result import Mode
 
@@ -15,7 +25,14 @@ Array = npt.NDArray[np.float64]
 # Two climbs whose ends are nearer than this, in whitened sds per root dimension, found one mode.
 _SAME = 0.2
 _PRIOR_DRAWS, _BOX_DRAWS = 16, 8
-_TOGETHER = 200
+_TOGETHER = 100
+# A climb has settled if a Newton step would gain less than this, in nats; from there the log
+# density must fall by so much over so many sds.
+_SETTLED, _FALL, _FAR_SDS = 1e-3, 1.0, 1e3
+# After so many climbs that ended in no mode the rest are counted and not climbed.
+_MAX_LOST = 2
+# A soft centre's curvature may widen its scales by at most so much.
+_WIDEST = 10.0
 _SOFT_DRAWS, _SOFT_ITERATIONS = 32, 300
 
 
@@ -31,15 +48,22 @@ class Start:
         Every distinct mode that a climb ended in, the one with the most mass first.
     lost : int
         Climbs that ended in no mode.
+    stray : Centre or None
+        Where the highest of those ended.
     """
 
     centre: Centre
     modes: tuple[Mode, ...]
     lost: int
+    stray: Centre | None = None
 
 
 class NoStart(ValueError):
     """No point of finite density was found."""
+
+
+class Improper(ValueError):
+    """The log density does not fall, however far one goes in some direction."""
 
 
 def find_start(density: FlatDensity, num_starts: int, seed: int) -> Start:
@@ -63,24 +87,37 @@ def find_start(density: FlatDensity, num_starts: int, seed: int) -> Start:
         raise NoStart(_blame(density, points))
     points, values = points[finite], values[finite]
     order = [int(values.argmax())]
+    first = points[order[0]]
     rng = np.random.default_rng(seed)
     order += [int(i) for i in rng.permutation(len(points)) if i != order[0]]
-    first, rest = climb(density, points[order[0]]), points[order[1:num_starts]]
-    ends, counts = ([first], [1]) if first.is_mode else ([], [])
-    if ends and len(rest):  # together, in coordinates that are round at the mode known already
-        rest = ascend(density, rest, first.whiten, _TOGETHER)
-    for point in rest:
+    rest = [points[i] for i in order[:num_starts]]
+    ends: list[Centre] = []
+    counts: list[int] = []
+    lost = 0
+    together = False
+    stray: Centre | None = None
+    while rest:
+        if ends and not together:  # in coordinates that are round at a mode, one call for all
+            rest = list(ascend(density, np.stack(rest), ends[0].whiten, _TOGETHER))
+            together = True
+        point = rest.pop(0)
         known = [k for k, other in enumerate(ends) if _same(point, other)]
-        end = ends[known[0]] if known else climb(density, point)
-        known = [k for k, other in enumerate(ends) if _same(end.z, other)]
+        if not known and lost < _MAX_LOST:
+            end = climb(density, point)
+            _refuse_flat(density, end)
+            known = [k for k, other in enumerate(ends) if _same(end.z, other)]
+            if not known and end.is_mode:
+                ends.append(end)
+                counts.append(0)
+                known = [len(ends) - 1]
+            if not known and (stray is None or end.log_density > stray.log_density):
+                stray = end
         if known:
             counts[known[0]] += 1
-        elif end.is_mode:
-            ends.append(end)
-            counts.append(1)
-    lost = 1 + len(rest) - sum(counts)
-    if not ends:
-        return Start(_soft_centre(density, points[order[0]]), (), lost)
+        else:
+            lost += 1
+    if not ends or not _holds(density, max(ends, key=lambda end: end.log_mass)):
+        return Start(_soft_centre(density, first), (), lost, stray)
     return _ranked(density, ends, counts, lost)
 
 
@@ -90,6 +127,37 @@ def _candidates(density: FlatDensity, seed: int) -> Array:
     box = np.random.default_rng(seed).uniform(-2, 2, (_BOX_DRAWS, density.dim))
     middle = [np.median(prior, axis=0)] if len(prior) else []
     return np.vstack([np.zeros(density.dim), *middle, prior, box])
+
+
+def _holds(density: FlatDensity, end: Centre) -> bool:
+    """Whether most draws of a mode's Gaussian have a density: on a ridge its scales run away."""
+    eps = base_draws(2 * _SOFT_DRAWS, density.dim, seed=0)
+    return bool(np.isfinite(density.value(end.z + apply(end.whiten, eps))).mean() > 0.5)
+
+
+def _refuse_flat(density: FlatDensity, end: Centre) -> None:
+    """Refuse a density that is as high a thousand sds away: it has no finite integral.
+
+    Looked at where the gradient vanishes, both ways along every direction of the whitening.
+
+    Raises
+    ------
+    Improper
+        Naming the direction.
+    """
+    if end.decrement > _SETTLED:
+        return
+    steps = np.diag(end.whiten) if end.whiten.ndim == 1 else end.whiten.T
+    for sign in (1.0, -1.0):
+        far = density.value(end.z + sign * _FAR_SDS * steps)
+        if (far > end.log_density - _FALL).any():
+            i = int(np.nanargmax(np.where(np.isnan(far), -np.inf, far)))
+            label = density.labels()[int(np.abs(steps[i] / end.scale).argmax())]
+            raise Improper(
+                f"model: its posterior is improper: the log density does not fall along a direction"
+                f" of {label!r}, a thousand sds from its highest point; give that site a proper"
+                " prior, or drop what is collinear or separates the data"
+            )
 
 
 def _same(z: Array, other: Centre) -> bool:
@@ -109,7 +177,7 @@ def _ranked(density: FlatDensity, ends: list[Centre], counts: list[int], lost: i
         far = int(apart.argmax())
         modes.append(
             Mode(ends[k].log_density, float(share), counts[k], float(apart[far]),
-                 density.site_of(far))
+                 density.site_of(far), tuple(float(x) for x in ends[k].z))
         )  # fmt: skip
     return Start(best, tuple(modes), lost)
 
@@ -150,6 +218,8 @@ def _soft_centre(density: FlatDensity, point: Array) -> Centre:
     if not np.isfinite(hessian).all():
         hessian = -np.diag(scale**-2.0)
     whiten, eigenvalues, weakest = whitening(-hessian)
+    if (np.linalg.norm(whiten, axis=1) > _WIDEST * scale).any():  # all but flat in places
+        whiten = np.diag(scale)
     value = float(density.value(z[None])[0])
     return Centre(z, whiten, value, np.inf, False, eigenvalues, weakest)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -85,7 +86,7 @@ def run_starts(
 
 def copy_programs(model: Program, guide: Any, args: Any, kwargs: Any) -> tuple[Program, Any]:
     """Copy both programs, together: a guide may hold its model; in the data's dtype and place."""
-    model, guide = copy.deepcopy((model, guide))
+    model, guide = _copied(model, guide)
     floats = [
         value
         for value in (*args, *kwargs.values())
@@ -96,6 +97,22 @@ def copy_programs(model: Program, guide: Any, args: Any, kwargs: Any) -> tuple[P
         if isinstance(program, nn.Module) and floats:
             program.to(device=floats[0].device, dtype=floats[0].dtype)
     return model, guide
+
+
+def _copied(model: Program, guide: Any) -> tuple[Program, Any]:
+    """Copy both; an automatic guide forgets its model when it is copied, and so does the copy."""
+
+    def parts(program: Any) -> list[AutoGuide]:
+        modules = program.modules() if isinstance(program, nn.Module) else ()
+        return [part for part in modules if isinstance(part, AutoGuide)]
+
+    held = [(part._model, part.master) for part in parts(guide)]
+    own_model, own_guide, models = copy.deepcopy((model, guide, [one for one, _ in held]))
+    for part, (its_model, master) in zip(parts(guide), held, strict=True):
+        part._model, part.master = its_model, master
+    for part, its_model in zip(parts(own_guide), models, strict=True):
+        part._model = its_model
+    return own_model, own_guide
 
 
 def _instantiate(

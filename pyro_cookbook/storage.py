@@ -96,7 +96,9 @@ def load(path: str | Path, *, model: Program | None = None, guide: Program | Non
             model = noncentre(model, sites, args, kwargs).model
         if content["guide"] == "" and guide is None:
             name = families.STORED_AS.get(content["family"], content["family"])
-            guide = families.build(name, model, args, kwargs)
+            factor = content["guide_state"].get("cov_factor")
+            rank = None if factor is None else factor.shape[1]
+            guide = families.build(name, model, args, kwargs, rank=rank)
             with quietly():
                 guide(*args, **kwargs)  # an auto-guide makes its parameters when first called
             _fill(guide, content["guide_state"], "guide", path)

@@ -3,10 +3,9 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyro
 import torch
 from pyro import poutine
@@ -15,6 +14,9 @@ from torch import Tensor
 
 from pyro_cookbook.draws import Program, sample_sites
 from pyro_cookbook.stopping import NUM_BATCHES, Trend, trend
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The learning rate falls by these factors; the last stage only settles the noise of the steps.
 DECAY = (1.0, 0.3, 0.1, 0.03, 0.01)
@@ -37,7 +39,7 @@ class NonFiniteELBO(ArithmeticError):
         The fit with the last good parameters, not converged.
     """
 
-    def __init__(self, step: int, site: str, table: pd.DataFrame) -> None:
+    def __init__(self, step: int, site: str, table: "pd.DataFrame") -> None:
         where = f"at site {site!r}" if site else "in the gradient only"
         super().__init__(
             f"the ELBO is not finite at step {step}, {where}; the parameters kept are those of the"
@@ -286,11 +288,13 @@ def check_scale(model: Program, guide: Program, args: Any, kwargs: Any, num_rows
 
 def log_prob_table(
     model: Program, guide: Program, args: Any, kwargs: Any
-) -> tuple[pd.DataFrame, list[str]]:
+) -> "tuple[pd.DataFrame, list[str]]":
     """Log density of one draw, site by site, in the model and in the guide; and the bad sites.
 
     A site that one of the two does not have is NaN there, which does not make it bad.
     """
+    import pandas as pd  # local: slower to import than many fits take, and seldom needed
+
     table: dict[str, dict[str, float]] = {}
     bad: list[str] = []
     with torch.no_grad(), pyro.validation_enabled(False):

@@ -11,6 +11,7 @@ import pyro_cookbook as pc
 from guides.gaussian_mixture import GaussianMixtureExact, GaussianMixtureMAP
 from models.gaussian_mixture import GaussianMixture
 from pyro_cookbook.closed_form import gaussian_mixture
+from pyro_cookbook.judging import Findings, judge_weights
 from pyro_cookbook.weights import smooth, weigh
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
@@ -41,7 +42,10 @@ def test_mean_field_of_a_correlated_posterior_is_not_reliable():
     fit = pc.fit(correlated, "mean_field", ORIGIN, max_steps=4000)
     diagnosis = pc.diagnose(fit)
     assert diagnosis.verdict == "unreliable"
-    assert any("k-hat of the joint weights" in reason for reason in diagnosis.reasons)
+    assert "short chains from the guide's draws move" in diagnosis.reasons[0]
+    # Four standard errors of 512 chains' sd, and of that of 20,000 draws.
+    np.testing.assert_allclose(diagnosis.table.chain_sd, 1, atol=4 / (2 * 512) ** 0.5)
+    np.testing.assert_allclose(diagnosis.table.sd, 0.0975**0.5, rtol=4 / 200 / 2**0.5)
     # Along (1, 1) the posterior variance is 1.95 and the guide's 1 − 0.95²: k = 1 − ratio.
     assert diagnosis.khat == pytest.approx(1 - 0.0975 / 1.95, abs=0.15)
     assert "full_rank" in " ".join(diagnosis.advice)
@@ -109,7 +113,8 @@ def test_a_point_is_not_reliable_and_is_told_what_it_cannot_tell():
 
 
 def test_a_fit_that_has_not_converged_says_so():
-    fit = pc.fit(correlated, "full_rank", ORIGIN + 3.0, max_steps=450, lr=1e-4)
+    options = {"engine": "stochastic", "max_steps": 450, "lr": 1e-4}
+    fit = pc.fit(correlated, "full_rank", ORIGIN + 3.0, **options)
     assert not fit.converged
     diagnosis = pc.diagnose(fit)
     assert diagnosis.verdict == "unreliable"
@@ -140,14 +145,20 @@ def independent_guide(y):
         pyro.sample("theta", dist.Normal((4 * mu + y) / 5, y.new_tensor(0.85 * 0.8**0.5)))
 
 
+def khats(fit):
+    """k-hat of every block, the rows summed out of the global one."""
+    return judge_weights(weigh(fit), lambda: weigh(fit, seed=1), Findings())[1]
+
+
 def test_blocks_are_judged_apart_where_the_joint_weights_are_useless():
     y = torch.linspace(-3, 3, 120, dtype=torch.float64)
     exact = pc.diagnose(pc.as_fit(groups, conditional_guide, y))
     assert exact.verdict == "reliable"
     assert exact.elbo.se < 1e-6  # every draw gives the evidence
-    narrow = pc.diagnose(pc.as_fit(groups, independent_guide, y))
+    fit = pc.as_fit(groups, independent_guide, y)
+    narrow, by_block = pc.diagnose(fit), khats(fit)
     assert narrow.verdict == "reliable"
-    assert narrow.khats["joint"] > 0.7 > max(narrow.khats["group"], narrow.khats["global"])
+    assert by_block["joint"] > 0.7 > max(by_block["group"], by_block["global"])
     assert narrow.elbo.value < exact.elbo.value < narrow.evidence.value + 4 * narrow.evidence.se
 
 
@@ -160,11 +171,12 @@ def test_a_mean_field_guide_of_a_global_mean_is_caught_in_its_own_block():
         with pyro.plate("group", len(y), dim=-1):
             pyro.sample("theta", dist.Normal(0.2 * y, y.new_tensor(0.8**0.5)))
 
-    diagnosis = pc.diagnose(pc.as_fit(groups, mean_field, y))
-    assert diagnosis.verdict != "reliable"
+    fit = pc.as_fit(groups, mean_field, y)
+    assert pc.diagnose(fit).verdict != "reliable"
+    by_block = khats(fit)
     # The exact marginal of mu has variance 1 / (40/5 + 1/25), the guide's is 1 / (40 + 1/25).
-    assert diagnosis.khats["global"] == pytest.approx(1 - (8 + 1 / 25) / (40 + 1 / 25), abs=0.35)
-    assert diagnosis.khats["group"] < 0.5  # and the groups are not blamed
+    assert by_block["global"] == pytest.approx(1 - (8 + 1 / 25) / (40 + 1 / 25), abs=0.35)
+    assert by_block["group"] < 0.5  # and the groups are not blamed
 
 
 @pytest.fixture(scope="module")

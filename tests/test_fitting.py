@@ -45,15 +45,17 @@ def test_map_finds_the_mode_in_the_space_of_the_latent(y):
 
 
 @pytest.mark.parametrize("family", ["laplace", "mean_field", "full_rank", "low_rank"])
-def test_gaussian_families_reach_the_posterior_of_one_latent(y, family):
+@pytest.mark.parametrize("elbo", [None, Trace_ELBO(num_particles=4)], ids=["fixed", "fresh"])
+def test_gaussian_families_reach_the_posterior_of_one_latent(y, family, elbo):
     grid = np.linspace(1.0, 4.0, 2001)
     density = np.array([log_joint(y, s * ONE) for s in grid])
     weight = np.exp(density - density.max())
     weight /= weight.sum()
     mean = float(weight @ grid)
     sd = float(np.sqrt(weight @ (grid - mean) ** 2))
-    fit = pc.fit(scale_model, family, y, elbo=Trace_ELBO(num_particles=4))
+    fit = pc.fit(scale_model, family, y, elbo=elbo)
     draws = pc.to_datatree(fit, num_draws=4000).posterior.scale
+    assert fit.engine == ("stochastic" if elbo else "deterministic")
     assert fit.converged
     assert float(draws.mean()) == pytest.approx(mean, abs=0.25 * sd)
     assert float(draws.std()) == pytest.approx(sd, rel=0.15)
@@ -161,8 +163,13 @@ def test_a_density_of_minus_infinity_at_the_start_is_named_at_once(y):
         pyro.sample("y", dist.Normal(h, 1.0).expand(y.shape).to_event(1), obs=y)
 
     with pytest.raises(pc.NonFiniteELBO, match="step 0, at site 'barrier'") as caught:
-        pc.fit(model, "full_rank", y)
+        pc.fit(model, "full_rank", y, engine="stochastic")
     assert caught.value.fit is None
+    with pytest.raises(
+        ValueError, match=r"not finite at any .* it is not at site 'barrier'"
+    ) as one:
+        pc.fit(model, "full_rank", y)
+    assert "\n" not in str(one.value)
 
 
 # --- checkpoints -------------------------------------------------------------------------------
@@ -188,7 +195,7 @@ def ticking_model(y, clock=None):
 
 def test_an_interrupted_fit_resumes_with_the_same_numbers(y, tmp_path):
     path = tmp_path / "fit.ckpt"
-    options = {"max_steps": 1500, "seed": 4, "lr": 0.02}
+    options = {"engine": "stochastic", "max_steps": 1500, "seed": 4, "lr": 0.02}
     whole = pc.fit(ticking_model, "full_rank", y, **options)
     with pytest.raises(KeyboardInterrupt):
         pc.fit(

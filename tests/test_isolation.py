@@ -155,7 +155,7 @@ def global_state() -> list[object]:
         (meddling, "laplace", None),
         (diverging, "mean_field", ValueError),
         (diverging, "map", (ValueError, ArithmeticError)),
-        (crashing, "mean_field", RuntimeError),
+        (crashing, "mean_field", ValueError),
         (meddling, "no_such_family", ValueError),
     ],
 )
@@ -168,6 +168,14 @@ def test_fit_leaves_global_state_as_it_was(model, guide, error):
         with pytest.raises(error):
             pc.fit(model, guide, v, max_steps=STEPS)
     assert global_state() == before
+
+
+def test_a_crashing_model_is_told_in_one_line_with_its_own_error_behind_it():
+    message = r"model: it does not run on these data \(RuntimeError: a bug of the reader's\); got v"
+    with pytest.raises(ValueError, match=message) as caught:
+        pc.fit(crashing, "mean_field", torch.randn(20))
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 def test_fit_of_modules_and_as_fit_leave_global_state_as_it_was(wine):

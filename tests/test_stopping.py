@@ -99,13 +99,15 @@ def model(v: torch.Tensor) -> None:
 
 
 def test_fit_cut_off_while_rising_says_so():
-    fit = pc.fit(model, "map", torch.full((20,), 100.0), lr=0.01, max_steps=450)
+    options = {"engine": "stochastic", "lr": 0.01, "max_steps": 450}
+    fit = pc.fit(model, "map", torch.full((20,), 100.0), **options)
     assert not fit.converged
     assert "while rising" in fit.reason
 
 
 def test_fit_that_has_risen_stops_by_itself_and_says_so():
-    fit = pc.fit(model, "map", torch.full((20,), 1.0), lr=0.1, max_steps=10_000)
+    options = {"engine": "stochastic", "lr": 0.1, "max_steps": 10_000}
+    fit = pc.fit(model, "map", torch.full((20,), 1.0), **options)
     assert fit.converged
     assert "less than the tolerance" in fit.reason
     assert len(fit.losses) < 5000
@@ -115,7 +117,7 @@ def test_fit_that_has_risen_stops_by_itself_and_says_so():
 
 @pytest.mark.parametrize("max_steps", [1, 39, 420, 839])
 def test_fit_of_any_number_of_steps_ends(max_steps):
-    fit = pc.fit(model, "map", torch.full((20,), 1.0), max_steps=max_steps)
+    fit = pc.fit(model, "map", torch.full((20,), 1.0), engine="stochastic", max_steps=max_steps)
     assert len(fit.losses) == max_steps
     assert "out of steps" in fit.reason
     assert not fit.converged

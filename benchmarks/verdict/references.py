@@ -20,7 +20,7 @@ import pyro_cookbook as pc
 
 HERE = Path(__file__).parent
 FILE = HERE / "references.csv"
-NUM_DRAWS, NUM_WARMUP, NUM_CHAINS = 2000, 500, 4
+NUM_DRAWS, NUM_WARMUP, NUM_CHAINS = 1000, 300, 4
 # Posteriors whose corners need short steps.
 CAREFUL = {"horseshoe": 0.98, "crossed_effects": 0.9, "stochastic_volatility": 0.9}
 

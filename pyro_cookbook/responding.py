@@ -76,7 +76,8 @@ def linear_response(fit: Fit, *, seed: int = 0) -> Fit:
         )
     one = as_fit(
         fit.model, guide, *fit.args, data_kwargs=fit.kwargs, family=NAME, seed=fit.seed,
-        losses=list(fit.losses), converged=fit.converged, reason=fit.reason, param_state=fit.param_state,
+        losses=list(fit.losses), converged=fit.converged, reason=fit.reason,
+        param_state=fit.param_state,
     )  # fmt: skip
     seconds = fit.seconds + time.perf_counter() - started
     why = "linear response of a mean-field fit"

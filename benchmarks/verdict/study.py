@@ -1,0 +1,250 @@
+"""How often is the verdict right? Models with known posteriors × families × seeds.
+
+    python benchmarks/verdict/study.py [--models NAME …] [--families NAME …] [--seeds N]
+
+Fits every model of the zoo with every family, asks for the verdict, and compares the numbers that
+the verdict speaks of with the known answer. Writes results.csv (a row for each fit), summary.md and
+study.png beside this file. About half an hour on two cores.
+
+A fit is accurate if every mean is within a quarter of a posterior sd and every sd within 25%.
+"""
+
+import argparse
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+from zoo import ZOO
+
+import pyro_cookbook as pc
+
+HERE = Path(__file__).parent
+FAMILIES = (
+    "laplace",
+    "mean_field",
+    "mean_field+linear_response",
+    "whitened_mean_field",
+    "low_rank",
+    "full_rank",
+)
+MAX_SHIFT = MAX_STRETCH = 0.25
+
+
+def truth(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Known means and sds, site by site."""
+    exact = ZOO[name].exact
+    if exact is not None:
+        return {site: (np.ravel(m), np.ravel(s)) for site, (m, s) in exact().items()}
+    table = pd.read_csv(HERE / "references.csv")
+    table = table[table["model"] == name]
+    if table.empty:
+        raise ValueError(f"{name}: no reference; run references.py {name}")
+    return {
+        str(site): (rows["mean"].to_numpy(), rows["sd"].to_numpy())
+        for site, rows in table.groupby("site")
+    }
+
+
+def errors(table: pd.DataFrame, which: str, known: dict) -> tuple[float, float, str]:
+    """Largest true error of means (in sds) and of sds (relative), and where."""
+    worst = (0.0, 0.0, "")
+    sites = table.index.str.partition("[").get_level_values(0)
+    for site, (mean, sd) in known.items():
+        rows = table[sites == site]
+        if rows.empty:
+            continue
+        varies = sd > 1e-9 * np.maximum(1e-300, np.abs(mean))
+        with np.errstate(all="ignore"):
+            shift = np.abs(rows[f"{which}mean"].to_numpy() - mean)[varies] / sd[varies]
+            stretch = np.abs(rows[f"{which}sd"].to_numpy()[varies] / sd[varies] - 1)
+        shift, stretch = np.nan_to_num(shift, nan=np.inf), np.nan_to_num(stretch, nan=np.inf)
+        most = float(max(shift.max(initial=0), stretch.max(initial=0)))
+        where = site if most > max(worst[:2]) else worst[2]
+        worst = (
+            max(worst[0], float(shift.max(initial=0))),
+            max(worst[1], float(stretch.max(initial=0))),
+            where,
+        )
+    return worst
+
+
+def one(name: str, family: str, seed: int) -> dict:
+    """Fit and judge one model with one family."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    entry, known = ZOO[name], truth(name)
+    row = {"model": name, "kind": entry.kind, "family": family, "seed": seed}
+    started = time.perf_counter()
+    try:
+        fit = pc.fit(entry.model, family.partition("+")[0], *entry.data(), seed=seed)
+        if "+" in family:
+            fit = pc.linear_response(fit)
+        row["fit_seconds"] = time.perf_counter() - started
+        started = time.perf_counter()
+        diagnosis = pc.diagnose(fit, seed=seed)
+    except ValueError as error:
+        refused = time.perf_counter() - started
+        return row | {"verdict": "refused", "reason": str(error), "fit_seconds": refused}
+    row["diagnose_seconds"] = time.perf_counter() - started
+    table = diagnosis.table
+    row |= {
+        "verdict": diagnosis.verdict,
+        "khat": diagnosis.khats.get("joint", np.nan),
+        "converged": fit.converged,
+        "steps": len(fit.losses),
+        "modes": len(fit.modes),
+        "elbo": fit.elbo.value,
+        "reason": " | ".join(diagnosis.reasons),
+    }
+    row["shift"], row["stretch"], row["where"] = errors(table, "", known)
+    if "reweighted_mean" in table:
+        row["rw_shift"], row["rw_stretch"], _ = errors(table, "reweighted_", known)
+    for which in ("", "reweighted_"):
+        if f"{which}shift" in table:
+            row[f"{which}measured"] = float(table[[f"{which}shift", f"{which}stretch"]].max(None))
+    return row
+
+
+def judge(results: pd.DataFrame) -> pd.DataFrame:
+    """Add whether the fit was accurate, and whether the verdict was right."""
+    good = (results["shift"] <= MAX_SHIFT) & (results["stretch"] <= MAX_STRETCH)
+    mended = (results["rw_shift"] <= MAX_SHIFT) & (results["rw_stretch"] <= MAX_STRETCH)
+    plain = results["verdict"] == "reliable"
+    reweighted = results["verdict"] == "reliable after reweighting"
+    refused = results["verdict"] == "unreliable"
+    return results.assign(
+        accurate=good,
+        usable=plain & good | reweighted & mended,
+        false_reliable=plain & ~good | reweighted & ~mended,
+        false_refusal=refused & good,
+    )
+
+
+def summary(results: pd.DataFrame) -> str:
+    """Write the tables in Markdown."""
+    results = judge(results)
+    lines = [
+        f"{results['model'].nunique()} models, {len(results)} fits.",
+        "",
+        f"- called reliable (plain or reweighted) and wrong: {results['false_reliable'].sum()} of"
+        f" {results['verdict'].str.startswith('reliable').sum()}",
+        f"- accurate and refused: {results['false_refusal'].sum()} of"
+        f" {results['accurate'].sum()} accurate fits"
+        f" ({results['false_refusal'].sum() / max(1, results['accurate'].sum()):.1%})",
+        f"- fit, seconds: median {results['fit_seconds'].median():.2f}, worst"
+        f" {results['fit_seconds'].max():.1f}; verdict, seconds: median"
+        f" {results['diagnose_seconds'].median():.2f}, worst"
+        f" {results['diagnose_seconds'].max():.1f}",
+        "",
+        "| family | fits | accurate | usable by the verdict | falsely reliable | falsely refused |"
+        " no fit | median s | worst s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for family in dict.fromkeys(results["family"]):
+        part = results[results["family"] == family]
+        lines.append(
+            f"| {family} | {len(part)} | {part['accurate'].mean():.0%} |"
+            f" {part['usable'].mean():.0%} | {part['false_reliable'].sum()} |"
+            f" {part['false_refusal'].sum()} | {(part['verdict'] == 'refused').sum()} |"
+            f" {part['fit_seconds'].median():.2f} | {part['fit_seconds'].max():.1f} |"
+        )
+    for title, column in (
+        ("Called reliable and wrong", "false_reliable"),
+        ("Accurate and refused", "false_refusal"),
+    ):
+        rows = results[results[column]]
+        lines += ["", f"## {title}", ""]
+        if rows.empty:
+            lines.append("None.")
+            continue
+        lines += ["| model | family | seed | true shift | true stretch | k-hat | measured |",
+                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += [
+            f"| {r['model']} | {r['family']} | {r['seed']} | {r['shift']:.2f} | {r['stretch']:.2f}"
+            f" | {r['khat']:.2f} | {r['measured']:.2f} |"
+            for _, r in rows.iterrows()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def figure(results: pd.DataFrame, path: Path) -> None:
+    """True error against measured error, coloured by verdict."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colours = {
+        "reliable": "#1b7837",
+        "reliable after reweighting": "#2166ac",
+        "unreliable": "#b2182b",
+    }
+    shown = results.dropna(subset=["measured"])
+    fig, axes = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained")
+    for axis, x, label in (
+        (axes[0], "measured", "error measured by short chains, plus k-hat and modes in colour"),
+        (axes[1], "khat", "k-hat of the joint weights"),
+    ):
+        for verdict, colour in colours.items():
+            part = shown[shown["verdict"] == verdict]
+            reweighted = verdict == "reliable after reweighting"
+            true = part[["rw_shift", "rw_stretch"] if reweighted else ["shift", "stretch"]].max(1)
+            values = part["reweighted_measured" if reweighted and x == "measured" else x]
+            axis.scatter(
+                values.clip(0.003 if x == "measured" else -0.5, 30 if x == "measured" else 3),
+                true.clip(0.003, 30),
+                s=14, alpha=0.6, color=colour, label=f"{verdict} ({len(part)})", linewidths=0,
+            )  # fmt: skip
+        axis.axhline(MAX_SHIFT, color="black", linewidth=0.8)
+        axis.set(xlabel=label, ylabel="true error: mean (sds) or sd (relative), the worst")
+        axis.set_yscale("log")
+    axes[0].set_xscale("log")
+    axes[0].set_xlabel("error measured by short chains")
+    axes[1].axvline(0.7, color="black", linewidth=0.8, linestyle=":")
+    axes[0].legend(loc="lower right", title="verdict")
+    axes[0].set_title("A verdict is right below the line if green or blue, above it if red")
+    axes[1].set_title("k-hat alone: small above the line, large below it")
+    fig.savefig(path, dpi=130)
+
+
+def jobs(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
+    for seed in range(args.seeds):
+        for name in args.models or ZOO:
+            for family in args.families or FAMILIES:
+                yield name, family, seed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*")
+    parser.add_argument("--families", nargs="*")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    rows = []
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(one, *job) for job in jobs(args)]
+        for future in tqdm(as_completed(futures), total=len(futures)):
+            rows.append(future.result())
+    results = pd.DataFrame(rows).sort_values(["model", "family", "seed"], ignore_index=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results.to_csv(args.out / "results.csv", index=False, float_format="%.5g")
+    text = summary(results)
+    (args.out / "summary.md").write_text(text)
+    print(text)
+    figure(results, args.out / "study.png")
+
+
+if __name__ == "__main__":
+    main()

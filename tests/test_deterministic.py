@@ -1,0 +1,513 @@
+"""The deterministic engine: its bound is Pyro's, its optimum the family's best member."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles import array, gaussian_kl, mean_field_variances
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.infer import Trace_ELBO
+from scipy import stats
+
+import pyro_cookbook as pc
+from guides.factor_analysis import FactorAnalysisMeanField
+from models.factor_analysis import FactorAnalysis
+from pyro_cookbook import deterministic, engines, families
+from pyro_cookbook.base_draws import base_draws
+from pyro_cookbook.centre import Centre
+from pyro_cookbook.deterministic import GAUSSIAN, make, maximise
+from pyro_cookbook.flat import FlatDensity
+from pyro_cookbook.gaussians import FullRank
+
+ORIGIN = torch.zeros((), dtype=torch.float64)
+Y = torch.linspace(-1, 2, 7, dtype=torch.float64)
+
+
+def skewed(y):
+    """Positive, simplex and real latents: six unconstrained scalars, far from Gaussian."""
+    scale = pyro.sample("a.scale", dist.Gamma(2.0 + ORIGIN, 1.5))
+    weights = pyro.sample("weights", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0]).to(y)))
+    slopes = pyro.sample("slopes", dist.Normal(torch.zeros(3).to(y), 1.0).to_event(1))
+    loc = (slopes * weights).sum(-1)[..., None] + slopes[..., :1] * y
+    pyro.sample("y", dist.Normal(loc, scale[..., None]).to_event(1), obs=y)
+
+
+def normal(loc, covariance):
+    """A model whose posterior is that Gaussian."""
+    loc, root = torch.as_tensor(loc), torch.linalg.cholesky(torch.as_tensor(covariance))
+
+    def model(_=None):
+        pyro.sample("h", dist.MultivariateNormal(loc, scale_tril=root))
+
+    return model
+
+
+def some_centre(dim, seed, *, dense):
+    """Coordinates that have nothing to do with any posterior."""
+    rng = np.random.default_rng(seed)
+    whiten = 0.3 * rng.standard_normal((dim, dim)) + np.eye(dim) if dense else 1 + rng.random(dim)
+    return Centre(rng.standard_normal(dim), whiten, -10.0, 0.0, True, np.ones(dim), 0)
+
+
+# --- base draws --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_draws", "dim", "whole"), [(64, 16, True), (64, 17, False), (16, 21_300, False)]
+)
+def test_base_draws_have_the_moments_of_a_standard_normal(num_draws, dim, whole):
+    eps = base_draws(num_draws, dim, seed=3)
+    assert eps.shape == (num_draws, dim)
+    np.testing.assert_allclose(eps.mean(0), 0, atol=1e-14)
+    np.testing.assert_allclose((eps**2).mean(0), 1, rtol=1e-12)
+    off = np.abs(eps[:, :17].T @ eps[:, :17] / num_draws - np.eye(min(17, dim))).max()
+    assert (off < 1e-12) == whole
+    assert not np.isin(base_draws(num_draws, dim, seed=4), eps).any()
+    np.testing.assert_array_equal(base_draws(num_draws, dim, seed=3), eps)
+
+
+def test_base_draws_are_normal():
+    """Not only their moments: Kolmogorov and Smirnov's distance of a sample is 1.6 / √S at most."""
+    eps = base_draws(4096, 3, seed=0)
+    for column in eps.T:
+        assert stats.kstest(column, "norm").statistic < 1.6 / 4096**0.5
+
+
+# --- the bound ---------------------------------------------------------------------------------
+
+
+def forced(guide, density, z):
+    """The guide with its draw put at unconstrained values."""
+    trace = poutine.trace(guide).get_trace(Y)
+    for name, node in list(trace.nodes.items()):
+        if name.endswith("_latent"):
+            node["value"] = z
+        elif name.endswith("_unconstrained"):
+            node["value"] = density.unpack(z)[name.removesuffix("_unconstrained")]
+        else:
+            trace.remove_node(name)
+    return poutine.replay(guide, trace=trace)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_the_bound_is_that_of_pyro_on_the_same_draws(name, dense):
+    density, rng = FlatDensity(skewed, (Y,), {}), np.random.default_rng(0)
+    family = make(name, some_centre(density.dim, 1, dense=dense))
+    parameters = family.start + 0.3 * rng.standard_normal(len(family.start))
+    gaussian, eps = family.unpack(parameters), rng.standard_normal((8, family.num_base))
+    z = gaussian.draw(eps)
+    bound, _ = family.bound(parameters, eps, *density.value_and_grad(z))
+    pyro.set_rng_seed(0)
+    guide = families.from_gaussian(name, skewed, (Y,), {}, density, gaussian)
+    with torch.no_grad():
+        pyros = [
+            -Trace_ELBO().loss(skewed, forced(guide, density, one), Y) for one in torch.tensor(z)
+        ]
+    assert np.std(pyros) > 1
+    assert bound == pytest.approx(np.mean(pyros), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_the_guide_draws_from_the_gaussian(name):
+    density, rng = FlatDensity(skewed, (Y,), {}), np.random.default_rng(0)
+    family = make(name, some_centre(density.dim, 1, dense=True))
+    gaussian = family.unpack(family.start + 0.3 * rng.standard_normal(len(family.start)))
+    eps = rng.standard_normal((40_000, gaussian.num_base))
+    drawn = gaussian.draw(eps)
+    covariance, sd = gaussian.covariance(), gaussian.scale
+    np.testing.assert_allclose(sd, np.sqrt(np.diag(covariance)), rtol=1e-12)
+    # Standard errors of a mean and of a covariance of S draws: sd / √S and at most sd² √(2/S).
+    np.testing.assert_allclose((drawn.mean(0) - gaussian.loc) / sd, 0, atol=4.5 / 200)
+    error = (np.cov(drawn.T) - covariance) / np.outer(sd, sd)
+    np.testing.assert_allclose(error, 0, atol=4.5 * 2**0.5 / 200)
+    guide = families.from_gaussian(name, skewed, (Y,), {}, density, gaussian)
+    if name != "mean_field":
+        posterior = guide.get_posterior()
+        np.testing.assert_allclose(posterior.loc.detach(), gaussian.loc, rtol=1e-12)
+        np.testing.assert_allclose(
+            posterior.covariance_matrix.detach(), covariance, rtol=1e-9, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_the_gradient_of_the_bound_is_that_of_finite_differences(name, dense):
+    density, rng, h = FlatDensity(skewed, (Y,), {}), np.random.default_rng(0), 1e-5
+    family = make(name, some_centre(density.dim, 1, dense=dense))
+    parameters = family.start + 0.3 * rng.standard_normal(len(family.start))
+    eps = rng.standard_normal((8, family.num_base))
+
+    def bound(x):
+        return family.bound(x, eps, *density.value_and_grad(family.unpack(x).draw(eps)))
+
+    steps = h * np.eye(len(parameters))
+    slope = [(bound(parameters + s)[0] - bound(parameters - s)[0]) / (2 * h) for s in steps]
+    np.testing.assert_allclose(bound(parameters)[1], slope, rtol=1e-6, atol=1e-6)
+
+
+def test_a_recentred_covariance_is_the_same_member():
+    family, rng = FullRank(some_centre(4, 0, dense=True)), np.random.default_rng(0)
+    parameters = 0.5 * rng.standard_normal(len(family.start))
+    before = family.unpack(parameters)
+    after = family.recentred(parameters).unpack(np.zeros_like(parameters))
+    np.testing.assert_allclose(after.loc, before.loc, rtol=1e-12)
+    np.testing.assert_allclose(after.covariance(), before.covariance(), rtol=1e-9)
+
+
+# --- Gaussian posteriors -----------------------------------------------------------------------
+
+SDS = np.array([1e-3, 0.1, 1.0, 1e2, 1e5])
+LOC = np.array([1.0, -3.0, 0.2, 40.0, -2e5])
+COVARIANCE = 0.8 ** np.abs(np.subtract.outer(range(5), range(5))) * np.outer(SDS, SDS)
+
+
+def test_full_rank_finds_a_badly_scaled_gaussian_exactly():
+    fit = pc.fit(normal(LOC, COVARIANCE), "full_rank", ORIGIN)
+    posterior = fit.guide.get_posterior()
+    assert fit.converged
+    np.testing.assert_allclose((array(posterior.loc) - LOC) / SDS, 0, atol=1e-6)
+    scaled = array(posterior.covariance_matrix) / np.outer(SDS, SDS)
+    np.testing.assert_allclose(scaled, COVARIANCE / np.outer(SDS, SDS), atol=1e-6)
+    assert fit.elbo.value == pytest.approx(0, abs=1e-5)  # the evidence of no data, without noise
+
+
+@pytest.mark.parametrize("coordinates", ["posterior", "dense", "diagonal"])
+def test_mean_field_is_the_textbook_one_whatever_the_coordinates(coordinates):
+    """One over the root of the precision's diagonal, to 1e-6 nats: 1e-3 of a sd."""
+    covariance = COVARIANCE / np.outer(SDS, SDS)
+    fit = pc.fit(normal(LOC, COVARIANCE), "mean_field", ORIGIN)
+    loc = (array(fit.guide.locs.h) - LOC) / SDS
+    scale = array(fit.guide.scales.h) / SDS
+    if coordinates != "posterior":
+        density = FlatDensity(normal(np.zeros(5), covariance), (), {})
+        centre = some_centre(5, 1, dense=coordinates == "dense")
+        outcome = maximise(density, "mean_field", centre, seed=0, max_steps=1000)
+        start = make("mean_field", centre)
+        assert np.abs(start.unit / mean_field_variances(covariance) ** 0.5 - 1).max() > 0.5
+        assert outcome.converged
+        loc, scale = outcome.gaussian.loc, outcome.gaussian.scale
+    expected = mean_field_variances(covariance) ** 0.5
+    assert (expected < 0.7).all()
+    np.testing.assert_allclose(loc, 0, atol=5e-3)
+    np.testing.assert_allclose(scale, expected, rtol=5e-3)
+
+
+def test_whitened_mean_field_is_exact_for_a_gaussian():
+    fit = pc.fit(normal(LOC, COVARIANCE), "whitened_mean_field", ORIGIN)
+    posterior = fit.guide.get_posterior()
+    np.testing.assert_allclose((array(posterior.loc) - LOC) / SDS, 0, atol=1e-6)
+    scaled = array(posterior.covariance_matrix) / np.outer(SDS, SDS)
+    np.testing.assert_allclose(scaled, COVARIANCE / np.outer(SDS, SDS), atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [8, 20, 60])
+def test_low_rank_finds_a_diagonal_and_a_common_factor(dim):
+    """Also in so many dimensions that few draws would let the factors follow their noise."""
+    rng = np.random.default_rng(dim)
+    sd = np.logspace(-2, 2, dim)
+    factor = sd * rng.standard_normal(dim)
+    covariance = np.diag(sd**2) + np.outer(factor, factor)
+    density = FlatDensity(normal(sd, covariance), (), {})
+    centre = Centre(0 * sd, sd, -10.0, 1.0, True, np.ones(dim), 0)
+    start = make("low_rank", centre)
+    q = start.unpack(start.start)
+    assert gaussian_kl(q.loc, q.covariance(), sd, covariance) > 1
+    outcome = maximise(density, "low_rank", centre, seed=0, max_steps=2000)
+    q = outcome.gaussian
+    assert outcome.converged
+    # Rounds end when 20 iterations gain less than 2e-3 nats.
+    assert gaussian_kl(q.loc, q.covariance(), sd, covariance) < 1e-2
+    np.testing.assert_allclose(q.scale, np.sqrt(np.diag(covariance)), rtol=0.05)
+
+
+def test_a_low_rank_fit_to_the_noise_of_too_few_draws_is_not_converged(monkeypatch):
+    monkeypatch.setattr(deterministic, "_MAX_SCALARS", 64)
+    dim = 60
+    density = FlatDensity(normal(np.zeros(dim), np.eye(dim) + 1), (), {})
+    centre = Centre(np.zeros(dim), np.ones(dim), -10.0, 1.0, True, np.ones(dim), 0)
+    outcome = maximise(density, "low_rank", centre, seed=0, max_steps=500)
+    assert outcome.num_draws == 64
+    assert not outcome.converged
+
+
+# --- many latents ------------------------------------------------------------------------------
+
+
+def diagonal_and_factor(dim):
+    sd = torch.logspace(-2, 2, dim, dtype=torch.float64)
+    factor = sd * torch.randn(dim, generator=torch.Generator().manual_seed(0)).double() / 4
+
+    def model(_):
+        eta = pyro.sample("eta", dist.Normal(ORIGIN, 1.0))
+        pyro.sample("h", dist.Normal(sd + factor * eta, sd).to_event(1))
+
+    # Precisions of eta and of every h are those of its conditional.
+    scales = np.concatenate([[(1 + dim * float((factor / sd).square().mean())) ** -0.5], sd])
+    spread = np.concatenate([[1.0], array((sd**2 + factor**2).sqrt())])
+    return model, np.concatenate([[0.0], sd]), scales, spread
+
+
+@pytest.mark.parametrize("dim", [300, 1999])
+def test_mean_field_of_many_latents(dim):
+    model, loc, scale, spread = diagonal_and_factor(dim)
+    fit = pc.fit(model, "mean_field", ORIGIN)
+    assert fit.converged
+    found = [
+        array(torch.cat([part.eta.reshape(1), part.h]))
+        for part in (fit.guide.locs, fit.guide.scales)
+    ]
+    # Within the tolerance of the fit: 0.05 sd of the mean, 5% of an sd.
+    np.testing.assert_allclose((found[0] - loc) / spread, 0, atol=0.05)
+    np.testing.assert_allclose(found[1], scale, rtol=0.05)
+
+
+def test_low_rank_of_many_latents():
+    model, loc, _, spread = diagonal_and_factor(300)
+    fit = pc.fit(model, "low_rank", ORIGIN)
+    posterior = fit.guide.get_posterior()
+    assert fit.converged
+    np.testing.assert_allclose((array(posterior.loc) - loc) / spread, 0, atol=0.05)
+    np.testing.assert_allclose(posterior.stddev.detach(), spread, rtol=0.05)
+    # Mean field's loss is about half the log of eta's precision, 1.5 nats.
+    assert fit.elbo.value > -0.1
+
+
+def test_a_whole_covariance_of_too_many_latents_is_refused():
+    with pytest.raises(ValueError, match="'full_rank' of 501 latent scalars has 125751 entries"):
+        pc.fit(diagonal_and_factor(500)[0], "full_rank", ORIGIN)
+
+
+# --- draws -------------------------------------------------------------------------------------
+
+
+def poisson(y):
+    rate = pyro.sample("rate", dist.Normal(torch.zeros(2).to(y), 3.0).to_event(1))
+    pyro.sample("y", dist.Poisson((rate[..., 0] * y + rate[..., 1]).exp()).to_event(1), obs=y**2)
+
+
+COUNTS = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_draws_are_doubled_until_the_error_is_small_on_fresh_draws(name, monkeypatch):
+    density = FlatDensity(poisson, (COUNTS,), {})
+    centre = Centre(np.zeros(2), np.ones(2), -10.0, 1.0, True, np.ones(2), 0)
+    found = []
+    for tolerance in (0.05, 0.01):
+        monkeypatch.setattr(deterministic, "TOLERANCE", tolerance)
+        outcome = maximise(density, name, centre, seed=0, max_steps=5000)
+        assert outcome.converged
+        found.append(outcome)
+    assert found[1].num_draws > found[0].num_draws
+    # A far better optimum is where the second one says it is, by its own tolerance.
+    monkeypatch.setattr(deterministic, "MIN_DRAWS", 16384)
+    best = maximise(density, name, centre, seed=5, max_steps=5000).gaussian
+    np.testing.assert_allclose((found[1].gaussian.loc - best.loc) / best.scale, 0, atol=0.02)
+    np.testing.assert_allclose(found[1].gaussian.scale / best.scale, 1, atol=0.02)
+
+
+def test_a_fit_that_runs_out_of_draws_or_steps_says_so(monkeypatch):
+    short = pc.fit(poisson, "full_rank", COUNTS, max_steps=1)
+    assert not short.converged
+    assert "out of steps after 1, Monte-Carlo error" in short.reason
+    monkeypatch.setattr(deterministic, "TOLERANCE", 1e-4)
+    monkeypatch.setattr(deterministic, "MAX_DRAWS", 64)
+    few = pc.fit(poisson, "full_rank", COUNTS)
+    assert not few.converged
+    assert "with 64 draws the Monte-Carlo error is still" in few.reason
+    assert "'rate[" in few.reason
+
+
+def test_same_seed_same_numbers_and_another_seed_others():
+    one, two, other = (pc.fit(poisson, "full_rank", COUNTS, seed=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(one.losses, two.losses)
+    assert one.elbo == two.elbo
+    assert not np.isin(one.losses, other.losses).any()
+
+
+# --- modes -------------------------------------------------------------------------------------
+
+
+def gammas(_):
+    """p(s) ∝ s^(a−1) e^(−b s): mode (a − 1) / b; of log s, log (a / b) with precision a."""
+    shape = torch.tensor([1.5, 4.0, 30.0]).to(ORIGIN)
+    pyro.sample("s", dist.Gamma(shape, torch.tensor([2.0, 0.01, 300.0]).to(ORIGIN)).to_event(1))
+
+
+A, B = np.array([1.5, 4.0, 30.0]), np.array([2.0, 0.01, 300.0])
+
+
+def test_map_is_the_mode_in_the_space_of_the_latents():
+    fit = pc.fit(gammas, "map", ORIGIN)
+    assert fit.converged
+    # A Newton step would gain 1e-6 nats: 1.4e-3 sds.
+    np.testing.assert_allclose(fit.guide.median()["s"].detach(), (A - 1) / B, rtol=2e-3)
+    assert "Newton step" in fit.reason
+
+
+def test_laplace_is_the_curvature_at_the_mode_of_the_unconstrained_latents():
+    posterior = pc.fit(gammas, "laplace", ORIGIN).guide.get_posterior()
+    np.testing.assert_allclose(posterior.loc.detach(), np.log(A / B), atol=2e-3)
+    np.testing.assert_allclose(
+        posterior.covariance_matrix.detach(), np.diag(1 / A), rtol=4e-3, atol=1e-6
+    )
+
+
+def test_laplace_refuses_a_flat_direction_and_names_it():
+    def ridge(y):
+        b, c = (pyro.sample(n, dist.ImproperUniform(constraints.real, (), ())) for n in ("b", "c"))
+        pyro.sample("y", dist.Normal(b + c, 1.0), obs=y)
+
+    message = (
+        r"'laplace' needs a mode .* flat along a direction of '[bc]' \(smallest eigenvalue of the"
+        r" scaled precision -?\d.*\); try 'full_rank'"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        pc.fit(ridge, "laplace", ORIGIN)
+    assert "\n" not in str(caught.value)
+    assert not pc.fit(ridge, "map", ORIGIN).converged
+
+
+def test_every_mode_is_reported_with_its_mass():
+    def two_hills(_):
+        x = pyro.sample("x", dist.ImproperUniform(constraints.real, (), ()))
+        hills = [np.log(w) + dist.Normal(m, s).log_prob(x) for w, m, s in HILLS]
+        pyro.factor("hills", torch.logsumexp(torch.stack(hills), 0))
+
+    fit = pc.fit(two_hills, "full_rank", ORIGIN)
+    assert len(fit.modes) == 2
+    # Each hill is Gaussian where the other is 40 sds away.
+    assert [mode.share for mode in fit.modes] == pytest.approx([0.7, 0.3], abs=1e-6)
+    assert [mode.distance for mode in fit.modes] == pytest.approx([0, 40], abs=1e-2)
+    assert {mode.site for mode in fit.modes} == {"x"}
+    assert sum(mode.num_starts for mode in fit.modes) + fit.lost_starts == 8
+
+
+HILLS = ((0.3, -1.0, 0.05), (0.7, 1.0, 0.1))
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+
+
+class Steps:
+    """`maximise` with its steps counted, and a KeyboardInterrupt at the last of them."""
+
+    def __init__(self, last=0):
+        self.last, self.seen = last, 0
+
+    def __call__(self, *args, **options):
+        return maximise(*args, **options | {"on_step": self.step})
+
+    def step(self, _):
+        self.seen += 1
+        if self.seen == self.last:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+@pytest.mark.parametrize("part", [0, 0.5, 1])
+def test_an_interrupted_fit_resumes_with_the_same_numbers(name, part, tmp_path, monkeypatch):
+    monkeypatch.setattr(deterministic, "TOLERANCE", 0.005)  # several rounds
+    path = tmp_path / "fit.ckpt"
+    whole = pc.fit(poisson, name, COUNTS)
+    monkeypatch.setattr(engines, "maximise", Steps(max(1, round(part * len(whole.losses)))))
+    with pytest.raises(KeyboardInterrupt):
+        pc.fit(poisson, name, COUNTS, checkpoint=path)
+    rest = Steps()
+    monkeypatch.setattr(engines, "maximise", rest)
+    monkeypatch.setattr(engines, "find_start", None)  # no second climb
+    resumed = pc.fit(poisson, name, COUNTS, checkpoint=path)
+    assert (rest.seen < len(whole.losses)) == (part > 0)  # no round that was done
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    assert (resumed.elbo, resumed.reason, resumed.modes) == (
+        whole.elbo, whole.reason, whole.modes,
+    )  # fmt: skip
+
+
+def test_a_checkpoint_of_another_family_or_engine_is_refused(tmp_path):
+    path = tmp_path / "fit.ckpt"
+    pc.fit(poisson, "full_rank", COUNTS, checkpoint=path)
+    for name, engine in (("low_rank", None), ("full_rank", "stochastic")):
+        with pytest.raises(ValueError, match=r"was written with (guide|engine)="):
+            pc.fit(poisson, name, COUNTS, checkpoint=path, engine=engine)
+
+
+# --- which engine ------------------------------------------------------------------------------
+
+
+class Learning(pyro.nn.PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.noise = pyro.nn.PyroParam(torch.ones(()), constraints.positive)
+
+    def forward(self, y):
+        h = pyro.sample("h", dist.Normal(ORIGIN, 1.0))
+        pyro.sample("y", dist.Normal(h, self.noise).expand(y.shape).to_event(1), obs=y)
+
+
+def with_param(y):
+    noise = pyro.param("noise", torch.ones(()), constraints.positive)
+    h = pyro.sample("h", dist.Normal(ORIGIN, 1.0))
+    pyro.sample("y", dist.Normal(h, noise).expand(y.shape).to_event(1), obs=y)
+
+
+def subsampling(y):
+    h = pyro.sample("h", dist.Normal(ORIGIN, 1.0))
+    with pyro.plate("row", len(y), subsample_size=3, dim=-1) as rows:
+        pyro.sample("y", dist.Normal(h, 1.0), obs=y[rows])
+
+
+def by_rows(y, num_obs=None):
+    h = pyro.sample("h", dist.Normal(y.new_zeros(2), 1.0).to_event(1)).sum(-1)
+    with pyro.plate("row", num_obs or len(y), subsample_size=len(y), dim=-1):
+        pyro.sample("y", dist.Normal(h[..., None], 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "options", "why"),
+    [
+        (Learning(), "full_rank", {}, "the model has parameters to learn"),
+        (with_param, "full_rank", {}, "the model has a parameter to learn, 'noise'"),
+        (subsampling, "full_rank", {}, "plate 'row' takes a subsample of 3 of 7"),
+        (by_rows, "flow", {}, "a flow is fitted by SVI"),
+        (by_rows, "full_rank", {"batch_size": 4}, "mini-batches make the bound random"),
+        (by_rows, "full_rank", {"elbo": Trace_ELBO()}, "an estimator of the bound was given"),
+        (by_rows, families.FAMILIES["full_rank"](by_rows), {}, "a program of its own"),
+    ],
+)
+def test_what_the_deterministic_engine_cannot_do_goes_to_the_other_and_why(
+    model, guide, options, why
+):
+    if model is not with_param:  # which Pyro's automatic guides cannot have either
+        fit = pc.fit(model, guide, Y, max_steps=60, **options)
+        assert fit.engine == "stochastic"
+        assert why in fit.why
+    with pytest.raises(ValueError, match="engine: got 'deterministic', but") as caught:
+        pc.fit(model, guide, Y, max_steps=60, engine="deterministic", **options)
+    assert why in str(caught.value)
+
+
+def test_the_engine_is_deterministic_where_it_can_be_and_as_asked():
+    by_default = pc.fit(by_rows, "full_rank", Y)
+    assert (by_default.engine, by_default.why) == (
+        "deterministic", "continuous latents, all data and a Gaussian family by name",
+    )  # fmt: skip
+    frozen = pc.fit(Learning().requires_grad_(False), "full_rank", Y)
+    assert frozen.engine == "deterministic"
+    asked = pc.fit(by_rows, "full_rank", Y, engine="stochastic", max_steps=60)
+    assert (asked.engine, asked.why) == ("stochastic", "it was asked for")
+    with pytest.raises(ValueError, match="engine: got 'svi', expected 'deterministic' or"):
+        pc.fit(by_rows, "full_rank", Y, engine="svi")
+
+
+def test_frozen_rows_of_a_module_are_fitted_with_their_parameters_held(wine):
+    """The exact posterior's evidence, from a module that is frozen."""
+    model = FactorAnalysis(13, 2).requires_grad_(False)
+    fit = pc.fit(model, "mean_field", wine[:20])
+    own = pc.fit(model, FactorAnalysisMeanField(20, 2), wine[:20], max_steps=1500)
+    assert fit.engine == "deterministic"
+    assert fit.elbo.value == pytest.approx(own.elbo.value, abs=0.5)
+    assert fit.elbo.value > own.elbo.value - 3 * np.hypot(fit.elbo.se, own.elbo.se)
