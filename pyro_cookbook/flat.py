@@ -233,6 +233,10 @@ class FlatDensity:
     def hessian(self, z: Array) -> Array:
         """Hessian at one vector, shape (D,), by D products at once: shape (D, D)."""
         hessian = self.hvp(np.tile(z, (self.dim, 1)), np.eye(self.dim))
+        if not np.isfinite(hessian).all():  # torch.logaddexp has no second derivative in its tails
+            steps = 1e-5 * np.diag(np.maximum(1.0, np.abs(z)))
+            rise = self.value_and_grad(z + steps)[1] - self.value_and_grad(z - steps)[1]
+            hessian = rise / (2 * steps.diagonal()[:, None])
         return (hessian + hessian.T) / 2
 
     def mean_hessian(self, z: Array) -> Array:

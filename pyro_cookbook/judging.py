@@ -87,11 +87,12 @@ def _good_khat(weights: Weights) -> float:
 
 def _kl(log_weights: Array) -> Array:
     """KL(q ‖ p) = log E[w] − E[log w] of each column, with two standard errors on top, in nats."""
-    top = log_weights.max(0)
-    ratio = np.exp(log_weights - top)
-    mean = ratio.mean(0)
-    spread = (ratio / mean - log_weights).std(0)  # the delta method, both terms at once
-    kl: Array = top + np.log(mean) - log_weights.mean(0) + 2 * spread / len(log_weights) ** 0.5
+    with np.errstate(invalid="ignore"):  # draws without a density give NaN, which is not small
+        top = log_weights.max(0)
+        ratio = np.exp(log_weights - top)
+        mean = ratio.mean(0)
+        spread = (ratio / mean - log_weights).std(0)  # the delta method, both terms at once
+        kl: Array = top + np.log(mean) - log_weights.mean(0) + 2 * spread / len(log_weights) ** 0.5
     return kl
 
 

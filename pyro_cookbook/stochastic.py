@@ -63,10 +63,9 @@ def run_starts(
             run = SVI(one_model, one_guide, args, kwargs, options)
             failure: NonFiniteELBO | None = None
             try:
+                if not isinstance(guide, str):
+                    _compare_sites(one_model, one_guide, args, kwargs)
                 run.prepare()
-                same_sites(
-                    describe(one_model, *args, **kwargs), describe(one_guide, *args, **kwargs)
-                )
                 if r in saved.starts:
                     run.load_state_dict(saved.starts[r])
                 with _progress(progress, run, f"start {r + 1} of {num_restarts}") as bar:
@@ -82,6 +81,13 @@ def run_starts(
             if failure is None:
                 saved.save(r, run.state_dict())
         yield Ended(one_model, one_guide, family, seed + r, run, store, failure)
+
+
+def _compare_sites(model: Program, guide: Program, args: Any, kwargs: Any) -> None:
+    """Refuse a guide of another model, without using up random numbers."""
+    rng_state = torch.get_rng_state()
+    same_sites(describe(model, *args, **kwargs), describe(guide, *args, **kwargs))
+    torch.set_rng_state(rng_state)
 
 
 def copy_programs(model: Program, guide: Any, args: Any, kwargs: Any) -> tuple[Program, Any]:

@@ -182,6 +182,19 @@ def test_a_linear_density_has_no_curvature():
     np.testing.assert_array_equal(density.hessian(z), np.zeros((2, 2)))
 
 
+def test_where_torch_has_no_second_derivative_there_are_differences():
+    def hills(_):
+        x = pyro.sample("x", dist.ImproperUniform(constraints.real, (), ()))
+        left, right = dist.Normal(-1.0, 0.05).log_prob(x), dist.Normal(1.0, 0.1).log_prob(x)
+        pyro.factor("hills", torch.logaddexp(left, right))
+
+    density = flat_density(hills, (Y,), {})
+    at = np.array([1.0])
+    assert np.isnan(density.hvp(at[None], np.ones((1, 1))))  # or there is nothing to mend
+    assert density.hessian(at).item() == pytest.approx(-100, rel=1e-6)
+    assert density.hessian(-at).item() == pytest.approx(-400, rel=1e-6)
+
+
 # --- what models do ----------------------------------------------------------------------------
 
 

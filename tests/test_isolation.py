@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from build import exact_factors
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -100,6 +101,17 @@ def test_programs_and_data_passed_in_stay_as_they_were(wine):
     assert not equal(parameters(fit.model.float(), fit.guide.float()), before)
 
 
+def test_an_automatic_guide_keeps_its_model_and_its_start():
+    """Pyro's automatic guides forget their model when they are copied."""
+    guide = AutoNormal(plain)
+    model = guide.model
+    fit = pc.fit(plain, guide, torch.randn(20), max_steps=STEPS)
+    assert fit.guide is not guide
+    assert guide.model is model
+    assert guide.prototype_trace is None
+    assert fit.guide.locs.h.item() != 0
+
+
 def test_as_fit_leaves_the_programs_as_they_were(wine):
     model = FactorAnalysis(13, 2).double()
     guide = exact_factors(model, wine)
@@ -130,6 +142,11 @@ def meddling(v: Tensor) -> None:
     np.random.random()  # noqa: NPY002
     torch.set_default_dtype(torch.float64)
     h = pyro.sample("h", dist.Normal(torch.tensor(0.0), 1.0))
+    pyro.sample("v", dist.Normal(h, 1.0).expand([len(v)]).to_event(1), obs=v)
+
+
+def plain(v: Tensor) -> None:
+    h = pyro.sample("h", dist.Normal(0.0, 1.0))
     pyro.sample("v", dist.Normal(h, 1.0).expand([len(v)]).to_event(1), obs=v)
 
 

@@ -61,6 +61,45 @@ def test_a_fit_of_ones_own_model_needs_the_model(family, points, tmp_path):
     assert np.array_equal(draws(fit)["slope"], draws(again)["slope"])
 
 
+@pytest.mark.parametrize("family", ["low_rank", "whitened_mean_field", "flow", "response"])
+def test_families_that_are_kept_in_another_shape_come_back(family, tmp_path):
+    """Also a factor of another rank than Pyro's own, a flow's fixed map, the mended covariance."""
+
+    def model(y):
+        h = pyro.sample("h", dist.Normal(y.new_zeros(9), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(h.sum(-1), 0.5), obs=y)
+
+    y = torch.tensor(2.0, dtype=torch.float64)
+    if family == "response":
+        fit = pc.linear_response(pc.fit(model, "mean_field", y))
+    else:
+        fit = pc.fit(model, family, y, max_steps=400)
+    pc.save(fit, tmp_path / "fit.pt")
+    again = pc.load(tmp_path / "fit.pt", model=model)
+    before, after = draws(fit)["h"], draws(again)["h"]
+    np.testing.assert_array_equal(before, after)
+    assert len(np.unique(before)) == before.size
+    assert again.family == fit.family
+
+
+def test_what_a_fit_says_of_itself_comes_back(tmp_path):
+    def schools(y):
+        mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 1.0))
+        with pyro.plate("school", len(y), dim=-1):
+            theta = pyro.sample("theta", dist.Normal(mu, 1.0))
+            pyro.sample("y", dist.Normal(theta**2, 0.5), obs=y)  # either sign
+
+    y = torch.tensor([4.0, 4.5], dtype=torch.float64)
+    fit = pc.fit(schools, "mean_field", y, noncentred=["theta"])
+    assert len(fit.modes) > 1
+    pc.save(fit, tmp_path / "fit.pt")
+    again = pc.load(tmp_path / "fit.pt", model=schools)
+    for name in ("modes", "engine", "why", "lost_starts", "noncentred", "reason", "converged"):
+        assert getattr(again, name) == getattr(fit, name), name
+    assert again.noncentred == ("theta",)
+    assert (again.engine, again.why[:10]) == ("deterministic", "continuous")
+
+
 def test_parameters_outside_modules_come_back(points, tmp_path):
     def guide(x, y=None):
         loc = pyro.param("loc", x.new_tensor(0.0))
