@@ -13,7 +13,7 @@ from pyro_cookbook.result import Fit
 
 Array = npt.NDArray[np.float64]
 
-SAMPLE = "or sample it with NUTS, started and scaled by this fit: pc.sample(fit)"
+SAMPLE = "sample it with NUTS, started and scaled by this fit: pc.sample(fit)"
 _STRONG = 0.5
 
 
@@ -67,7 +67,7 @@ def _why_full(fit: Fit, draws: Array | None, labels: list[str]) -> str:
     if draws is None or draws.shape[1] < 2 or fit.family != "mean_field":
         return ""
     correlation: Array = np.asarray(np.corrcoef(draws.T))
-    np.fill_diagonal(correlation, 0.0)
+    correlation = np.triu(correlation, k=1)
     i, j = np.unravel_index(np.abs(np.nan_to_num(correlation)).argmax(), correlation.shape)
     if abs(correlation[i, j]) < _STRONG:
         return ""

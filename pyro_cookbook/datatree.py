@@ -100,6 +100,8 @@ def to_datatree(
         inference_library="pyro",
         inference_library_version=pyro.__version__,
         guide=fit.family,
+        engine=fit.engine,
+        why=fit.why,
         elbo=fit.elbo.value,
         elbo_se=fit.elbo.se,
         converged=int(fit.converged),

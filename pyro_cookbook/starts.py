@@ -28,7 +28,7 @@ _PRIOR_DRAWS, _BOX_DRAWS = 16, 8
 _TOGETHER = 100
 # A climb has settled if a Newton step would gain less than this, in nats; from there the log
 # density must fall by so much over so many sds.
-_SETTLED, _FALL, _FAR_SDS = 1e-3, 1.0, 1e3
+_SETTLED, _FALL, _FAR_SDS, _FAR = 1e-3, 1.0, 1e3, 1e9
 # After so many climbs that ended in no mode the rest are counted and not climbed.
 _MAX_LOST = 2
 # A soft centre's curvature may widen its scales by at most so much.
@@ -148,8 +148,11 @@ def _refuse_flat(density: FlatDensity, end: Centre) -> None:
     if end.decrement > _SETTLED:
         return
     steps = np.diag(end.whiten) if end.whiten.ndim == 1 else end.whiten.T
+    # A spike's sds are tiny: far is also far on the unconstrained scale itself.
+    length = np.maximum(_FAR_SDS, _FAR / np.maximum(np.abs(steps).max(1), 1e-300))[:, None]
     for sign in (1.0, -1.0):
-        far = density.value(end.z + sign * _FAR_SDS * steps)
+        near = density.value(end.z + sign * _FAR_SDS * steps)
+        far = np.minimum(near, density.value(end.z + sign * length * steps))
         if (far > end.log_density - _FALL).any():
             i = int(np.nanargmax(np.where(np.isnan(far), -np.inf, far)))
             label = density.labels()[int(np.abs(steps[i] / end.scale).argmax())]

@@ -1,5 +1,7 @@
 """The deterministic engine: its bound is Pyro's, its optimum the family's best member."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -16,7 +18,7 @@ from guides.factor_analysis import FactorAnalysisMeanField
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook import deterministic, engines, families
 from pyro_cookbook.base_draws import base_draws
-from pyro_cookbook.centre import Centre
+from pyro_cookbook.centre import Centre, look
 from pyro_cookbook.deterministic import GAUSSIAN, make, maximise
 from pyro_cookbook.flat import FlatDensity
 from pyro_cookbook.gaussians import FullRank
@@ -191,6 +193,8 @@ def test_mean_field_is_the_textbook_one_whatever_the_coordinates(coordinates):
         loc, scale = outcome.gaussian.loc, outcome.gaussian.scale
     expected = mean_field_variances(covariance) ** 0.5
     assert (expected < 0.7).all()
+    mode = look(FlatDensity(normal(np.zeros(5), covariance), (), {}), np.zeros(5))
+    np.testing.assert_allclose(make("mean_field", mode).unit, expected, rtol=1e-9)  # to begin at
     np.testing.assert_allclose(loc, 0, atol=5e-3)
     np.testing.assert_allclose(scale, expected, rtol=5e-3)
 
@@ -292,6 +296,34 @@ COUNTS = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", GAUSSIAN)
+@pytest.mark.parametrize(("shift", "stretch"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.2)])
+def test_the_error_of_a_shifted_or_stretched_member_is_its_shift_or_stretch(name, shift, stretch):
+    sd = np.array([0.1, 3.0])
+    family = make(name, Centre(0 * sd, sd, -10.0, 0.0, True, np.ones(2), 0))
+    target, parameters = family.unpack(family.start), family.start.copy()
+    density = FlatDensity(normal(target.loc, target.covariance()), (), {})
+    parameters[1] += shift
+    scales = parameters[2:][family.on_diagonal] if name == "full_rank" else parameters[2:4]
+    scales += np.log1p(stretch)
+    if name == "full_rank":
+        parameters[2:][family.on_diagonal] = scales
+    error, _ = deterministic._error(density, family, parameters, 64, seed=0)
+    # Of second order in the stretch; the low-rank start is 1% wider than the centre.
+    assert error == pytest.approx(shift + stretch + stretch**2 / 2, rel=0.02, abs=1e-9)
+
+
+def test_families_with_correlations_get_four_draws_for_each_base_dimension():
+    def first(name, dim, scalars=2000):
+        centre = Centre(np.zeros(dim), np.ones(dim), -10.0, 0.0, True, np.ones(dim), 0)
+        density = SimpleNamespace(scalars=scalars)
+        return deterministic.num_base_draws(density, make(name, centre))[0]
+
+    assert [first(name, 400) for name in GAUSSIAN] == [64, 64, 2048, 2048]
+    assert first("low_rank", 1000) == 4096
+    assert first("low_rank", 1000, scalars=2**20) == 64  # what memory allows
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
 def test_draws_are_doubled_until_the_error_is_small_on_fresh_draws(name, monkeypatch):
     density = FlatDensity(poisson, (COUNTS,), {})
     centre = Centre(np.zeros(2), np.ones(2), -10.0, 1.0, True, np.ones(2), 0)
@@ -312,7 +344,7 @@ def test_draws_are_doubled_until_the_error_is_small_on_fresh_draws(name, monkeyp
 def test_a_fit_that_runs_out_of_draws_or_steps_says_so(monkeypatch):
     short = pc.fit(poisson, "full_rank", COUNTS, max_steps=1)
     assert not short.converged
-    assert "out of steps after 1, Monte-Carlo error" in short.reason
+    assert "still rising after 1 iterations, Monte-Carlo error" in short.reason
     monkeypatch.setattr(deterministic, "TOLERANCE", 1e-4)
     monkeypatch.setattr(deterministic, "MAX_DRAWS", 64)
     few = pc.fit(poisson, "full_rank", COUNTS)
@@ -357,8 +389,9 @@ def test_laplace_is_the_curvature_at_the_mode_of_the_unconstrained_latents():
 
 
 def test_laplace_refuses_a_flat_direction_and_names_it():
-    def ridge(y):
+    def plateau(y):
         b, c = (pyro.sample(n, dist.ImproperUniform(constraints.real, (), ())) for n in ("b", "c"))
+        pyro.factor("edge", -5 * ((b - c).abs() - 1).clamp(min=0) ** 2)
         pyro.sample("y", dist.Normal(b + c, 1.0), obs=y)
 
     message = (
@@ -366,9 +399,11 @@ def test_laplace_refuses_a_flat_direction_and_names_it():
         r" scaled precision -?\d.*\); try 'full_rank'"
     )
     with pytest.raises(ValueError, match=message) as caught:
-        pc.fit(ridge, "laplace", ORIGIN)
+        pc.fit(plateau, "laplace", ORIGIN)
     assert "\n" not in str(caught.value)
-    assert not pc.fit(ridge, "map", ORIGIN).converged
+    top = pc.fit(plateau, "map", ORIGIN)
+    assert not top.converged
+    assert "flat along a direction" in top.reason
 
 
 def test_every_mode_is_reported_with_its_mass():
@@ -470,7 +505,6 @@ def by_rows(y, num_obs=None):
     ("model", "guide", "options", "why"),
     [
         (Learning(), "full_rank", {}, "the model has parameters to learn"),
-        (with_param, "full_rank", {}, "the model has a parameter to learn, 'noise'"),
         (subsampling, "full_rank", {}, "plate 'row' takes a subsample of 3 of 7"),
         (by_rows, "flow", {}, "a flow is fitted by SVI"),
         (by_rows, "full_rank", {"batch_size": 4}, "mini-batches make the bound random"),
@@ -481,13 +515,17 @@ def by_rows(y, num_obs=None):
 def test_what_the_deterministic_engine_cannot_do_goes_to_the_other_and_why(
     model, guide, options, why
 ):
-    if model is not with_param:  # which Pyro's automatic guides cannot have either
-        fit = pc.fit(model, guide, Y, max_steps=60, **options)
-        assert fit.engine == "stochastic"
-        assert why in fit.why
+    fit = pc.fit(model, guide, Y, max_steps=60, **options)
+    assert fit.engine == "stochastic"
+    assert why in fit.why
     with pytest.raises(ValueError, match="engine: got 'deterministic', but") as caught:
         pc.fit(model, guide, Y, max_steps=60, engine="deterministic", **options)
     assert why in str(caught.value)
+
+
+def test_a_parameter_outside_modules_needs_a_guide_of_ones_own():
+    with pytest.raises(ValueError, match=r"calls pyro.param\('noise'\), which a family by name"):
+        pc.fit(with_param, "full_rank", Y)
 
 
 def test_the_engine_is_deterministic_where_it_can_be_and_as_asked():

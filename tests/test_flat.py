@@ -376,7 +376,8 @@ X = torch.linspace(-1, 1, 21).reshape(7, 3)
 def regression(x: Tensor, y: Tensor) -> None:
     w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
     with pyro.plate("row", len(x), dim=-1):
-        pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+        none = x @ torch.zeros(3)  # of the default dtype, whatever that is when this runs
+        pyro.sample("y", dist.Normal(x @ w + none, 1.0), obs=y)
 
 
 def closure(y: Tensor) -> None:

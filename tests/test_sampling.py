@@ -12,6 +12,8 @@ from torch import Tensor
 import pyro_cookbook as pc
 from guides.gaussian_mixture import GaussianMixtureExact
 from models.gaussian_mixture import GaussianMixture
+from pyro_cookbook import sampling
+from pyro_cookbook.engines import flat_density
 
 X = torch.stack([torch.ones(12), torch.linspace(100.0, 101.0, 12)], -1).double()
 Y = torch.linspace(-2.0, 1.5, 12, dtype=torch.float64) + torch.sin(torch.arange(12.0)).double()
@@ -32,7 +34,7 @@ def posterior() -> tuple[np.ndarray, np.ndarray]:
     return covariance @ x.T @ y / 0.49, covariance
 
 
-OPTIONS = {"num_draws": 400, "num_warmup": 200, "num_chains": 4, "processes": 1}
+OPTIONS = {"num_draws": 300, "num_warmup": 150, "num_chains": 4, "processes": 1}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,16 @@ def fit():
 @pytest.fixture(scope="module")
 def tree(fit):
     return pc.sample(fit, **OPTIONS)
+
+
+def test_the_potential_is_minus_the_log_density_with_its_gradient(fit):
+    density = flat_density(line, (X, Y), {})
+    z = torch.tensor([3.0, -0.1], dtype=torch.float64, requires_grad=True)
+    potential = sampling._Potential.apply(z, density.traced())
+    (slope,) = torch.autograd.grad(2 * potential, z)
+    value, gradient = density.value_and_grad(z.detach().numpy()[None])
+    assert potential.item() == pytest.approx(-value[0], rel=1e-12)
+    np.testing.assert_allclose(slope, -2 * gradient[0], rtol=1e-9)
 
 
 def test_moments_are_those_of_the_posterior_within_their_errors(tree):
@@ -130,7 +142,7 @@ def test_the_tree_has_the_shape_of_that_of_the_fit(fit, tree):
     for name, value in theirs.posterior.data_vars.items():
         assert mine.posterior[name].dims == value.dims
         assert mine.posterior[name].dtype == value.dtype
-    assert (tree.posterior.sizes["chain"], tree.posterior.sizes["draw"]) == (4, 400)
+    assert (tree.posterior.sizes["chain"], tree.posterior.sizes["draw"]) == (4, 300)
     assert tree.log_likelihood.y.dims == theirs.log_likelihood.y.dims == ("chain", "draw", "row")
     start = (X.numpy() @ tree.posterior.w.to_numpy()[..., None])[..., 0, 0]
     np.testing.assert_allclose(tree.posterior.start, start, rtol=1e-9)
@@ -163,7 +175,7 @@ def test_parameters_of_the_model_are_held_at_their_fitted_values():
             pyro.sample("y", dist.Normal(h, self.scale).expand(y.shape).to_event(1), obs=y)
 
     fit = pc.as_fit(build(Noisy()), lambda y: pyro.sample("h", dist.Normal(y.mean(), 0.5)), Y + 3)
-    drawn = pc.sample(fit, **OPTIONS | {"num_draws": 300})
+    drawn = pc.sample(fit, **OPTIONS | {"num_draws": 200})
     precision = 1 + 12 / 9
     mean = float((Y + 3).sum()) / 9 / precision
     ess = float(az.ess(drawn).h)

@@ -1,6 +1,6 @@
 """How often is the verdict right? Models with known posteriors × families × seeds.
 
-    python benchmarks/verdict/study.py [--models NAME …] [--families NAME …] [--seeds N]
+    python benchmarks/verdict/study.py [--models NAME …] [--families NAME …] [--seeds N] [--add]
 
 Fits every model of the zoo with every family, asks for the verdict, and compares the numbers that
 the verdict speaks of with the known answer. Writes results.csv (a row for each fit), summary.md and
@@ -236,16 +236,23 @@ def main() -> None:
     parser.add_argument("--models", nargs="*")
     parser.add_argument("--families", nargs="*")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--add", action="store_true", help="keep the fits in results.csv")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    rows = []
+    args.out.mkdir(parents=True, exist_ok=True)
+    part = args.out / "results.part.csv"
+    kept = part if part.exists() or not args.add else args.out / "results.csv"
+    rows = pd.read_csv(kept).to_dict("records") if kept.exists() else []
+    done = {(row["model"], row["family"], row["seed"]) for row in rows}
+    todo = [job for job in jobs(args) if job not in done]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(one, *job) for job in jobs(args)]
+        futures = [pool.submit(one, *job) for job in todo]
         for future in tqdm(as_completed(futures), total=len(futures)):
             rows.append(future.result())
+            pd.DataFrame(rows).to_csv(part, index=False)  # an interrupted study is taken up again
     results = pd.DataFrame(rows).sort_values(["model", "family", "seed"], ignore_index=True)
-    args.out.mkdir(parents=True, exist_ok=True)
     results.to_csv(args.out / "results.csv", index=False, float_format="%.5g")
+    part.unlink(missing_ok=True)
     text = summary(results)
     (args.out / "summary.md").write_text(text)
     print(text)
