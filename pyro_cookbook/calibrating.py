@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_cookbook._state import isolated
-from pyro_cookbook.draws import Program, draw, quietly, sample_sites, trace_once
+from pyro_cookbook.draws import (
+    Program,
+    draw,
+    is_derived,
+    quietly,
+    sample_sites,
+    trace_once,
+)
 from pyro_cookbook.fitting import fit
 from pyro_cookbook.result import Fit
 
@@ -170,7 +177,7 @@ def _observed_arguments(model: Program, args: Any, kwargs: Any) -> dict[str, str
     nodes = trace_once(model, *args, **kwargs)
     found = {}
     for name, node in nodes.items():
-        if not node["is_observed"] or node["infer"].get("_deterministic", False):
+        if not node["is_observed"] or is_derived(node):
             continue
         value = node["value"]
         if not value.numel():
@@ -205,7 +212,7 @@ def _simulate(
     latents = {
         name: node["value"]
         for name, node in nodes.items()
-        if name not in observed and not node["infer"].get("_deterministic", False)
+        if name not in observed and not is_derived(node)
     }
     return latents, bound.args, bound.kwargs
 

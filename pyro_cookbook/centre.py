@@ -113,9 +113,11 @@ def whitening(precision: Array) -> tuple[Array, Array, int]:
 def look(density: FlatDensity, z: Array) -> Centre:
     """Curvature and Newton decrement at a point."""
     value, gradient = density.value_and_grad(z[None])
+    whole = True
     if density.dim <= MAX_DENSE:
         hessian = density.hessian(z)
-        if not np.isfinite(hessian).all():
+        whole = bool(np.isfinite(hessian).all())
+        if not whole:
             hessian = np.where(np.isfinite(hessian), hessian, 0.0) - np.eye(density.dim)
         whiten, eigenvalues, weakest = whitening(-hessian)
     else:
@@ -124,7 +126,9 @@ def look(density: FlatDensity, z: Array) -> Centre:
         eigenvalues, weakest = np.sort(diagonal * whiten**2), int(diagonal.argmin())
     step = apply_transposed(whiten, gradient)[0]
     decrement = float(step @ step) / 2
-    is_mode = decrement < MAX_DECREMENT * max(1.0, density.dim / 100) and eigenvalues[0] > _FLAT
+    is_mode = (
+        whole and decrement < MAX_DECREMENT * max(1.0, density.dim / 100) and eigenvalues[0] > _FLAT
+    )
     return Centre(z, whiten, float(value[0]), decrement, bool(is_mode), eigenvalues, weakest)
 
 

@@ -121,8 +121,7 @@ class improper_at_origin(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
-        base = getattr(fn, "base_dist", fn)
-        if msg["value"] is None and isinstance(base, dist.ImproperUniform):
+        if msg["value"] is None and isinstance(getattr(fn, "base_dist", fn), dist.ImproperUniform):
             shape = (*fn.batch_shape, *fn.event_shape)
             unconstrained = biject_to(fn.support).inverse_shape(torch.Size(shape))
             msg["value"] = biject_to(fn.support)(torch.zeros(unconstrained)).expand(shape)
@@ -146,16 +145,10 @@ def describe_nodes(nodes: Mapping[str, dict[str, Any]]) -> dict[str, Site]:
 
 
 def is_derived(node: Mapping[str, Any]) -> bool:
-    """Whether a site records a computed value: ``pyro.deterministic``, or a reparametrisation.
-
-    Pyro marks only the former; both are "observed" point masses that a mask has taken out.
-    """
+    """Whether a site records a computed value; Pyro does not mark those of a reparametrisation."""
     fn = node["fn"]
     masked = isinstance(fn, dist.MaskedDistribution) and fn._mask is False
-    return bool(
-        node["infer"].get("_deterministic", False)
-        or (node["is_observed"] and masked and isinstance(fn.base_dist, dist.Delta))
-    )
+    return bool(node["is_observed"] and masked and isinstance(fn.base_dist, dist.Delta))
 
 
 def _describe(node: dict[str, Any]) -> Site:
@@ -168,15 +161,14 @@ def _describe(node: dict[str, Any]) -> Site:
     base = fn
     while hasattr(base, "base_dist") and not isinstance(base, dist.Delta):
         base = base.base_dist
-    # Discrete point masses: the support of a Delta is "real" whatever its value's type.
-    is_discrete = fn.support.is_discrete or not node["value"].is_floating_point()
     return Site(
         plates=tuple(plates),
         shape=shape,
         event_dim=fn.event_dim,
         observed=bool(node["is_observed"]),
         is_delta=isinstance(base, dist.Delta),
-        is_discrete=is_discrete,
+        # Discrete point masses: the support of a Delta is "real" whatever its value's type.
+        is_discrete=fn.support.is_discrete or not node["value"].is_floating_point(),
         auxiliary=bool(node["infer"].get("is_auxiliary", False)),
         deterministic=is_derived(node),
     )

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisFullRank
 from guides.gaussian_mixture import BayesianGaussianMixtureMeanField
+from pyro_cookbook.centre import Centre
 from pyro_cookbook.closed_form import factor_analysis
 from pyro_cookbook.closed_form.variational_mixture import MixturePosterior
 
@@ -53,3 +55,10 @@ def mixture_guide(q: MixturePosterior, v: Tensor) -> BayesianGaussianMixtureMean
         precision_df=q.df,
         precision_tril=q.precision_tril,
     )
+
+
+def some_centre(dim: int, seed: int, *, dense: bool) -> Centre:
+    """Coordinates that have nothing to do with any posterior."""
+    rng = np.random.default_rng(seed)
+    whiten = 0.3 * rng.standard_normal((dim, dim)) + np.eye(dim) if dense else 1 + rng.random(dim)
+    return Centre(rng.standard_normal(dim), whiten, -10.0, 0.0, True, np.ones(dim), 0)

@@ -7,8 +7,8 @@ import torch
 
 torch.set_default_dtype(torch.float64)
 
-from models import MODELS, data  # noqa: E402
 from problems import SITES  # noqa: E402
+from pyro_models import MODELS, data  # noqa: E402
 
 import pyro_cookbook as pc  # noqa: E402
 

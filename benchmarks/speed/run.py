@@ -2,7 +2,7 @@
 
     python benchmarks/speed/run.py --peers PYTHON [--runs 5] [PROBLEM …]
 
-PYTHON is an interpreter that has numpyro and pymc. Every fit is a process of its own, timed from its
+PYTHON is an interpreter that has numpyro and pymc. Every fit is its own process, timed from its
 start to its end, imports and compilation included. Its location and scales are then judged by one
 common estimate of the ELBO (32,768 quasi-random draws). A fit counts if it is within 0.1 nats of
 the best ELBO that any of them reached; of each peer the fastest setting that counts is timed.
@@ -23,7 +23,7 @@ import torch
 
 torch.set_default_dtype(torch.float64)
 
-from models import MODELS, data  # noqa: E402
+from pyro_models import MODELS, data  # noqa: E402
 
 from pyro_cookbook.base_draws import base_draws  # noqa: E402
 from pyro_cookbook.flat import FlatDensity  # noqa: E402
