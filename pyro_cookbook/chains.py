@@ -17,7 +17,7 @@ from pyro_cookbook.flat import FlatDensity
 
 Array = npt.NDArray[np.float64]
 
-_WARMUP, _DRAWS = 12, 30
+_WARMUP, _DRAWS = 12, 40
 # Length of a trajectory in posterior sds, jittered by half: a quarter of a circle is independence.
 _LENGTH, _MAX_LEAPFROGS = 1.6, 16
 _TARGET = 0.8
@@ -122,7 +122,7 @@ def run_chains(density: FlatDensity, starts: Array, seed: int) -> Chains:
 
 
 def moments(values: Mapping[str, Tensor], chains: int) -> dict[str, tuple[Array, ...]]:
-    """Means and sds of chain draws with their standard errors, site by site.
+    """Means and sds of the later half of chain draws, and how far they still move, site by site.
 
     Parameters
     ----------
@@ -132,18 +132,23 @@ def moments(values: Mapping[str, Tensor], chains: int) -> dict[str, tuple[Array,
 
     Returns
     -------
-    dict of str to (mean, sd, se of the mean, se of the sd), each of shape (scalars,)
+    dict of str to arrays, each of shape (scalars,)
+        Mean, sd, their standard errors, the changes of mean and sd between the two halves, and
+        the persistence: the share of the variance that lies between chains. 0 for chains that
+        roam, 1 for chains that stay where they are.
     """
     found: dict[str, tuple[Array, ...]] = {}
     for name, value in values.items():
         x = value.detach().cpu().double().numpy().reshape(-1, chains, value[0].numel())
+        early, x = x[: len(x) // 2], x[len(x) // 2 :]
         mean = x.mean((0, 1))
         square = (x - mean) ** 2
         sd = np.sqrt(square.mean((0, 1)))
+        drift = np.abs(early.mean((0, 1)) - mean), np.abs(early.std((0, 1)) - sd)
         tiny = np.finfo(float).tiny
         se_mean = x.mean(0).std(0, ddof=1) / np.sqrt(chains)
         se_sd = square.mean(0).std(0, ddof=1) / np.sqrt(chains) / np.maximum(2 * sd, tiny)
-        found[name] = (mean, sd, se_mean, se_sd)
+        found[name] = (mean, sd, se_mean, se_sd, *drift, x.mean(0).var(0) / np.maximum(sd**2, tiny))
     return found
 
 

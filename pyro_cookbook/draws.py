@@ -341,9 +341,12 @@ def log_density(
         try:
             return dict(torch.vmap(one, chunk_size=chunk)(given))
         except Exception:  # branches on values, .item(), operators without a batching rule
-            rows = [
-                one({name: value[s] for name, value in given.items()}) for s in range(num_draws)
-            ]
+            rows = []
+            for s in range(num_draws):
+                try:
+                    rows.append(one({name: value[s] for name, value in given.items()}))
+                except torch.linalg.LinAlgError:  # a singular matrix has no density
+                    rows.append({n: v["log_prob"] * 0 - torch.inf for n, v in first.items()})
             return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -284,9 +284,18 @@ class FlatDensity:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "There is a performance drop")
                     return torch.vmap(self._one)(z)
+            except torch.linalg.LinAlgError:  # at some of the vectors: find out which
+                pass
             except Exception:  # branches on values, .item(): one at a time shows any real error
                 self.follows_vmap = False
-        return torch.stack([self._one(one) for one in z])
+        return torch.stack([self._alone(one) for one in z])
+
+    def _alone(self, z: Tensor) -> Tensor:
+        """Log density at one vector; −∞ where a matrix that the model factorises is singular."""
+        try:
+            return self._one(z)
+        except torch.linalg.LinAlgError:
+            return (0 * z).sum() - torch.inf
 
     def _refuse_moving_supports(self) -> None:
         """Refuse a support that is another at another point: guides have one transform a site."""

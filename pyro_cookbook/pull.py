@@ -17,6 +17,9 @@ from pyro_cookbook.weights import Weights
 
 Array = npt.NDArray[np.float64]
 
+# Chains of which more of the variance lies between than this have not mixed, in some tail.
+_MAX_PERSISTENCE = 0.35
+
 
 @dataclass(frozen=True)
 class Pull:
@@ -26,7 +29,8 @@ class Pull:
     ----------
     table : pandas.DataFrame
         A row for each scalar: mean and sd of the guide's draws; of the reweighted draws, where the
-        weights allow it; of the chains; and errors against the chains, with standard errors.
+        weights allow it; of the chains; and errors against the chains, with a margin: their
+        standard error, or how far the chains still move.
     conclusive : bool
         Whether the chains moved well enough to say something.
     chains : Chains or None
@@ -43,14 +47,14 @@ class Pull:
     scale: Array
 
     def worst(self, which: str) -> tuple[float, float, str]:
-        """Largest shift (in sds) and stretch (relative), one standard error on top, and the label.
+        """Largest shift (in sds) and stretch (relative), margin on top, and the label.
 
         Parameters
         ----------
         which : {"", "reweighted_"}
         """
-        shift = self.table[f"{which}shift"] + self.table["shift_se"]
-        stretch = self.table[f"{which}stretch"] + self.table["stretch_se"]
+        shift = self.table[f"{which}shift"] + self.table["shift_margin"]
+        stretch = self.table[f"{which}stretch"] + self.table["stretch_margin"]
         both = pd.concat([shift, stretch], axis=1).fillna(np.inf).max(axis=1)
         return float(shift.max()), float(stretch.max()), str(both.idxmax())
 
@@ -92,16 +96,24 @@ def pull(fit: Fit, weights: Weights, smoothed: Array | None, seed: int) -> Pull 
     positions = chains.draws.reshape(-1, density.dim)
     ends = _with_derived(density, density.constrain(positions))
     parts = []
-    for name, (mean, sd, se_mean, se_sd) in moments(ends, chains.draws.shape[1]).items():
+    stuck = False
+    for name, found in moments(ends, chains.draws.shape[1]).items():
+        mean, sd, se_mean, se_sd, mean_drift, sd_drift, persistence = found
+        stuck |= bool((persistence > _MAX_PERSISTENCE).any())
         labels = _labels(name, own[name])
         unit = np.maximum(sd, np.finfo(float).tiny)
         parts.append(
             pd.DataFrame(
-                {"chain_mean": mean, "chain_sd": sd, "shift_se": se_mean / unit,
-                 "stretch_se": se_sd / unit},
+                {
+                    "chain_mean": mean,
+                    "chain_sd": sd,
+                    # Still moving, by more than noise: as far again is to come.
+                    "shift_margin": np.maximum(se_mean, mean_drift - 3 * se_mean) / unit,
+                    "stretch_margin": np.maximum(se_sd, sd_drift - 3 * se_sd) / unit,
+                },
                 index=labels,
             )
-        )  # fmt: skip
+        )
     table = table.join(pd.concat(parts))
     # A chain that remembers its start by r has moved by the share 1 − r of the error.
     moved = 1 - float(np.clip(np.abs(chains.memory).max() - 0.2, 0.0, 0.6))
@@ -111,7 +123,7 @@ def pull(fit: Fit, weights: Weights, smoothed: Array | None, seed: int) -> Pull 
             shifted = (table[f"{which}mean"] - table["chain_mean"]).abs() / least
             table[f"{which}shift"] = shifted / moved
             table[f"{which}stretch"] = (table[f"{which}sd"] / least - 1).abs() / moved
-    return Pull(table, chains.conclusive, chains, density, loc, scale)
+    return Pull(table, chains.conclusive and not stuck, chains, density, loc, scale)
 
 
 def _with_derived(density: FlatDensity, latents: dict[str, Tensor]) -> dict[str, Tensor]:

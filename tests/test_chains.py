@@ -41,7 +41,7 @@ def exact_draws(size, seed=0):
 def errors(density, chains, mean, sd):
     """Errors of the pooled chain draws in their own standard errors."""
     found = moments(density.constrain(chains.draws.reshape(-1, density.dim)), chains.draws.shape[1])
-    m, s, se_m, se_s = found["h"]
+    m, s, se_m, se_s, *_ = found["h"]
     return np.abs(m - mean) / se_m, np.abs(s - sd) / se_s
 
 
