@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_cookbook._state import isolated
+from pyro_cookbook.consequences import released
 from pyro_cookbook.draws import (
     Program,
     draw,
@@ -58,7 +59,7 @@ class Calibration:
     num_failed: int
 
     def plot(self, **options: Any) -> Any:
-        """Draw ArviZ's ECDF of the probabilities against the uniform, with its envelope.
+        """Draw ArviZ's ECDF of the probabilities against the uniform.
 
         Returns
         -------
@@ -204,7 +205,7 @@ def _simulate(
 ) -> tuple[dict[str, Tensor], Any, Any]:
     """Draw latents from the prior and data given them; return the latents and the new arguments."""
     with isolated(seed), quietly():
-        nodes = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs))
+        nodes = sample_sites(poutine.trace(released(model)).get_trace(*args, **kwargs))
     target = model.forward if isinstance(model, nn.Module) else model
     bound = inspect.signature(target).bind_partial(*args, **kwargs)
     for name, argument in observed.items():

@@ -14,13 +14,13 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_cookbook._state import isolated
+from pyro_cookbook.consequences import predictive
 from pyro_cookbook.draws import (
     Program,
     Site,
     describe,
     draw,
     log_density,
-    predictive,
     total,
     trace_once,
 )

@@ -9,8 +9,6 @@ from pyro_cookbook._state import isolated
 from pyro_cookbook.advice import advise
 from pyro_cookbook.engines import DETERMINISTIC
 from pyro_cookbook.judging import (
-    MAX_SHIFT,
-    MAX_STRETCH,
     RELIABLE,
     REWEIGHT,
     UNRELIABLE,
@@ -19,13 +17,15 @@ from pyro_cookbook.judging import (
 )
 from pyro_cookbook.pull import Pull, pull
 from pyro_cookbook.result import Estimate, Fit
-from pyro_cookbook.weights import MAX_KHAT, Weights, smooth, weigh
+from pyro_cookbook.weights import MAX_KHAT, NUM_DRAWS, Weights, smooth, weigh
 
 # Short chains measure errors; a measured error up to here, its standard error on top, is small
 # enough to call the fit right (benchmarks/verdict).
 _MAX_PULL = 0.22
 # Modes hold mass that a fit around one of them misses, by this much of a sd or of a variance.
 _MODE_SHIFT, _MODE_VARIANCE = 0.1, 0.3
+# Below this, weights can be trusted with means and sds on their own.
+_GOOD_KHAT = 0.5
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
 # A mode within so many of the guide's sds is covered: chains and weights see it.
@@ -92,7 +92,7 @@ class Diagnosis:
 
 
 def diagnose(
-    fit: Fit, *, log_evidence: float | None = None, num_draws: int = 20_000, seed: int = 0
+    fit: Fit, *, log_evidence: float | None = None, num_draws: int = NUM_DRAWS, seed: int = 0
 ) -> Diagnosis:
     """Judge a fit by its importance weights, and by where short Markov chains pull its draws.
 
@@ -157,7 +157,7 @@ def diagnose(
     if pulled is not None and settled:
         worst = _judge_pull(pulled, by_weights, khats, findings)
     else:
-        findings.take(by_weights)
+        worst = _take_weights(pulled, by_weights, findings)
     _judge_modes(fit, pulled, findings)
     _judge_restarts(fit, findings)
     nan = Estimate(float("nan"), float("nan"))
@@ -196,9 +196,22 @@ def _judge_pull(
         f" most {stretch:.0%} (most at {label!r})"
     )
     site = label.partition("[")[0]
+    # A guide with too heavy tails: weights are at their best, and chains far out come back late.
+    apart = pulled.between() if khats["joint"] <= _GOOD_KHAT else 0.0
+    if max(shift, stretch) <= _MAX_PULL < apart:
+        findings.add(
+            UNRELIABLE,
+            f"{told}, but the weights (k-hat {khats['joint']:.2f}) move the numbers by {apart:.0%}:"
+            " the guide's tails are too heavy for either to settle it",
+        )
+        return site
     if max(shift, stretch) <= _MAX_PULL:
         findings.add(RELIABLE, told)
-        findings.reasons += [reason for reason in by_weights.reasons if reason]
+        if khats["joint"] > MAX_KHAT:
+            findings.reasons.append(
+                f"k-hat of the joint weights is {khats['joint']:.2f}: the draws cannot be"
+                " reweighted, and need not be"
+            )
         return site
     if "reweighted_shift" in pulled.table:
         again, wider, at = pulled.worst("reweighted_")
@@ -210,7 +223,25 @@ def _judge_pull(
             )
             return site
         told += f"; reweighting does not mend it ({again:.2f} sd and {wider:.0%}, at {at!r})"
-    findings.add(UNRELIABLE, f"{told}: the limits are {MAX_SHIFT} sd and {MAX_STRETCH:.0%}")
+    findings.add(UNRELIABLE, f"{told}: a fit is right up to {_MAX_PULL} sd and {_MAX_PULL:.0%}")
+    return site
+
+
+def _take_weights(pulled: Pull | None, by_weights: Findings, findings: Findings) -> str:
+    """Judge by the weights; chains that have not mixed can refute a fit, and not confirm it."""
+    site = ""
+    if pulled is not None and pulled.chains is not None:
+        shift, stretch, label = pulled.worst("")
+        if max(shift, stretch) > _MAX_PULL:
+            site = label.partition("[")[0]
+            by_weights.reasons.insert(
+                0,
+                f"short chains from the guide's draws move means by at least {shift:.2f} sd and sds"
+                f" by {stretch:.0%} (most at {label!r}), and have not mixed",
+            )
+            if by_weights.verdict == RELIABLE:
+                by_weights.verdict = UNRELIABLE
+    findings.take(by_weights)
     return site
 
 

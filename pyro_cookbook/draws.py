@@ -197,7 +197,7 @@ def draw(
     Returns
     -------
     Draws
-        The sites not observed, and those given.
+        The sites not observed, computed values among them, and those given.
     """
     given = dict(given or {})
     with quietly():
@@ -205,17 +205,23 @@ def draw(
             poutine.condition(program, data={name: value[0] for name, value in given.items()})
         ).get_trace(*args, **kwargs)
         sites = {name: _describe(node) for name, node in sample_sites(proto).items()}
-        kept = [name for name, site in sites.items() if not site.observed or name in given]
+        kept = [
+            name
+            for name, site in sites.items()
+            if not site.observed or site.deterministic or name in given
+        ]
         if num_draws > _NUM_CHECKED:
             vectorised = _draw_at_once(program, num_draws, sites, kept, given, args, kwargs)
             if vectorised is not None:
                 return vectorised
         values: dict[str, list[Tensor]] = {name: [] for name in kept}
-        log_prob: dict[str, list[Tensor]] = {name: [] for name in kept}
+        dense = [name for name in kept if not sites[name].deterministic]
+        log_prob: dict[str, list[Tensor]] = {name: [] for name in dense}
         for s in range(num_draws):
             one = _trace_one(program, {k: v[s] for k, v in given.items()}, args, kwargs)
             for name in kept:
                 values[name].append(one[name]["value"])
+            for name in dense:
                 log_prob[name].append(one[name]["log_prob"])
         return Draws(
             {name: torch.stack(value) for name, value in values.items()},
@@ -258,19 +264,22 @@ def _draw_at_once(
         for name in kept:
             site, node = sites[name], many[name]
             values[name] = node["value"].reshape(num_draws, *site.shape)
-            log_prob[name] = node["log_prob"].reshape(num_draws, *site.batch_shape)
+            if not site.deterministic:  # what is computed has no density
+                log_prob[name] = node["log_prob"].reshape(num_draws, *site.batch_shape)
     except Exception:  # whatever the program's shapes run into; single runs show its real errors
         torch.set_rng_state(rng_state)
         return None
     # The same draws one at a time: points are computed anew, everything else is held.
-    held = [name for name in kept if not sites[name].is_delta or name in given]
+    free = [name for name in kept if not sites[name].is_delta and not sites[name].deterministic]
+    held = [*free, *(name for name in kept if name in given and name not in free)]
     rng_after = torch.get_rng_state()
     agree = _densities_agree(program, {name: values[name] for name in held}, log_prob, args, kwargs)
     for s in range(_NUM_CHECKED if agree else 0):
         one = _trace_one(program, {name: values[name][s] for name in held}, args, kwargs)
         for name in kept:
             agree &= _close(values[name][s], one[name]["value"])
-            agree &= _close(log_prob[name][s], one[name]["log_prob"])
+            if name in log_prob:
+                agree &= _close(log_prob[name][s], one[name]["log_prob"])
     torch.set_rng_state(rng_after if agree else rng_state)
     return Draws(values, log_prob) if agree else None
 
@@ -348,56 +357,3 @@ def log_density(
                 except torch.linalg.LinAlgError:  # a singular matrix has no density
                     rows.append({n: v["log_prob"] * 0 - torch.inf for n, v in first.items()})
             return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def derived_values(
-    model: Program, values: Mapping[str, Tensor], *args: Any, **kwargs: Any
-) -> dict[str, Tensor]:
-    """Values of a model's deterministic sites at given latents.
-
-    Parameters
-    ----------
-    model : callable
-    values : mapping of str to Tensor
-        Every latent site → values, shape (S, ...).
-    *args, **kwargs
-        The model's data.
-
-    Returns
-    -------
-    dict of str to Tensor
-        Deterministic site → values, shape (S, ...).
-    """
-
-    def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
-        held = poutine.condition(model, data=given)
-        nodes = sample_sites(poutine.trace(held).get_trace(*args, **kwargs))
-        return {name: node["value"] for name, node in nodes.items() if is_derived(node)}
-
-    with quietly():
-        first = one({name: value[0] for name, value in values.items()})
-        if not first:
-            return {}
-        num_draws = len(next(iter(values.values())))
-        chunk = max(1, CHUNK_SCALARS // max(1, 4 * sum(v.numel() for v in first.values())))
-        try:
-            return dict(torch.vmap(one, chunk_size=min(num_draws, chunk))(dict(values)))
-        except Exception:  # as in `log_density`
-            rows = [one({k: v[s] for k, v in values.items()}) for s in range(num_draws)]
-            return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-
-def predictive(
-    model: Program, values: Mapping[str, Tensor], num_draws: int, *args: Any, **kwargs: Any
-) -> dict[str, Tensor]:
-    """Draw what is observed anew, given latents; without latents, from the prior.
-
-    Every observed site is released first, so that the data are never echoed.
-
-    Returns
-    -------
-    dict of str to Tensor
-        Every sample site of the model → values, shape (S, ...).
-    """
-    drawn = draw(poutine.uncondition(model), num_draws, *args, given=values, **kwargs)
-    return {name: value for name, value in drawn.values.items() if name not in values}

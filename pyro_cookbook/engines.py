@@ -144,7 +144,8 @@ def run_deterministic(
     density = flat_density(model, args, kwargs, jacobian=family != "map")
     shown = sys.stderr.isatty() if progress is None else progress
     state = saved.starts.get(0, {})
-    with tqdm(desc=family, disable=not shown) as bar:
+    # Points without a density are met on the way and dealt with; NumPy need not tell.
+    with np.errstate(all="ignore"), tqdm(desc=family, disable=not shown) as bar:
         if state:
             start = _unpack_start(state["start"])
         else:

@@ -14,9 +14,9 @@ def columns(value: Tensor) -> Array:
 def location_scale_errors(value: Array, weight: Array) -> Array:
     """Change of each location (in scales) and of each scale (relative) under the weights.
 
-    Location and scale are the median and half the central 68% interval, a normal's mean and sd:
-    they exist for heavy tails too. `value` and `weight` have shape (S, scalars) and (S, 1 or same);
-    the result has shape (2, scalars).
+    Location and scale are the mean and the sd, and also the median and half the central 68%
+    interval: the larger change counts. `value` and `weight` have shape (S, scalars) and (S, 1 or
+    same); the result has shape (2, scalars).
     """
     order = np.argsort(value, axis=0)
     ordered = np.take_along_axis(value, order, 0)
@@ -30,6 +30,13 @@ def location_scale_errors(value: Array, weight: Array) -> Array:
     scale = np.maximum(high - low, np.finfo(float).tiny) / 2
     shift = np.abs(raw_mid - mid) / scale
     stretch = np.abs((raw_high - raw_low) / 2 / scale - 1)
+    # Means and sds too: a heavy tail can leave the quantiles right and the sd wrong.
+    with np.errstate(all="ignore"):
+        mean = (weight * value).sum(0) / weight.sum(0)
+        sd = np.sqrt((weight * (value - mean) ** 2).sum(0) / weight.sum(0))
+        sd = np.maximum(sd, np.finfo(float).tiny)
+        shift = np.fmax(shift, np.abs(value.mean(0) - mean) / sd)
+        stretch = np.fmax(stretch, np.abs(value.std(0) / sd - 1))
     return np.where(raw_high == raw_low, 0.0, np.stack([shift, stretch]))
 
 

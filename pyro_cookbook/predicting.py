@@ -8,8 +8,9 @@ import torch
 import xarray as xr
 
 from pyro_cookbook._state import isolated
+from pyro_cookbook.consequences import predictive
 from pyro_cookbook.datatree import Coords, Dims, Layout, constants, observed_values
-from pyro_cookbook.draws import describe, draw, predictive
+from pyro_cookbook.draws import describe, draw
 from pyro_cookbook.result import Fit
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_cookbook.chains import Chains, moments, num_chains, run_chains
-from pyro_cookbook.draws import derived_values
+from pyro_cookbook.consequences import derived_values
 from pyro_cookbook.engines import flat_density
 from pyro_cookbook.flat import FlatDensity
 from pyro_cookbook.moments import columns
@@ -57,6 +57,16 @@ class Pull:
         stretch = self.table[f"{which}stretch"] + self.table["stretch_margin"]
         both = pd.concat([shift, stretch], axis=1).fillna(np.inf).max(axis=1)
         return float(shift.max()), float(stretch.max()), str(both.idxmax())
+
+    def between(self) -> float:
+        """Largest difference of plain and reweighted means (in sds) and sds; 0 without weights."""
+        if "reweighted_sd" not in self.table:
+            return 0.0
+        sd = self.table["reweighted_sd"].clip(lower=np.finfo(float).tiny)
+        shift = (self.table["mean"] - self.table["reweighted_mean"]).abs() / sd
+        stretch = (self.table["sd"] / sd - 1).abs()
+        varies = self.table["sd"] > 0
+        return float(np.fmax(shift, stretch)[varies].max())
 
     def unconstrained(self) -> Array | None:
         """Positions of all chains, shape (S, D)."""

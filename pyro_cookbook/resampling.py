@@ -10,6 +10,7 @@ from pyro_cookbook._state import isolated
 from pyro_cookbook.result import Fit
 from pyro_cookbook.weights import (
     MAX_KHAT,
+    NUM_DRAWS,
     Array,
     Weights,
     enumerate_states,
@@ -41,13 +42,15 @@ def resample(fit: Fit, num_draws: int, seed: int) -> dict[str, Tensor]:
     ValueError
         If k-hat of a block that is needed is above 0.7, naming the block.
     """
-    weights = weigh(fit, num_draws=max(4000, num_draws), seed=seed)
+    weights = weigh(fit, max(NUM_DRAWS, num_draws), seed, sum_rows_out=False)
     rng = np.random.default_rng(seed)
     names = [name for name in weights.sites if name in weights.draws.values]
     latents = {name: weights.draws.values[name] for name in names}
     smoothed, joint = smooth(weights.joint)
     if joint <= MAX_KHAT:
         return _take(latents, rng.choice(len(smoothed), num_draws, p=smoothed))
+    weights = weigh(fit, num_draws=max(4000, num_draws), seed=seed)
+    latents = {name: weights.draws.values[name] for name in names}
     if weights.rows is None:
         raise _refusal("joint weights", float(joint))
     if weights.shared is None:

@@ -138,9 +138,12 @@ class Fit:
 
     def __repr__(self) -> str:
         """One line: what was fitted, how well, and why it stopped."""
+        family = self.family
+        if self.noncentred:
+            family += f", {', '.join(self.noncentred)} non-centred"
         engine = f" by the {self.engine} engine" if self.engine else ""
         return (
-            f"Fit({_name(self.model)}, {self.family}{engine}: ELBO {self.elbo},"
+            f"Fit({_name(self.model)}, {family}{engine}: ELBO {self.elbo},"
             f" {'converged' if self.converged else 'NOT converged'} after {len(self.losses)} steps:"
             f" {self.reason})"
         )

@@ -63,7 +63,7 @@ def run_starts(
             run = SVI(one_model, one_guide, args, kwargs, options)
             failure: NonFiniteELBO | None = None
             try:
-                if not isinstance(guide, str):
+                if not isinstance(guide, str) and not options.batch_size:
                     _compare_sites(one_model, one_guide, args, kwargs)
                 run.prepare()
                 if r in saved.starts:

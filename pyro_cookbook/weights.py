@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float64]
 
 # Above this tail index importance weights cannot repair a fit (Vehtari et al. 2024).
 MAX_KHAT = 0.7
+# Draws behind a verdict and behind what it promises.
+NUM_DRAWS = 20_000
 # Weights that vary less than this (sd, in nats) are equal: KL(q ‖ p) is half its square, 5e-7.
 EQUAL_WEIGHTS = 1e-3
 # Scalars that the draws may fill; draws of rows' latents behind one global weight.
@@ -97,11 +99,12 @@ class Weights:
 
 def _log_mean_exp(log_weights: Array) -> Estimate:
     """Sum over columns of log mean exp, with the delta method's standard error."""
-    top = log_weights.max(0)
-    weights = np.exp(log_weights - top)
-    mean = weights.mean(0)
-    variance = weights.var(0, ddof=1) / len(weights) / mean**2
-    return Estimate(float((top + np.log(mean)).sum()), float(np.sqrt(variance.sum())))
+    with np.errstate(all="ignore"):  # a density of +∞ gives NaN, which says so
+        top = log_weights.max(0)
+        weights = np.exp(log_weights - top)
+        mean = weights.mean(0)
+        variance = weights.var(0, ddof=1) / len(weights) / mean**2
+        return Estimate(float((top + np.log(mean)).sum()), float(np.sqrt(variance.sum())))
 
 
 def find_blocks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> Blocks:

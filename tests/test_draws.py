@@ -22,7 +22,8 @@ from models.gaussian_mixture import GaussianMixture, MixturePrior, bayesian_gaus
 from pyro_cookbook import draws
 from pyro_cookbook.closed_form.gaussian_mixture import random_start
 from pyro_cookbook.closed_form.variational_mixture import fit_variational_mixture
-from pyro_cookbook.draws import Draws, describe, draw, log_density, predictive
+from pyro_cookbook.consequences import predictive
+from pyro_cookbook.draws import Draws, describe, draw, log_density
 
 X = torch.linspace(-1, 1, 60).reshape(20, 3)
 
@@ -292,3 +293,18 @@ def test_describe_says_what_the_sites_are(iris):
     points = describe(FactorAnalysisMAP(150, 2), iris)["h"]
     assert (points.is_delta, points.is_discrete, points.event_dim) == (True, False, 1)
     assert describe(GaussianMixtureMAP(4, 3).double(), iris)["h"].is_discrete
+
+
+def test_a_computed_value_inside_a_plate_stays_computed():
+    def model(s, y=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        with pyro.plate("school", len(s), dim=-1):
+            eta = pyro.sample("eta", dist.Normal(0.0, 1.0))
+            theta = pyro.deterministic("theta", mu + 5 * eta)  # Pyro takes it for an event
+            return pyro.sample("y", dist.Normal(theta, s), obs=y)
+
+    s = torch.ones(8)
+    latents = {"mu": torch.zeros(6), "eta": torch.ones(6, 8)}
+    new = predictive(model, latents, 6, s, torch.zeros(8))
+    assert new["y"].shape == (6, 8)
+    assert torch.equal(new["theta"], torch.full((6, 8), 5.0))
