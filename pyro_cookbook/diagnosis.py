@@ -125,7 +125,7 @@ def diagnose(
     _judge_convergence(fit, findings)
     weights = weigh(fit, num_draws, seed, sum_rows_out=False)
     discrete = any(site.is_discrete for site in weights.sites.values() if not site.observed)
-    if discrete:
+    if discrete or weights.blocks.row:  # every row has weights of its own to smooth
         weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
     joint = weights.joint
     with np.errstate(invalid="ignore"):
