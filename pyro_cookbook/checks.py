@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,8 +40,9 @@ def _check_observed(name: str, node: Mapping[str, Any]) -> None:
         return
     batch = value.shape[: value.dim() - fn.event_dim]
     try:
-        rows = torch.broadcast_shapes(batch, fn.batch_shape)
-    except RuntimeError:
+        # NumPy's: torch's imports sympy, half a second.
+        rows = torch.Size(np.broadcast_shapes(batch, fn.batch_shape))
+    except ValueError:
         raise ValueError(
             f"site {name!r}: observations of shape {tuple(value.shape)} do not fit a distribution"
             f" of batch shape {tuple(fn.batch_shape)}"

@@ -104,9 +104,9 @@ class FlatDensity:
         if not latent:
             raise NotFlat("model: it has no latent site")
         self.transforms = {name: _bijection(name, node["fn"]) for name, node in latent.items()}
+        # Not by inverse_shape, which imports sympy: half a second.
         self.shapes = {
-            name: torch.Size(self.transforms[name].inverse_shape(node["value"].shape))
-            for name, node in latent.items()
+            name: self.transforms[name].inv(node["value"]).shape for name, node in latent.items()
         }
         first = next(iter(latent.values()))["value"]
         self.dtype, self.device = first.dtype, first.device

@@ -26,6 +26,8 @@ Array = npt.NDArray[np.float64]
 _SAME = 0.2
 _PRIOR_DRAWS, _BOX_DRAWS = 16, 8
 _TOGETHER = 100
+# Points on the way from where a climb stands to a mode: close to its start, where a mode would be.
+_WAY = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 40)])
 # A climb has settled if a Newton step would gain less than this, in nats; from there the log
 # density must fall by so much over so many sds.
 _SETTLED, _FALL, _FAR_SDS, _FAR = 1e-3, 1.0, 1e3, 1e9
@@ -101,7 +103,7 @@ def find_start(density: FlatDensity, num_starts: int, seed: int) -> Start:
             rest = list(ascend(density, np.stack(rest), ends[0].whiten, _TOGETHER))
             together = True
         point = rest.pop(0)
-        known = [k for k, other in enumerate(ends) if _same(point, other)]
+        known = [k for k, other in enumerate(ends) if _leads_to(density, point, other)]
         if not known and lost < _MAX_LOST:
             end = climb(density, point)
             _refuse_flat(density, end)
@@ -138,7 +140,8 @@ def _holds(density: FlatDensity, end: Centre) -> bool:
 def _refuse_flat(density: FlatDensity, end: Centre) -> None:
     """Refuse a density that is as high a thousand sds away: it has no finite integral.
 
-    Looked at where the gradient vanishes, both ways along every direction of the whitening.
+    Looked at where the gradient vanishes, both ways along every direction of the whitening and along
+    the way that the climb took from the origin: on a plateau the others may lead off it.
 
     Raises
     ------
@@ -148,6 +151,9 @@ def _refuse_flat(density: FlatDensity, end: Centre) -> None:
     if end.decrement > _SETTLED:
         return
     steps = np.diag(end.whiten) if end.whiten.ndim == 1 else end.whiten.T
+    come = float(np.linalg.norm(solve(end.whiten, end.z)))
+    if come > 0:
+        steps = np.vstack([steps, end.z / come])
     # A spike's sds are tiny: far is also far on the unconstrained scale itself.
     length = np.maximum(_FAR_SDS, _FAR / np.maximum(np.abs(steps).max(1), 1e-300))[:, None]
     for sign in (1.0, -1.0):
@@ -166,6 +172,17 @@ def _refuse_flat(density: FlatDensity, end: Centre) -> None:
 def _same(z: Array, other: Centre) -> bool:
     distance = float(np.linalg.norm(solve(other.whiten, z - other.z)))
     return bool(distance < _SAME * max(1.0, np.sqrt(len(z))))
+
+
+def _leads_to(density: FlatDensity, z: Array, other: Centre) -> bool:
+    """Whether the log density rises all the way from a point to a mode: then it is on its hill.
+
+    Climbs end in modes, and from one mode the way to another first goes down.
+    """
+    if _same(z, other):
+        return True
+    way = density.value(z + _WAY[:, None] * (other.z - z))
+    return bool(np.isfinite(way).all() and (np.diff(way) >= 0).all())
 
 
 def _ranked(density: FlatDensity, ends: list[Centre], counts: list[int], lost: int) -> Start:
