@@ -36,7 +36,7 @@ def isolated(seed: int | None, param_state: Any = None) -> Iterator[Any]:
         own = {key: dict(value) for key, value in param_state.items()}
     try:
         with (
-            # NumPy's threads and torch's wait for each other: small products take ten times as long.
+            # NumPy's threads and torch's wait for each other: small products take ten times longer
             threadpool_limits(1, user_api="blas"),
             pyro.settings.context(module_local_params=True),
             pyro.get_param_store().scope(own) as state,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_cookbook._state import isolated
-from pyro_cookbook.consequences import released
+from pyro_cookbook.consequences import derived_values, released
 from pyro_cookbook.draws import (
     Program,
     draw,
@@ -153,7 +153,8 @@ def calibrate(
             failed.append(str(error))
             continue
         with isolated(seed + s, one.param_state):
-            drawn = draw(one.guide, num_draws, *args, **keywords).values
+            values = draw(one.guide, num_draws, *args, **keywords).values
+            drawn = {**derived_values(one.model, values, *args, **keywords), **values}
         found.append({
             name: (drawn[name] <= value).double().mean(0).cpu().numpy()
             for name, value in latents.items()

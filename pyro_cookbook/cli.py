@@ -118,7 +118,8 @@ def fit(
         str | None, typer.Option(help="Columns of it to use, separated by commas. Default: all.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Number of factors or components. Default: the recipe's.")
+        int | None,
+        typer.Option(help="Number of factors, components or atoms; see list."),
     ] = None,
     seed: Seed = 0,
     draws: Draws = 1000,

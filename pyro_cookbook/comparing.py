@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pyro_cookbook.datatree import to_datatree
+from pyro_cookbook.datatree import Coords, Dims, to_datatree
 from pyro_cookbook.diagnosis import Diagnosis, diagnose
 from pyro_cookbook.judging import REWEIGHT
 from pyro_cookbook.result import Fit
@@ -46,7 +46,10 @@ class Comparison:
         options.setdefault("var_names", sorted(shared))
         sizes = [_flat(next(iter(_variables(t).values()))).shape[0] for t in self.trees.values()]
         chains = {name: _thinned(tree, min(sizes)) for name, tree in self.trees.items()}
-        return az.plot_forest(chains, sample_dims="sample", **options)
+        plot: Any = az.plot_forest(chains, sample_dims="sample", **options)
+        if len(chains) > 1:
+            plot.add_legend("model", title="")
+        return plot
 
 
 def compare(
@@ -55,6 +58,8 @@ def compare(
     reference: str | None = None,
     num_draws: int = 4000,
     seed: int = 0,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
 ) -> Comparison:
     """Put fits of one model side by side.
 
@@ -68,6 +73,8 @@ def compare(
     num_draws : int, default 4000
         Draws of each fit.
     seed : int, default 0
+    coords, dims : mapping, optional
+        As for `to_datatree`; a DataTree keeps its own.
 
     Returns
     -------
@@ -94,8 +101,9 @@ def compare(
             continue
         diagnoses[name] = found = diagnose(one, seed=seed)
         trees[name] = to_datatree(
-            one, num_draws=num_draws, seed=seed, reweight=found.verdict == REWEIGHT
-        )
+            one, num_draws=num_draws, seed=seed, coords=coords, dims=dims,
+            reweight=found.verdict == REWEIGHT,
+        )  # fmt: skip
         rows[name] = {
             "family": one.family,
             "elbo": found.elbo.value,

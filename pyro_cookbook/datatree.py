@@ -90,12 +90,9 @@ def to_datatree(
     if not reweight:  # the density of resampled draws is not q's
         stats["log_q"] = drawn.total()
     groups["sample_stats"] = stats
-    tree = layout.tree(groups, sites)
+    tree = layout.tree(groups, sites, parameters(fit.model))
     losses = xr.DataArray(fit.losses, dims=["step"], name="loss")
     tree["sample_stats"] = xr.DataTree(tree["sample_stats"].to_dataset().assign(loss=losses))
-    theta = parameters(fit.model)
-    if theta:
-        tree["theta"] = layout.constants(theta)
     tree.attrs.update(
         inference_library="pyro",
         inference_library_version=pyro.__version__,
@@ -201,7 +198,7 @@ def mcmc_tree(
     groups |= prior
     stats = {"lp": total(log_p), "diverging": torch.as_tensor(diverging).flatten()}
     groups["sample_stats"] = stats
-    tree = layout.tree(groups, sites)
+    tree = layout.tree(groups, sites, parameters(model))
     tree.attrs.update(inference_library="pyro", inference_library_version=pyro.__version__)
     return tree
 
@@ -309,7 +306,9 @@ class Layout:
         self.coords, self.dims, self.sample_dims = coords, dims, sample_dims
         self.num_chains = num_chains
 
-    def tree(self, groups: Mapping[str, Values], sites: Mapping[str, Site]) -> xr.DataTree:
+    def tree(
+        self, groups: Mapping[str, Values], sites: Mapping[str, Site], theta: Values
+    ) -> xr.DataTree:
         """Build the tree of groups, each a mapping of variables to values."""
         rows = {
             site.shape[i]: name
@@ -335,7 +334,7 @@ class Layout:
                     dims[name] = self._dims(name, sites.get(name), event_shape, rows)
         used = {dim for names in dims.values() for dim in names}
         coords = {name: value for name, value in self.coords.items() if name in used}
-        return az.from_dict(
+        tree = az.from_dict(
             arrays,
             sample_dims=list(self.sample_dims),
             dims=dims,
@@ -343,6 +342,9 @@ class Layout:
             coords=coords,
             pred_coords=coords,
         )
+        if theta:
+            tree["theta"] = self.constants(theta)
+        return tree
 
     def constants(self, values: Values) -> xr.DataTree:
         """Lay out values that have neither draws nor plates; names given count from the last."""

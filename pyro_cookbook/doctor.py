@@ -51,7 +51,7 @@ def _evidence() -> tuple[str, bool, str]:
 
     v = data.load("iris").v
     recipe = catalogue.recipe("02_expectation_maximisation")
-    fit = recipe.guides["exact"].prepare(v, recipe.size, 0).fit(v)
+    fit = recipe.guides["exact"].prepare(v, recipe.size, 0).fit()
     joint = weigh(fit, num_draws=100).joint
     exact = recipe.log_evidence(fit) or float("nan")
     error = float(abs(joint / exact - 1).max())

@@ -35,7 +35,7 @@ def fit(
     engine: str | None = None,
     noncentred: bool | Sequence[str] = False,
     elbo: ELBO | None = None,
-    lr: float = 0.03,
+    lr: float | None = None,
     max_steps: int = 20_000,
     tol: float | None = None,
     batch_size: int | None = None,
@@ -75,9 +75,9 @@ def fit(
     elbo : pyro.infer.ELBO, optional
         Stochastic engine: the estimator of the bound. Default ``Trace_ELBO()``; with
         ``TraceEnum_ELBO`` discrete sites of the guide are summed over.
-    lr : float, default 0.03
-        Stochastic engine: Adam's first learning rate. It falls to a hundredth, each time the ELBO
-        stops rising.
+    lr : float, optional
+        Stochastic engine: Adam's first learning rate, by default 0.03, or 0.01 for a flow. It falls
+        to a hundredth, each time the ELBO stops rising.
     max_steps : int, default 20_000
         Largest number of steps of one start, or of L-BFGS iterations.
     tol : float, optional
@@ -121,6 +121,7 @@ def fit(
             raise ValueError(f"{name}: got {value}, expected a positive number")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1 row")
+    lr = lr or (0.01 if guide == "flow" else 0.03)  # faster, a flow leaves the posterior
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     started = time.perf_counter()
     with isolated(seed):

@@ -83,7 +83,7 @@ def predict(
         },
         "predictions_constant_data": constants(fit.model, args, all_kwargs, seen),
     }
-    return Layout(coords or {}, dims or {}, ("sample",)).tree(groups, new)
+    return Layout(coords or {}, dims or {}, ("sample",)).tree(groups, new, {})
 
 
 def _takes(guide: Any, args: Any, kwargs: Any) -> bool:

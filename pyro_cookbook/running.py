@@ -80,17 +80,12 @@ def run_guide(
     """
     if guide not in recipe.guides:
         raise ValueError(f"--guide: got {guide!r}, expected one of {', '.join(recipe.guides)}")
-    size = recipe.size if size is None else size
-    most = len(table.v) - 1 if recipe.size_name == "components" else len(table.columns)
-    if not 1 <= size <= most:
-        raise ValueError(
-            f"--size: got {size} {recipe.size_name}, expected 1 to {most} for {table.name!r}"
-            f" with {len(table.v)} rows and {len(table.columns)} columns"
-        )
+    rows = recipe.rows(table)
+    size = _checked_size(recipe, table, size)
     started = time.perf_counter()
     with isolated(seed):
-        prepared = recipe.guides[guide].prepare(table.v, size, seed)
-    fit = prepared.fit(table.v, seed=seed, progress=progress)
+        prepared = recipe.guides[guide].prepare(rows, size, seed)
+    fit = prepared.fit(seed=seed, progress=progress)
     log_evidence = recipe.log_evidence(fit)
     diagnosis = diagnose(fit, log_evidence=log_evidence, seed=seed)
     seconds = time.perf_counter() - started
@@ -99,6 +94,20 @@ def run_guide(
     )
     tree.attrs.update(recipe=recipe.name, guide=guide, data=table.name, verdict=diagnosis.verdict)
     return Outcome(recipe, guide, table, fit, diagnosis, log_evidence, tree, seconds)
+
+
+def _checked_size(recipe: Recipe, table: Table, size: int | None) -> int:
+    if size is None:
+        return recipe.size
+    if not recipe.size_name:
+        raise ValueError(f"--size: {recipe.name} has nothing to count; leave it out")
+    most = recipe.max_size(table.v)
+    if not 1 <= size <= most:
+        raise ValueError(
+            f"--size: got {size} {recipe.size_name}, expected 1 to {most} for {table.name!r}"
+            f" with {len(table.v)} rows and {len(table.columns)} columns"
+        )
+    return size
 
 
 def write_outcome(outcome: Outcome, folder: Path) -> Path:

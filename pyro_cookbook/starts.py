@@ -140,8 +140,8 @@ def _holds(density: FlatDensity, end: Centre) -> bool:
 def _refuse_flat(density: FlatDensity, end: Centre) -> None:
     """Refuse a density that is as high a thousand sds away: it has no finite integral.
 
-    Looked at where the gradient vanishes, both ways along every direction of the whitening and along
-    the way that the climb took from the origin: on a plateau the others may lead off it.
+    Looked at where the gradient vanishes, both ways along every direction of the whitening and
+    along the way from the origin: on a plateau the others may lead off it.
 
     Raises
     ------

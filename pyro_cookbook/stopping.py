@@ -70,3 +70,47 @@ def trend(losses: npt.ArrayLike) -> Trend:
     se = np.sqrt(float(residuals @ residuals) / (NUM_BATCHES - 2) / spread)
     half = NUM_BATCHES / 2
     return Trend(rise=half * slope, se=float(half * se), num_steps=size * NUM_BATCHES)
+
+
+@dataclass(frozen=True)
+class Fall:
+    """How far the ELBO has ended below its best.
+
+    Attributes
+    ----------
+    nats, se : float
+        Best mean of a block of steps minus the mean of the last block, and its standard error.
+    step : int
+        Where the best block ends.
+    """
+
+    nats: float
+    se: float
+    step: int
+
+    def is_real(self, tol: float) -> bool:
+        """Say whether it is more than `tol` and the noise: the best of many blocks is lucky."""
+        return self.nats - 4 * self.se > tol
+
+
+def fall(losses: npt.ArrayLike, size: int = 100) -> Fall:
+    """Compare the last steps with the best ones.
+
+    Parameters
+    ----------
+    losses : array_like
+        −ELBO at successive steps, shape (n,).
+    size : int, default 100
+        Steps in a block; less where there are fewer than two blocks.
+
+    Returns
+    -------
+    Fall
+    """
+    values = np.asarray(losses, dtype=float)
+    size = max(1, min(size, len(values) // 2))
+    blocks = values[len(values) % size :].reshape(-1, size)
+    means, variances = blocks.mean(1), blocks.var(1) / size
+    best = int(means.argmin())
+    se = float(np.sqrt(variances[best] + variances[-1]))
+    return Fall(float(means[-1] - means[best]), se, len(values) % size + (best + 1) * size)

@@ -13,7 +13,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
 from pyro_cookbook.draws import Program, sample_sites
-from pyro_cookbook.stopping import NUM_BATCHES, Trend, trend
+from pyro_cookbook.stopping import NUM_BATCHES, Trend, fall, trend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,6 +182,12 @@ class SVI:
         tol, first = self.options.tol, self.rose or latest
         if first.rise > 2 * first.se and not first.has_stopped(tol):
             return False, f"out of steps while rising: {first} at the first learning rate"
+        lost = fall(self.losses)
+        if lost.is_real(tol):
+            return False, (
+                f"the ELBO ended {lost.nats:.2g} nats below its best, at step {lost.step}: the"
+                " learning rate is too large, or the guide has left the posterior"
+            )
         if stopped:
             return True, f"{latest}, less than the tolerance of {tol:.2g}"
         return False, f"out of steps: {latest}; the noise hides a rise above {tol:.2g}"

@@ -88,3 +88,16 @@ def test_what_cannot_be_simulated_is_refused_by_name():
         pc.calibrate(lambda: normal(Y), "full_rank")
     with pytest.raises(ValueError, match="observes nothing"):
         pc.calibrate(normal, "full_rank")
+
+
+def centred(y=None):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", 3, dim=-1):
+        h = pyro.sample("h", dist.Normal(loc, 1.0))
+        pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+
+def test_a_site_that_is_fitted_non_centred_is_judged_too():
+    found = pc.calibrate(centred, "full_rank", Y, num_simulations=40, noncentred=["h"])
+    assert found.calibrated
+    assert list(found.table.index) == ["loc", "h[0]", "h[1]", "h[2]"]

@@ -45,6 +45,8 @@ def test_errors_are_those_against_nuts(comparison):
 
 def test_one_plot_holds_them_all(comparison, tmp_path):
     plot = comparison.plot()
+    (legend,) = plot.viz["figure"].item().legends
+    assert {text.get_text() for text in legend.get_texts()} == set(comparison.trees)
     assert plot.data.sizes["model"] == 4
     plot.savefig(tmp_path / "forest.png")
     assert (tmp_path / "forest.png").stat().st_size > 5000
@@ -55,3 +57,10 @@ def test_nothing_and_an_unknown_reference_are_refused():
         pc.compare({})
     with pytest.raises(ValueError, match="reference: got 'NUTS'"):
         pc.compare({"map": pc.fit(correlated, "map")}, reference="NUTS")
+
+
+def test_the_trees_have_the_names_that_the_reader_gives():
+    found = pc.compare(
+        {"map": pc.fit(correlated, "map")}, dims={"h": ["side"]}, coords={"side": ["l", "r"]}
+    )
+    assert list(found.trees["map"]["posterior"]["h"]["side"].values) == ["l", "r"]

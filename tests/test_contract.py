@@ -25,15 +25,11 @@ pairs = pytest.mark.parametrize(("recipe", "guide"), PAIRS, ids=[f"{r[:2]}-{g}" 
 
 
 @cache
-def rows(recipe: str) -> Tensor:
-    return data.load(catalogue.recipe(recipe).data).v
-
-
-@cache
 def prepared(recipe: str, guide: str) -> Prepared:
     entry = catalogue.recipe(recipe)
     with torch.random.fork_rng():
-        pair = entry.guides[guide].prepare(rows(recipe), entry.size, 0)
+        rows = entry.rows(data.load(entry.data))
+        pair = entry.guides[guide].prepare(rows, entry.size, 0)
     for program in (pair.model, pair.guide):
         if isinstance(program, nn.Module):
             program.to(torch.float64)
@@ -70,6 +66,16 @@ def call_of(program: Any) -> Any:
     return program.forward if isinstance(program, nn.Module) else program
 
 
+def observed_argument(program: Any) -> str:
+    """The last positional argument before `num_obs`: what is observed; before it, covariates."""
+    names = list(inspect.signature(call_of(program)).parameters)
+    return names[names.index("num_obs") - 1]
+
+
+def covariates(pair: Prepared, num_rows: int) -> tuple[Tensor, ...]:
+    return tuple(value[:num_rows] for value in pair.data[:-1])
+
+
 def kind(program: Any) -> Any:
     return type(program) if isinstance(program, nn.Module) else program
 
@@ -100,15 +106,18 @@ def test_guide_and_model_are_called_alike(recipe, guide):
         list(inspect.signature(call_of(p)).parameters) for p in (pair.model, pair.guide)
     )
     assert of_model == of_guide
-    assert of_model[:2] == ["v", "num_obs"]
-    assert inspect.signature(call_of(pair.model)).parameters["v"].default is None
+    name = observed_argument(pair.model)
+    assert len(pair.data) == of_model.index("num_obs")
+    assert inspect.signature(call_of(pair.model)).parameters[name].default is None
+    sites = describe(pair.model, *pair.data, **pair.data_kwargs)
+    assert [site for site, about in sites.items() if about.is_data] == [name]
 
 
 @pairs
 def test_sites_shapes_and_plates_match(recipe, guide):
     pair = prepared(recipe, guide)
-    of_model = describe(pair.model, rows(recipe), **pair.data_kwargs)
-    of_guide = describe(pair.guide, rows(recipe), **pair.data_kwargs)
+    of_model = describe(pair.model, *pair.data, **pair.data_kwargs)
+    of_guide = describe(pair.guide, *pair.data, **pair.data_kwargs)
     latents = {name: site for name, site in of_model.items() if not site.observed}
     assert latents.keys() == {name for name, site in of_guide.items() if not site.auxiliary}
     for name, site in latents.items():
@@ -120,7 +129,7 @@ def test_sites_shapes_and_plates_match(recipe, guide):
 @pairs
 def test_the_guide_returns_what_it_samples(recipe, guide):
     pair = prepared(recipe, guide)
-    trace = poutine.trace(pair.guide).get_trace(rows(recipe), **pair.data_kwargs)
+    trace = poutine.trace(pair.guide).get_trace(*pair.data, **pair.data_kwargs)
     returned = trace.nodes["_RETURN"]["value"]
     assert returned.keys() == sample_sites(trace).keys()
     assert all(returned[name] is node["value"] for name, node in sample_sites(trace).items())
@@ -130,9 +139,10 @@ def test_the_guide_returns_what_it_samples(recipe, guide):
 def test_without_data_the_model_draws_from_the_prior_predictive(recipe, guide):
     pair = prepared(recipe, guide)
     with torch.no_grad():
-        drawn = pair.model(num_obs=5, **pair.data_kwargs)
-        again = pair.model(num_obs=5, **pair.data_kwargs)
-    assert drawn.shape == (5, rows(recipe).shape[1])
+        given = covariates(pair, 5)
+        drawn = pair.model(*given, num_obs=5, **pair.data_kwargs)
+        again = pair.model(*given, num_obs=5, **pair.data_kwargs)
+    assert drawn.shape == (5, *pair.data[-1].shape[1:])
     assert drawn.isfinite().all()
     assert not drawn.equal(again)  # nothing inside seeds
 
@@ -140,8 +150,8 @@ def test_without_data_the_model_draws_from_the_prior_predictive(recipe, guide):
 @pairs
 def test_only_sites_in_the_row_plate_grow_with_the_rows(recipe, guide):
     pair = prepared(recipe, guide)
-    few = describe(pair.model, num_obs=5, **pair.data_kwargs)
-    many = describe(pair.model, num_obs=7, **pair.data_kwargs)
+    few = describe(pair.model, *covariates(pair, 5), num_obs=5, **pair.data_kwargs)
+    many = describe(pair.model, *covariates(pair, 7), num_obs=7, **pair.data_kwargs)
     for name, site in few.items():
         assert (site.shape != many[name].shape) == ("row" in site.plates), name
 
@@ -150,7 +160,7 @@ def test_only_sites_in_the_row_plate_grow_with_the_rows(recipe, guide):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_follows_the_data_and_the_density_is_finite(recipe, guide, dtype):
     pair = untrained(recipe, guide)
-    v = rows(recipe).to(dtype)
+    rows = [value.to(dtype) for value in pair.data]
     kwargs = {
         key: type(value)(*(field.to(dtype) for field in value))
         for key, value in pair.data_kwargs.items()
@@ -159,9 +169,9 @@ def test_dtype_follows_the_data_and_the_density_is_finite(recipe, guide, dtype):
         for program in (pair.model, pair.guide):
             if isinstance(program, nn.Module):
                 program.to(dtype)
-        guide_trace = poutine.trace(pair.guide).get_trace(v, **kwargs)
+        guide_trace = poutine.trace(pair.guide).get_trace(*rows, **kwargs)
         replayed = poutine.replay(pair.model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(v, **kwargs)
+        model_trace = poutine.trace(replayed).get_trace(*rows, **kwargs)
         for trace in (guide_trace, model_trace):
             trace.compute_log_prob()
             for name, node in sample_sites(trace).items():
@@ -181,7 +191,7 @@ def test_every_parameter_of_the_guide_gets_a_gradient(recipe, guide):
     elbo: Any = pair.options.get("elbo", Trace_ELBO())
     run = config_enumerate(pair.guide) if isinstance(elbo, TraceEnum_ELBO) else pair.guide
     pair.guide.zero_grad()
-    elbo.loss_and_grads(pair.model, run, rows(recipe), **pair.data_kwargs)
+    elbo.loss_and_grads(pair.model, run, *pair.data, **pair.data_kwargs)
     for name, parameter in pair.guide.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -191,24 +201,28 @@ def test_every_parameter_of_the_guide_gets_a_gradient(recipe, guide):
 @pairs
 def test_a_mini_batch_is_scaled_up_or_refused(recipe, guide):
     pair = prepared(recipe, guide)
-    v = rows(recipe)
-    batch = v[:10]
-    model_trace = poutine.trace(pair.model).get_trace(batch, num_obs=len(v), **pair.data_kwargs)
-    assert model_trace.nodes["v"]["scale"] == pytest.approx(len(v) / len(batch))
+    num_rows = len(pair.data[-1])
+    batch = [value[:10] for value in pair.data]
+    options = {"num_obs": num_rows, **pair.data_kwargs}
+    model_trace = poutine.trace(pair.model).get_trace(*batch, **options)
+    observed = model_trace.nodes[observed_argument(pair.model)]
+    assert observed["scale"] == pytest.approx(num_rows / len(batch[0]))
     if hasattr(pair.guide, "num_rows"):  # one factor a row
         with pytest.raises(ValueError, match="use an amortized guide"):
-            pair.guide(batch, num_obs=len(v), **pair.data_kwargs)
+            pair.guide(*batch, **options)
         return
-    trace = poutine.trace(pair.guide).get_trace(batch, num_obs=len(v), **pair.data_kwargs)
-    assert trace.nodes["h"]["scale"] == pytest.approx(len(v) / len(batch))
+    trace = poutine.trace(pair.guide).get_trace(*batch, **options)
+    for name, node in sample_sites(trace).items():  # only what belongs to a row is scaled
+        in_plate = any(frame.name == "row" for frame in node["cond_indep_stack"])
+        assert node["scale"] == pytest.approx(num_rows / 10 if in_plate else 1.0), name
 
 
 @pairs
 def test_parameters_live_in_their_modules(recipe, guide):
     pair = untrained(recipe, guide)
     with poutine.trace(param_only=True) as capture:
-        pair.model(rows(recipe), **pair.data_kwargs)
-        pair.guide(rows(recipe), **pair.data_kwargs)
+        pair.model(*pair.data, **pair.data_kwargs)
+        pair.guide(*pair.data, **pair.data_kwargs)
     own = {
         id(parameter)
         for program in (pair.model, pair.guide)

@@ -5,10 +5,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from scipy.stats import binom
 
 import pyro_cookbook as pc
-from pyro_cookbook.stopping import Trend, trend
+from pyro_cookbook.stopping import Trend, fall, trend
+from pyro_cookbook.svi import DECAY, SVI, Options
 
 NUM_SERIES, NUM_STEPS = 200, 2000
 
@@ -121,3 +123,33 @@ def test_fit_of_any_number_of_steps_ends(max_steps):
     assert len(fit.losses) == max_steps
     assert "out of steps" in fit.reason
     assert not fit.converged
+
+
+def test_an_elbo_that_ends_below_its_best_is_seen():
+    noise = np.random.default_rng(4).standard_normal(600)
+    losses = noise + np.concatenate(
+        [np.linspace(20, 0, 200), np.linspace(0, 5, 200), np.full(200, 5)]
+    )
+    found = fall(losses)
+    assert found.is_real(tol=1.0)
+    assert found.nats == pytest.approx(3.75, abs=0.6)  # the best block already rises
+    assert 200 <= found.step <= 300
+    assert not fall(losses[:200]).is_real(tol=0.0)  # so far it only rose
+
+
+@NOISES
+def test_noise_is_not_a_fall(noise):
+    found = [fall(losses) for losses in noise(np.random.default_rng(5))]
+    assert np.mean([one.nats for one in found]) > 0  # the best of many blocks is lucky
+    assert sum(one.is_real(tol=1.0) for one in found) <= binom.ppf(0.999, NUM_SERIES, 0.01)
+
+
+@pytest.mark.parametrize("end", [0.0, 5.0])
+def test_a_fit_whose_elbo_ended_below_its_best_has_not_converged(end):
+    noise = 0.1 * np.random.default_rng(6).standard_normal(1400)
+    run = SVI(None, None, (), {}, Options(Trace_ELBO(), 0.03, 10_000, 1.0, None))
+    run.losses = [*(noise[:1000]), *(noise[1000:] + end)]
+    run.stage, run.stage_start = len(DECAY) - 1, 1000
+    run._consider_stopping()
+    assert run.converged == (end == 0.0)
+    assert ("below its best, at step" in run.reason) == (end > 0)

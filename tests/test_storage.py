@@ -38,10 +38,10 @@ def draws(fit):
 )
 def test_every_fit_of_the_catalogue_comes_back(recipe, guide, tmp_path):
     entry = catalogue.recipe(recipe)
-    v = data.load(entry.data).v
-    prepared = entry.guides[guide].prepare(v, entry.size, 0)
+    rows = entry.rows(data.load(entry.data))
+    prepared = entry.guides[guide].prepare(rows, entry.size, 0)
     prepared.options["max_steps"] = 450
-    fit = prepared.fit(v)
+    fit = prepared.fit()
     pc.save(fit, tmp_path / "fit.pt")
     again = pc.load(tmp_path / "fit.pt")
     before, after = draws(fit), draws(again)

@@ -1,0 +1,26 @@
+"""What there is: every recipe with its data, its model and its guides. The one place that knows."""
+
+from pyro_cookbook.catalogue import factor_analysis, gaussian_mixture
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+
+__all__ = ["RECIPES", "GuideEntry", "Prepared", "Recipe", "recipe"]
+
+RECIPES: tuple[Recipe, ...] = (factor_analysis.RECIPE, gaussian_mixture.RECIPE)
+
+
+def recipe(name: str) -> Recipe:
+    """Look a recipe up by its name, or the start of it.
+
+    Raises
+    ------
+    ValueError
+        If none or several match, listing what there is.
+    """
+    found = [r for r in RECIPES if r.name == name] or [
+        r for r in RECIPES if r.name.startswith(name) or r.name.partition("_")[2].startswith(name)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"recipe: got {name!r}, expected one of {', '.join(r.name for r in RECIPES)}"
+        )
+    return found[0]

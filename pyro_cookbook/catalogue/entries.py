@@ -1,0 +1,131 @@
+"""What an entry of the catalogue is made of."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from pyro_cookbook.data import Table
+from pyro_cookbook.fitting import as_fit, fit
+from pyro_cookbook.result import Fit
+
+
+def _num_columns(v: Tensor) -> int:
+    return v.shape[1]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model and a guide, ready to be fitted to data.
+
+    Attributes
+    ----------
+    model, guide : callable
+    data : tuple
+        What they are called with: the rows, or covariates and what is observed.
+    data_kwargs : dict
+        Keyword data besides.
+    options : dict
+        For `fit`: the estimator of the bound, the learning rate.
+    losses : list of float
+        −ELBO of the closed-form algorithm that has set the guide already, if one has.
+    reason : str
+        What that algorithm says of itself; "" if the guide is still to be fitted by SVI.
+    converged : bool
+        Whether that algorithm converged.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    data: tuple[Any, ...]
+    data_kwargs: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    reason: str = ""
+    converged: bool = True
+
+    def fit(self, *, seed: int = 0, progress: bool | None = False) -> Fit:
+        """Fit to the data that it was prepared for."""
+        if self.reason:
+            return as_fit(
+                self.model,
+                self.guide,
+                *self.data,
+                data_kwargs=self.data_kwargs,
+                seed=seed,
+                losses=self.losses,
+                converged=self.converged,
+                reason=self.reason,
+            )
+        settings: dict[str, Any] = {"seed": seed, "progress": progress, **self.options}
+        return fit(self.model, self.guide, *self.data, data_kwargs=self.data_kwargs, **settings)
+
+
+@dataclass(frozen=True)
+class GuideEntry:
+    """One guide of a recipe.
+
+    Attributes
+    ----------
+    summary : str
+        Half a line: the family and what it leaves out.
+    prepare : callable
+        ``prepare(v, size, seed)`` gives a `Prepared`; `size` counts factors, components, atoms.
+    """
+
+    summary: str
+    prepare: Callable[[Tensor, int, int], Prepared]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A topic of the chapter, with what is needed to run it.
+
+    Attributes
+    ----------
+    name : str
+        Also the stem of its notebook.
+    title, topic : str
+        What it is about, and its section of the chapter.
+    learn : str
+        What the reader learns, half a line.
+    data : str
+        Name of the bundled table.
+    size, size_name : int, str
+        Default number of factors, components or atoms, and what to call it; 0 and "" where there is
+        nothing to count.
+    guides : mapping of str to GuideEntry
+    log_evidence : callable
+        Exact log p(v; θ) of a fit, in nats, or None where it is not known.
+    dims : mapping of str to tuple of str
+        Names of the event dimensions of its variables.
+    site : str
+        The latent to draw in the report.
+    standardised : bool, default True
+        Whether `prepare` gets columns of mean 0 and sd 1, or columns in their own units.
+    max_size : callable
+        ``max_size(v)``: the largest size that the rows allow. Default: the number of columns.
+    """
+
+    name: str
+    title: str
+    topic: str
+    learn: str
+    data: str
+    size: int
+    size_name: str
+    guides: Mapping[str, GuideEntry]
+    log_evidence: Callable[[Fit], float | None]
+    dims: Mapping[str, tuple[str, ...]]
+    site: str
+    standardised: bool = True
+    max_size: Callable[[Tensor], int] = _num_columns
+
+    def rows(self, table: Table) -> Tensor:
+        """Rows as `prepare` takes them, shape (n, D)."""
+        return table.v if self.standardised else table.v * table.scale + table.loc
+
+    def coords(self, table: Table) -> dict[str, list[str]]:
+        """Labels of the dimensions, for ArviZ."""
+        return {"feature": list(table.columns)}
