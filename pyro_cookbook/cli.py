@@ -119,7 +119,7 @@ def fit(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="Number of factors, components or atoms; see list."),
+        typer.Option(help="Number of factors, components or atoms. Default: its own."),
     ] = None,
     seed: Seed = 0,
     draws: Draws = 1000,

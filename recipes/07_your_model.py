@@ -620,8 +620,6 @@ replace(comparison, trees=trees).plot(
     var_names=names, color=list(shown.values()), figure_kwargs={"figsize": (8, 7)}
 )
 fig = plt.gcf()
-lines = [plt.Line2D([], [], color=colour, lw=2, label=name) for name, colour in shown.items()]
-fig.legend(handles=lines, loc="upper center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 0.955))
 fig.suptitle("Non-centred mean field follows NUTS; centred is too sure of μ and τ", y=1)
 fig.supxlabel("points of the test; 50 and 89% intervals, median")
 plt.show()

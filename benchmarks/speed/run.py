@@ -90,8 +90,9 @@ def main() -> None:
         for tool in settings:
             own = {c: (s, v) for c, (t, s, v) in tried.items() if t == tool}
             good = {c: s for c, (s, v) in own.items() if v > best - WITHIN}
-            # Where no setting gets there, the longest one is a lower bound, and said to be one.
-            chosen = min(good, key=good.get) if good else max(own, key=lambda c: own[c][0])
+            # Where no setting gets there, the best of the longest is a lower bound, and said to be.
+            longest = settings[tool][-1]
+            chosen = min(good, key=good.get) if good else max(longest, key=lambda c: own[c][1])
             gap = best - own[chosen][1]
             setting = ", ".join(map(str, chosen[3:]))
             if good:
