@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pyro_cookbook import figures
+from pyro_cookbook import figures, pictures
 from pyro_cookbook._state import isolated
 from pyro_cookbook.catalogue import Recipe
 from pyro_cookbook.data import Table
@@ -154,7 +154,7 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[tuple[str, Figure]]:
             figures.plot_bounds(bounds, first.recipe.title.rsplit(":", maxsplit=1)[-1].strip()),
         )
     ]
-    draw = figures.PICTURES.get(first.recipe.name)
+    draw = pictures.PICTURES.get(first.recipe.name)
     if draw is not None:
         drawn.append(draw({o.guide: o.tree for o in outcomes}, first.table))
     spread = [o for o in outcomes if np.isfinite(o.diagnosis.evidence.value)]  # no points
@@ -168,5 +168,6 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[tuple[str, Figure]]:
         dims=best.recipe.dims,
         sample_dims=("chain", "draw"),
     )
-    drawn.append(figures.plot_predictive(chains, best.guide))
+    if "observed_data" in chains.children:
+        drawn.append(figures.plot_predictive(chains, best.guide))
     return drawn

@@ -85,7 +85,7 @@ class Recipe:
     Attributes
     ----------
     name : str
-        Also the stem of its notebook.
+        Also the stem of its notebook, unless `notebook` says otherwise.
     title, topic : str
         What it is about, and its section of the chapter.
     learn : str
@@ -106,6 +106,8 @@ class Recipe:
         Whether `prepare` gets columns of mean 0 and sd 1, or columns in their own units.
     max_size : callable
         ``max_size(v)``: the largest size that the rows allow. Default: the number of columns.
+    notebook : str
+        Stem of its notebook. Default: the name; one notebook may have several models.
     """
 
     name: str
@@ -121,6 +123,10 @@ class Recipe:
     site: str
     standardised: bool = True
     max_size: Callable[[Tensor], int] = _num_columns
+    notebook: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "notebook", self.notebook or self.name)
 
     def rows(self, table: Table) -> Tensor:
         """Rows as `prepare` takes them, shape (n, D)."""
