@@ -84,7 +84,7 @@ def run(
         from pyro_cookbook.report import write_report
         from pyro_cookbook.running import Outcome, run_recipes, write_outcome
 
-        wanted = {catalogue.recipe(name).name for name in recipes or ()}
+        wanted = {r.name for name in recipes or () for r in catalogue.matching(name)}
         chosen = [r for r in catalogue.RECIPES if r.name in wanted or not wanted]
         torch.set_num_threads(1)  # these tensors are small: threads cost more than they give
         total = sum(len(recipe.guides) for recipe in chosen)

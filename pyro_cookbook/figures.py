@@ -91,7 +91,7 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     # Of pictures with many pixels, sixteen of them, evenly spaced.
     size = observed.sizes.get("feature", 0)
     few = np.unique(np.linspace(0, size - 1, min(size, 16)).round().astype(int))
-    panels = {"cols": ["feature"], "col_wrap": 4} if size else {}
+    panels: dict[str, Any] = {"cols": ["feature"], "col_wrap": 4} if size else {}
     height = 0.5 + 2.2 * -(-len(few) // 4) if size else 4.0
     groups = {
         group: tree[group].to_dataset()[[name]].isel(feature=few) if size else tree[group]

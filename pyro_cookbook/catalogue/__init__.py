@@ -3,22 +3,38 @@
 from pyro_cookbook.catalogue import factor_analysis, gaussian_mixture
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
-__all__ = ["RECIPES", "GuideEntry", "Prepared", "Recipe", "recipe"]
+__all__ = ["RECIPES", "GuideEntry", "Prepared", "Recipe", "matching", "recipe"]
 
 RECIPES: tuple[Recipe, ...] = (factor_analysis.RECIPE, gaussian_mixture.RECIPE)
 
 
+def matching(name: str) -> tuple[Recipe, ...]:
+    """Look recipes up by their name or its beginning; a notebook may have several.
+
+    Raises
+    ------
+    ValueError
+        If none matches, listing what there is.
+    """
+    found = [r for r in RECIPES if r.name == name] or [
+        r for r in RECIPES if r.name.startswith(name) or r.name.partition("_")[2].startswith(name)
+    ]
+    if not found:
+        raise ValueError(
+            f"recipe: got {name!r}, expected one of {', '.join(r.name for r in RECIPES)}"
+        )
+    return tuple(found)
+
+
 def recipe(name: str) -> Recipe:
-    """Look a recipe up by its name, or the start of it.
+    """Look one recipe up by its name, or the start of it.
 
     Raises
     ------
     ValueError
         If none or several match, listing what there is.
     """
-    found = [r for r in RECIPES if r.name == name] or [
-        r for r in RECIPES if r.name.startswith(name) or r.name.partition("_")[2].startswith(name)
-    ]
+    found = matching(name)
     if len(found) != 1:
         raise ValueError(
             f"recipe: got {name!r}, expected one of {', '.join(r.name for r in RECIPES)}"
