@@ -157,7 +157,7 @@ def diagnose(
     if pulled is not None and settled:
         worst = _judge_pull(pulled, by_weights, khats, findings)
     else:
-        worst = _take_weights(pulled, by_weights, findings)
+        worst = _take_weights(pulled, by_weights, khats, findings)
     _judge_modes(fit, pulled, findings)
     _judge_restarts(fit, findings)
     nan = Estimate(float("nan"), float("nan"))
@@ -215,7 +215,9 @@ def _judge_pull(
         return site
     if "reweighted_shift" in pulled.table:
         again, wider, at = pulled.worst("reweighted_")
-        if max(again, wider) <= _MAX_PULL:
+        # Near k-hat's threshold weights are few and noisy: they have to agree twice as well.
+        limit = _MAX_PULL if khats["joint"] <= _GOOD_KHAT else _MAX_PULL / 2
+        if max(again, wider) <= limit:
             findings.add(REWEIGHT, told)
             findings.reasons.append(
                 f"reweighted, they are within {again:.2f} sd and {wider:.0%} of the chains'"
@@ -227,7 +229,9 @@ def _judge_pull(
     return site
 
 
-def _take_weights(pulled: Pull | None, by_weights: Findings, findings: Findings) -> str:
+def _take_weights(
+    pulled: Pull | None, by_weights: Findings, khats: dict[str, float], findings: Findings
+) -> str:
     """Judge by the weights; chains that have not mixed can refute a fit, and not confirm it."""
     site = ""
     if pulled is not None and pulled.chains is not None:
@@ -239,8 +243,8 @@ def _take_weights(pulled: Pull | None, by_weights: Findings, findings: Findings)
                 f"short chains from the guide's draws move means by at least {shift:.2f} sd and sds"
                 f" by {stretch:.0%} (most at {label!r}), and have not mixed",
             )
-            if by_weights.verdict == RELIABLE:
-                by_weights.verdict = UNRELIABLE
+            if by_weights.verdict == RELIABLE or khats["joint"] > _GOOD_KHAT:
+                by_weights.verdict = UNRELIABLE  # nothing confirms the reweighted draws
     findings.take(by_weights)
     return site
 
