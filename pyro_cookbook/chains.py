@@ -22,7 +22,7 @@ _WARMUP, _DRAWS = 12, 40
 _LENGTH, _MAX_LEAPFROGS = 1.6, 16
 _TARGET = 0.8
 # Scalars of the model that all gradients together may fill, and how many chains that is at most.
-_BUDGET, _MIN_CHAINS, _MAX_CHAINS = 2e8, 32, 512
+_BUDGET, _MIN_CHAINS, _MAX_CHAINS = 2e8, 32, 1024
 # Whole covariances up to here; above, chains are scaled coordinate by coordinate.
 _MAX_DENSE = 300
 
