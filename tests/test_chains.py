@@ -96,6 +96,6 @@ def test_same_seed_same_chains(gaussian):
 
 
 def test_a_model_that_is_too_large_has_no_chains(gaussian):
-    assert num_chains(gaussian) == 512
+    assert num_chains(gaussian) == 1024
     gaussian.scalars = 10_000_000
     assert num_chains(gaussian) == 0

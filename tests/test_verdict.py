@@ -139,3 +139,12 @@ def test_chains_that_have_not_mixed_can_refute_and_not_confirm(by_weights, khat,
         findings = Findings()
         _take_weights(found(measured, 0.0), Findings(by_weights), {"joint": khat}, findings)
         assert findings.verdict == expected
+
+
+@pytest.mark.parametrize(("khat", "verdict"), [(0.3, REWEIGHT), (0.6, RELIABLE)])
+def test_good_weights_win_where_the_guide_has_heavy_tails(khat, verdict):
+    pulled, findings = found(0.1, 0.4), Findings()
+    pulled.table[["mean", "reweighted_mean"]] = 0.0, 0.4
+    pulled.table[["sd", "reweighted_sd"]] = 1.0
+    _judge_pull(pulled, Findings(), {"joint": khat}, findings)
+    assert findings.verdict == verdict
