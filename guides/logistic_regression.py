@@ -44,7 +44,7 @@ class LogisticRegressionMAP(PyroModule):
         num_obs: int | None = None,
         *,
         intercept_scale: float = 5.0,
-        coefficient_scale: float = 1.0,
+        coefficient_scale: float = 2.5,
     ) -> dict[str, Tensor]:
         return {
             "intercept": pyro.sample("intercept", dist.Delta(self.intercept_loc)),
@@ -91,7 +91,7 @@ class LogisticRegressionMeanField(PyroModule):
         num_obs: int | None = None,
         *,
         intercept_scale: float = 5.0,
-        coefficient_scale: float = 1.0,
+        coefficient_scale: float = 2.5,
     ) -> dict[str, Tensor]:
         intercept = dist.Normal(self.intercept_loc, self.intercept_scale)
         coefficient = dist.Normal(self.coefficient_loc, self.coefficient_scale).to_event(1)
@@ -140,7 +140,7 @@ class LogisticRegressionFullRank(PyroModule):
         num_obs: int | None = None,
         *,
         intercept_scale: float = 5.0,
-        coefficient_scale: float = 1.0,
+        coefficient_scale: float = 2.5,
     ) -> dict[str, Tensor]:
         loc, tril = self.loc, self.scale_tril
         intercept = pyro.sample("intercept", dist.Normal(loc[0], tril[0, 0]))

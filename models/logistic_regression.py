@@ -11,7 +11,7 @@ def logistic_regression(
     num_obs: int | None = None,
     *,
     intercept_scale: float = 5.0,
-    coefficient_scale: float = 1.0,
+    coefficient_scale: float = 2.5,
 ) -> Tensor:
     """Draw an intercept and coefficients, then a yes or no for each row of a table.
 
@@ -34,7 +34,7 @@ def logistic_regression(
         Outcomes, 0 or 1, shape (n,), in x's dtype. Without them they are drawn.
     num_obs : int, optional
         Rows in the whole data set, when `x` is a mini-batch of it. Default: the rows of `x`.
-    intercept_scale, coefficient_scale : float, default 5 and 1
+    intercept_scale, coefficient_scale : float, default 5 and 2.5
         Prior standard deviations, in log odds; positive.
 
     Returns

@@ -75,7 +75,7 @@ def newton(
     y: Tensor,
     *,
     intercept_scale: float = 5.0,
-    coefficient_scale: float = 1.0,
+    coefficient_scale: float = 2.5,
     max_iterations: int = 100,
     tol: float = 1e-12,
 ) -> NewtonResult:
@@ -88,7 +88,7 @@ def newton(
     ----------
     x, y : Tensor
         Covariates (n, D) and outcomes 0 or 1 (n,), float.
-    intercept_scale, coefficient_scale : float, default 5 and 1
+    intercept_scale, coefficient_scale : float, default 5 and 2.5
         Prior standard deviations, as for `models.logistic_regression`.
     max_iterations : int, default 100
     tol : float, default 1e-12
@@ -126,7 +126,7 @@ def newton(
 
 
 def laplace(
-    x: Tensor, y: Tensor, *, intercept_scale: float = 5.0, coefficient_scale: float = 1.0
+    x: Tensor, y: Tensor, *, intercept_scale: float = 5.0, coefficient_scale: float = 2.5
 ) -> tuple[Tensor, Tensor]:
     """Laplace's Gaussian: the mode (D + 1,) and the inverse curvature (D + 1, D + 1)."""
     scales = {"intercept_scale": intercept_scale, "coefficient_scale": coefficient_scale}
@@ -173,7 +173,7 @@ def jaakkola_jordan(
     y: Tensor,
     *,
     intercept_scale: float = 5.0,
-    coefficient_scale: float = 1.0,
+    coefficient_scale: float = 2.5,
     max_iterations: int = 1000,
     tol: float = 1e-10,
 ) -> JaakkolaJordanResult:
