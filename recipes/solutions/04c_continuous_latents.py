@@ -84,7 +84,7 @@ for a, colour in ((0.9, BLUE), (1.1, ORANGE)):
     assert sequential[-1] < 1e-3
 ax.set(yscale="log", xlabel="sweeps", ylabel="largest error of a mean", ylim=(1e-8, 1e3))
 ax.set_title("Three causes: parallel updates diverge beyond a = 1, sequential ones never")
-ax.legend(loc="lower left", frameon=False)
+ax.legend(loc="lower right", frameon=False)
 plt.show()
 assert parallel(5.0, num_causes=2, sweeps=400)[-1] < 1e-3
 
@@ -240,6 +240,6 @@ means.round(4)
 # %% [markdown]
 # It was not luck: with the wide prior the posterior mean has the better log score in at least 15 of
 # 20 choices. And it was not the whole story: with a prior of sd 1 the two are within 0.01 nats of
-# each other, and *both* are better than either with the wide prior, by more than 0.01 nats a tumour.
+# each other, and *both* are better than either with the wide prior, by more than 0.01 nats a row.
 # Averaging repairs the harm of not knowing β; a prior that excludes absurd β leaves less to repair.
 # The tumours of the twenty choices overlap, so the counts are not those of 20 independent trials.
