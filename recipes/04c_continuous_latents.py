@@ -376,7 +376,6 @@ x, y = standard[known], malignant[known]
 x_later, y_later = standard[later], malignant[later]
 PRIOR = {"intercept_scale": 5.0, "coefficient_scale": 5.0}
 
-among = np.corrcoef(x.T)[np.triu_indices(3, 0)]
 size = np.corrcoef(x[:, [0, 2, 3]].T)
 print(f"{len(known)} known tumours, {int(y.sum())} malignant; {len(later)} to come")
 print(f"correlations of radius, perimeter and area: {size.min():.3f} and above")
@@ -463,7 +462,7 @@ found[shown].round({"elbo": 1, "below_best": 1, "khat": 1, "mean_error": 1, "sd_
 
 # %% [markdown]
 # `mean_error` is the largest error of a mean, in sds of NUTS; `sd_error` the largest relative error
-# of an sd.
+# of an sd. (What stands as the elbo of MAP is the height of a density: it bounds nothing.)
 #
 # - **Mean field** has means within 0.35 sd, and an sd that is too small by more than 60%. Verdict:
 #   unreliable. Its bound is more than 5 nats below that of full rank.
