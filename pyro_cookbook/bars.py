@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -114,7 +113,8 @@ def match_atoms(W: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
     """
     unit_W = W / W.norm(dim=0).clamp_min(torch.finfo(W.dtype).tiny)
     cosine = (atoms / atoms.norm(dim=0)).mT.to(W) @ unit_W
-    rows, columns = linear_sum_assignment(-np.nan_to_num(cosine.detach().cpu().numpy(), nan=-1.0))
+    # Below 0 all are equally wrong: no true match is given up to spare a bad one.
+    rows, columns = linear_sum_assignment(cosine.detach().clamp_min(0).cpu(), maximize=True)
     order = torch.full((atoms.shape[1],), -1)
     order[rows] = torch.as_tensor(columns)
     found = torch.zeros(atoms.shape[1], dtype=W.dtype)

@@ -1,7 +1,6 @@
 """Learning in binary sparse coding: EM with the exact posterior, and with mean field."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -189,8 +188,8 @@ def em(
     for r in range(num_restarts):
         theta = random_start(v, num_units, seed=seed + r) if start is None or r else start
         outcomes.append(_climb(v, theta, inference, max_iterations, tol, sweeps))
-    best: Any = max(outcomes, key=lambda outcome: outcome[1][-1])
-    return EMResult(*best, restarts=[elbo[-1] for _, elbo, _, _ in outcomes])
+    theta, elbo, logits, converged = max(outcomes, key=lambda outcome: outcome[1][-1])
+    return EMResult(theta, elbo, logits, converged, [one[1][-1] for one in outcomes])
 
 
 def _climb(
