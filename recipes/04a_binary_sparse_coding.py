@@ -189,7 +189,7 @@ assert p_A[-1] < 0.02
 fig, axes = plt.subplots(1, 2, figsize=(9, 4), width_ratios=(1.3, 1))
 axes[0].plot(third, alone, "--", color=GREY, label="B held off")
 axes[0].plot(third, p_A, color="black", lw=2, label="exact posterior")
-axes[0].plot(third, q_A, color=BLUE, label="mean field (section 4)")
+axes[0].plot(third, q_A, color=BLUE, label="mean field")
 axes[0].set(xlabel="brightness of the third pixel, which A does not touch")
 axes[0].set(ylabel="probability that A is on", ylim=(-0.03, 1.09))
 axes[0].legend(loc="lower left", frameon=False)
@@ -207,8 +207,9 @@ assert inhibition[:4, :4].abs().max() == inhibition[4:, 4:].abs().max() == 0
 # %% [markdown]
 # With B held off, A is as probable for a dark third pixel as for a bright one. In the posterior, A
 # falls from above 0.98 to below 0.02: B comes on, explains the middle pixel, and takes away A's
-# reason to be on. Among the bars, a row and a column share one pixel, so each takes 4 nats (β times
-# 1) from the other's log odds; two rows share none.
+# reason to be on. (Mean field jumps where the posterior glides: sections 4 and 6.) Among the bars,
+# a row and a column share one pixel, so each takes 4 nats (β times 1) from the other's log odds;
+# two rows share none.
 #
 # ## 4 Mean field
 #
@@ -250,10 +251,11 @@ for i in range(num_units):
 # %%
 logits = closed.prior_logits(theta, v)  # start at the prior
 bounds = [closed.mean_field_elbo(theta, v, logits)]
-for _ in range(12):  # sweeps
-    for logits in closed.single_updates(theta, v, logits):
-        bounds.append(closed.mean_field_elbo(theta, v, logits))
-bounds = torch.stack(bounds)  # (1 + 12 · 8, 300)
+for _ in range(30):  # sweeps
+    for after in closed.single_updates(theta, v, logits):
+        logits = after
+        bounds += [closed.mean_field_elbo(theta, v, logits)]
+bounds = torch.stack(bounds)  # (1 + 30 · 8, 300)
 assert (bounds.diff(dim=0) > -1e-9).all()  # no update lowers the bound of any image
 
 ascent = closed.coordinate_ascent(theta, v, tol=1e-10)
@@ -320,17 +322,19 @@ fig.tight_layout()
 print(f"images that still swing by more than 0.5 after {sweeps} sweeps: {int(swinging.sum())}")
 print(f"bound: undamped {free.elbo[-1]:.1f}, damped {damped.elbo[-1]:.1f} nats")
 assert not free.converged
-assert 5 < swinging.sum() < 60
+assert 4 < swinging.sum() < 15
+assert max(free.elbo) < ascent.elbo[-1] - 80
 assert free.elbo[-1] < ascent.elbo[-1] - 80
-assert max(np.diff(free.elbo)[-2:].min(), -1) < 0 or swinging.any()
-assert evidence - damped.elbo[-1] < 25
+assert (np.diff(free.elbo)[-10:] < 0).any()  # it falls, too
+assert evidence - damped.elbo[-1] < 15
 assert np.diff(damped.elbo).min() > -1e-6
 
 # %% [markdown]
-# Undamped, dozens of images swing for ever, and the bound stays more than 80 nats below that of
-# coordinate ascent. Damped by ½, the bound rises here with every sweep and ends within 25 nats of
-# the evidence. Damping is one matrix product a sweep, which a GPU does for a million
-# rows; coordinate ascent needs no knob. Use the latter unless you have to.
+# Undamped, 5 to 14 images swing for ever, and the bound stays more than 80 nats below that of
+# coordinate ascent. Damped by ½, the bound rises here with every sweep and ends within 15 nats of
+# the evidence: another local optimum than coordinate ascent found from the same start, and a
+# better one, by luck. A parallel sweep is one matrix product, which suits a GPU and very many
+# units; coordinate ascent needs no damping to choose. Prefer it where you can.
 #
 # ## 6 What a product cannot say
 #
@@ -390,7 +394,9 @@ bound_of = {
 best_of = torch.stack(list(bound_of.values())).amax(0)
 gaps = pd.Series({name: evidence - float(b.sum()) for name, b in bound_of.items()})
 gaps["best of the three for each image"] = evidence - float(best_of.sum())
-assert gaps["all at ½"] < 15 < 20 < gaps["the prior"] < 24 < 32 < gaps["all off"] < 40
+assert gaps["all at ½"] < 15
+assert 20 < gaps["the prior"] < 24
+assert 32 < gaps["all off"] < 40
 assert gaps.iloc[3] < gaps["all at ½"]
 gaps.rename("gap (nats)").rename_axis("start").to_frame().round(2)
 
@@ -545,8 +551,8 @@ assert by_score[-1] > 1.5 * by_baseline[-1]
 
 # %% [markdown]
 # After the same 300 steps the closed form is within 60 nats of the evidence; the baseline is five
-# times as far, and the plain score function at least half as far again. The noise switches units to
-# the wrong side early, and there ĥ (1 − ĥ), which multiplies every gradient, is nearly 0.
+# times as far, and the plain score function at least half as far again. Adam's steps have nearly
+# the same length whatever the gradient. The noise decides their direction, and few lead up.
 #
 # ## 9 Guides and their gaps
 #
@@ -567,7 +573,7 @@ rounded.e_step(model, v)
 
 fit = pc.fit(
     model, BinarySparseCodingMeanField(num_rows, num_units), v, elbo=ClosedFormELBO(), lr=0.1,
-    tol=1.0,
+    tol=5.0,
 )  # fmt: skip
 
 
@@ -575,16 +581,7 @@ def train(rows, **options):
     """An encoder from the same initial weights."""
     pyro.set_rng_seed(0)
     guide = BinarySparseCodingAmortized(num_features, num_units)
-    return pc.fit(
-        model,
-        guide,
-        rows,
-        elbo=ClosedFormELBO(),
-        lr=0.01,
-        max_steps=3000,
-        progress=False,
-        **options,
-    ).guide
+    return pc.fit(model, guide, rows, elbo=ClosedFormELBO(), lr=0.01, **options).guide
 
 
 with torch.no_grad():
@@ -592,7 +589,7 @@ with torch.no_grad():
     drawn = model(num_obs=4000)
     pyro.set_rng_seed(4)
     new = model(num_obs=300)  # images that neither encoder has seen
-few, many = train(v), train(drawn, batch_size=100)
+few, many = train(v, max_steps=1500), train(drawn, batch_size=100, max_steps=3000)
 
 
 def gap_of(rows, logits):
@@ -621,12 +618,28 @@ table = pd.DataFrame.from_dict(
     columns=["these 300 images", "300 new images"],
 )  # fmt: skip
 table.index.name = "gap (nats)"
-print(fit.converged, len(fit.losses))
-print(table.to_string())
+here, there = table["these 300 images"], table["300 new images"]
+point_gaps, mean_field_gaps = here.iloc[:3], here.iloc[3:5]
+assert point_gaps.iloc[0] > 150
+assert 65 < point_gaps.iloc[1] < 80
+assert 60 < point_gaps.iloc[2] < 64
+assert mean_field_gaps.max() < 20
+assert 25 < here.iloc[5] < 80
+assert there.iloc[5] > 130
+assert 60 < here.iloc[6] < 140
+assert 60 < there.iloc[6] < 140
+assert fit.converged
 table.round(1)
 
 # %% [markdown]
-# TEXT
+# The best point costs more than 60 nats, because most images have more than one state worth
+# naming; the flips from "all off" stop more than 150 nats low. Mean field costs less than 20 by
+# either algorithm. The encoder's family is the same, so all it adds is an *amortisation gap*.
+# Trained on the 300 images it learns them by heart: below 80 nats on those, above 130 on new
+# ones. Trained on draws from the model it does about equally well on both, 60 to 140 nats. **The
+# model is a source of free training data for its own encoder.** (Section 19.5.1 builds a whole
+# algorithm on this.) One pass of the network replaces the sweeps; a few sweeps after it would mend
+# the rest.
 #
 # `pc.diagnose` asks whether q's draws may be used for more than the bound.
 
@@ -652,8 +665,7 @@ summary = summary[["mean", "sd"]].assign(exact=marginals[worst].numpy())
 summary.round(2)
 
 # %%
-print((error < 0.05).sum())
-fig, axes = plt.subplots(1, 4, figsize=(9, 2.8), width_ratios=(1, 1, 1, 1))
+fig, axes = plt.subplots(1, 4, figsize=(9, 3.1))
 top = posterior[worst].topk(3)
 show(axes[0], v[worst])
 axes[0].set_title(f"image {worst}", loc="center")
@@ -661,9 +673,25 @@ for ax, p, s in zip(axes[1:], top.values, top.indices, strict=True):
     show(ax, theta.W @ states[s].to(v))
     bars_on = ", ".join(name for name, on in zip(names, states[s], strict=True) if on)
     ax.set_title(f"p = {float(p):.2f}", loc="center")
-    ax.set_xlabel(bars_on.replace(", col", ",\ncol", 1), fontsize=8)
-fig.suptitle("The hardest image has several explanations", x=0.01, ha="left")
+    ax.set_xlabel(bars_on, fontsize=8)
+fig.suptitle("The hardest image: all rows, or all columns?", x=0.01, ha="left")
 fig.tight_layout()
+
+given = torch.sigmoid(fit.guide.h_logits.detach()[worst])
+print(f"switches off by less than 0.05 in every bar: {int((error < 0.05).sum())} of 300 images")
+assert marginals[worst, :3].min() > 0.6
+assert marginals[worst, 4:].max() < 0.4
+assert given[:3].max() < 0.05
+assert given[4:].min() > 0.6
+assert posterior[worst].max() < 0.5
+assert (error < 0.05).sum() > 240
+
+# %% [markdown]
+# It is an evenly grey image. Four rows give the same sum as four columns, and the posterior prefers
+# the first three rows (above 0.6 each, columns below 0.4). q has the columns, at 0.6 and more, and
+# the rows at 0: it settled in the wrong one of two explanations, as in section 6. It never draws the
+# other, so no weights repair it, and the verdict is "unreliable". For more than 240 of the 300
+# images every probability is right to 0.05. **A few ambiguous rows carry most of the gap.**
 
 # %% [markdown]
 # ## 10 Learning the bars
@@ -700,6 +728,15 @@ result = pd.DataFrame(
 )
 result.index.name = "start"
 assert all(np.diff(one.elbo).min() > -1e-6 for found in runs.values() for one in found)
+exact_table, mf_table = result["exact"], result["mean_field"]
+all_found = mf_table["bars recovered"] == 1
+assert (exact_table["bars recovered"] == 1).all()
+assert np.ptp(exact_table["bound"]) < 0.1
+assert all_found.sum() >= 8
+assert all_found[mf_table["bound"].idxmax()]
+assert (mf_table["bound"].max() - mf_table["bound"][~all_found] > 100).all()
+price = exact_table["log evidence"].max() - mf_table["log evidence"][all_found]
+assert 0.5 < price.min() < price.max() < 6
 result.round({(k, c): 1 for k in runs for c in ("bound", "log evidence")})
 
 # %%
@@ -719,7 +756,11 @@ fig.suptitle(
 fig.tight_layout()
 
 # %% [markdown]
-# TEXT
+# With exact inference all ten starts reach the same bound and all bars. With mean field at least
+# eight of ten find every bar; a start that fails ends more than 100 nats lower, with two bars
+# tangled. So the bound, which needs no truth, tells which start to keep: the best one has all
+# bars. And mean field has a price in θ: its atoms reach a log evidence that is 0.5 to 6 nats lower
+# than that of exact EM. Recipe 4d is about this price.
 #
 # ## 11 Digits
 #
@@ -740,25 +781,31 @@ print(
 )
 print(f"switches on in an image: {float(h_digits.sum(1).mean()):.1f} of 36 on average")
 print(f"variance of the pixels explained: {float(explained):.0%}")
-print(
-    float((h_digits.mean(0) * (1 - h_digits.mean(0))).sum()),
-    float(((h_digits > 0.05) & (h_digits < 0.95)).double().mean()),
-)
+decided = ((h_digits < 0.05) | (h_digits > 0.95)).double().mean()
+print(f"switches with ĥ below 0.05 or above 0.95: {float(decided):.0%}")
+assert learnt.elbo[-1] > learnt.elbo[0] + 50_000
+assert 4 < h_digits.sum(1).mean() < 8
+assert 0.6 < explained < 0.75
+assert decided > 0.93
 
-fig = plt.figure(figsize=(9, 5.6))
-grid = fig.add_gridspec(6, 12, hspace=0.25)
+fig = plt.figure(figsize=(9, 4.6))
+upper, lower = fig.add_gridspec(2, 1, height_ratios=(3, 2), hspace=0.18, top=0.88, bottom=0.02)
+atoms_grid, image_grid = upper.subgridspec(3, 12), lower.subgridspec(2, 12)
 for i, k in enumerate(order):
-    show(fig.add_subplot(grid[i // 12, i % 12]), learnt.theta.W[:, k], side=8, limit=1.0)
+    show(fig.add_subplot(atoms_grid[i // 12, i % 12]), learnt.theta.W[:, k], side=8, limit=0.8)
 for i in range(12):
-    show(fig.add_subplot(grid[4, i]), ink[i], side=8, limit=1.0)
-    show(fig.add_subplot(grid[5, i]), rebuilt[i], side=8, limit=1.0)
-fig.text(0.09, 0.75, "36 atoms, the most used first", rotation=90, va="center", fontsize=9)
-fig.text(0.09, 0.22, "digits and their\nsums of atoms", rotation=90, va="center", fontsize=9)
-fig.suptitle("Atoms of the digits are strokes and whole shapes", x=0.1, ha="left")
+    show(fig.add_subplot(image_grid[0, i]), ink[i], side=8, limit=1.2)
+    show(fig.add_subplot(image_grid[1, i]), rebuilt[i], side=8, limit=1.2)
+fig.text(0.1, 0.64, "atoms", rotation=90, va="center", fontsize=10)
+fig.text(0.1, 0.28, "digits", rotation=90, va="center", fontsize=10)
+fig.text(0.1, 0.1, "sums", rotation=90, va="center", fontsize=10)
+fig.suptitle("36 atoms, the most used first; digits, and their sums of atoms", x=0.1, ha="left")
 plt.show()
 
 # %% [markdown]
-# TEXT
+# Some atoms are strokes, some are nearly whole digits; blue pixels are negative and carve. An image
+# uses between 4 and 8 of the 36. Their sums explain 60 to 75 % of the variance of the pixels. More
+# than 93 % of the ĥ are within 0.05 of 0 or 1: with this little noise a switch is nearly decided.
 #
 # ## 12 Your own table
 #
@@ -778,7 +825,7 @@ shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
 train_rows, test_rows = shuffled[:1200], shuffled[1200:]
 
 held_out = {}
-for k in (8, 16, 32, 64):  # 3. numbers of atoms to try
+for k in (8, 16, 32, 48, 64):  # 3. numbers of atoms to try
     found = learning.em(train_rows, k, max_iterations=40, sweeps=2, seed=0)
     bound = closed.coordinate_ascent(found.theta, test_rows, max_sweeps=20, tol=1e-4)
     held_out[k] = found.elbo[-1] / 1200, bound.elbo[-1] / len(test_rows)
@@ -786,4 +833,33 @@ choice = pd.DataFrame.from_dict(
     held_out, orient="index", columns=["training rows", "held-out rows"]
 )
 choice.index.name = "K"
+assert choice["training rows"].is_monotonic_increasing
+assert choice["held-out rows"][8] < choice["held-out rows"][32] - 5
+assert abs(choice["held-out rows"][64] - choice["held-out rows"][48]) < 1.5
+assert choice["training rows"][64] > choice["training rows"][48] + 2
 choice.round(2)
+
+# %% [markdown]
+# The bound of the training rows rises with every K. That of the held-out rows levels off: from 48
+# to 64 atoms it changes by less than 1.5 nats a row, while the training rows gain more than 2. Take
+# a K where the held-out bound stops rising. Then check two things: several starts agree on it, and
+# no atom is a single column of your table.
+#
+# ## Exercises
+#
+# Solutions are in `recipes/solutions/04a_binary_sparse_coding.ipynb`.
+#
+# 1. **Twins.** Two atoms are identical, (1, 1, 1, 1), with b = 0 and scale ½, and v is that atom.
+#    Predict the posterior. Which fixed points has mean field, and which are maxima? What do
+#    undamped parallel updates do from ĥ = (0.3, 0.3)?
+# 2. **A better baseline.** Give `TraceGraph_ELBO` the exact bound of each image as
+#    `baseline_value`. Does it beat the running average? Derive the c that minimises the variance for
+#    one logit, and say why it is another number.
+# 3. **Half a sum.** Draw all switches, but sum over the two values of the one whose gradient is
+#    taken (*local expectation gradients*). Show that the gradient is ĥ_i (1 − ĥ_i)(drive_i −
+#    Σ_j inhibition_ij h_j − logit_i) with drawn h_j. How much noise is left?
+# 4. **Rounds of repair.** Start coordinate ascent from the encoder's ĥ. How many sweeps does it
+#    save, against starts at ½?
+# 5. **Annealing** (open). For `make_bars(300, 4, scale=0.4)` mean-field EM loses bars in several of
+#    ten starts. Divide the logits of the E step by a temperature that falls to 1. Does the share of
+#    recovered bars rise?
