@@ -104,13 +104,14 @@ assert all((h < 0.1).all() for h in path[1::2])
 #
 # ## 2 A better baseline
 #
-# With g = ∂ log q / ∂a_i = h_i − ĥ_i, the estimator is (f − c) g. Its mean does not depend on c, and
-# its second moment E[(f − c)² g²] is least at
+# With g = ∂ log q / ∂a_i = h_i − ĥ_i, the estimator is (f − c) g. Its mean does not depend on c,
+# and its second moment E[(f − c)² g²] is least at
 #
 # $$c^* = \frac{\mathbb E[f g^2]}{\mathbb E[g^2]},$$
 #
-# the mean of f *weighted by g²*: it favours the states in which this switch has its rarer value. The
-# bound E[f] is the same mean without the weights. At ĥ = ½ g² is ¼ in every state, and the two agree.
+# the mean of f *weighted by g²*: it favours the states in which this switch has its rarer value.
+# The bound E[f] is the same mean without the weights. At ĥ = ½ g² is ¼ in every state, and the two
+# agree.
 
 
 # %%
@@ -155,9 +156,9 @@ table.round(2)
 #
 # Given the others, f(h) as a function of h_i alone is linear: its two values differ by
 # Δ = drive_i − Σ_j inhibition_ij h_j − a_i, where a_i comes from −log q. The gradient of
-# E[f] by a_i is ĥ_i (1 − ĥ_i) E[Δ], with the expectation over the *other* switches. (The gradient of
-# −log q itself by a_i has mean 0.) One draw of the others gives an unbiased estimate, in which h_i
-# is summed out.
+# E[f] by a_i is ĥ_i (1 − ĥ_i) E[Δ], with the expectation over the *other* switches. (The gradient
+# of −log q itself by a_i has mean 0.) One draw of the others gives an unbiased estimate, in which
+# h_i is summed out.
 
 
 # %%
