@@ -122,8 +122,9 @@ class BinarySparseCodingAmortized(PyroModule):
     """q(h | v) = ∏_i Bernoulli(σ(f(v)_i)): one pass of a network in place of the fixed point.
 
     Its family is the mean field's, so it has mean field's gap and an amortisation gap on top. It
-    serves mini-batches and rows never seen. Train it with a learning rate of 0.01 or below: after
-    long first steps a unit may be off in every row, and a saturated unit has no gradient.
+    serves mini-batches and rows never seen. Train it with a learning rate of 0.01 or below and
+    from several starts: in the first steps a unit may be switched off in every row, and a saturated
+    unit has no gradient to come back by.
 
     Parameters
     ----------
