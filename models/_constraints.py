@@ -28,7 +28,7 @@ class _Normalise(Transform):
         return x / x.norm(dim=-2, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return y
+        return y.clone()
 
 
 unit_columns = _UnitColumns()

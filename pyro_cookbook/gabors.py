@@ -89,7 +89,7 @@ def _fit(picture: Array) -> tuple[list[float], Array]:
 
     found = min(
         (
-            least_squares(residual, np.clip(x, low, high), bounds=(low, high), max_nfev=60)
+            least_squares(residual, np.clip(x, low, high), bounds=(low, high), max_nfev=60, ftol=1e-6)
             for x in _starts(picture)
         ),
         key=lambda one: float(one.cost),

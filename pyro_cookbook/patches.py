@@ -70,6 +70,28 @@ def random_patches(picture: Tensor, size: int, num_patches: int, *, seed: int = 
     return places[rows, columns].flatten(1)
 
 
+def most_varied(patches: Tensor, share: float = 0.5) -> Tensor:
+    """Keep the rows whose pixels vary most: sky and blurred background say little about atoms.
+
+    Parameters
+    ----------
+    patches : Tensor
+        Rows, shape (n, D).
+    share : float, default 0.5
+        Of the rows, above 0 and at most 1.
+
+    Returns
+    -------
+    Tensor
+        Shape (⌈share · n⌉, D), in their order.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share: got {share}, expected above 0 and at most 1")
+    num_kept = -int(-share * len(patches) // 1)
+    kept = patches.std(1).topk(num_kept).indices.sort().values
+    return patches[kept]
+
+
 def all_patches(picture: Tensor, size: int, *, stride: int = 1) -> Tensor:
     """Cut every square, or every `stride`-th, row by row: shape (number of squares, size²)."""
     return _windows(picture, size, stride).flatten(0, 1).flatten(1).clone()
@@ -138,15 +160,16 @@ class Whitening:
         return rows @ self.backward + self.loc
 
 
-def fit_whitening(patches: Tensor, *, floor: float = 0.01) -> Whitening:
+def fit_whitening(patches: Tensor, *, floor: float = 0.4) -> Whitening:
     """Find the whitening (ZCA) of patches.
 
     Parameters
     ----------
     patches : Tensor
         Rows, shape (n, D).
-    floor : float, default 0.01
-        In units of the mean eigenvalue: directions of less variance are damped.
+    floor : float, default 0.4
+        In units of the mean eigenvalue: directions of less variance are damped. The finest waves
+        of a photograph are mostly noise, and at 0.01 they make most atoms.
 
     Raises
     ------
@@ -190,7 +213,7 @@ class PatchTable(NamedTuple):
 
 
 def load_patches(size: int = 6, num_patches: int = 300, seed: int = 0) -> PatchTable:
-    """Load whitened patches of both photographs as a table, half of each.
+    """Load whitened patches of both photographs as a table, half of each, flat ones left out.
 
     Parameters
     ----------
@@ -199,10 +222,12 @@ def load_patches(size: int = 6, num_patches: int = 300, seed: int = 0) -> PatchT
     num_patches : int, default 300
     seed : int, default 0
     """
-    pictures = [photograph(name, shrink=2) for name in PHOTOGRAPHS]
-    each = -(-num_patches // len(pictures))
+    each = -(-num_patches // len(PHOTOGRAPHS))
     # Whitened by many more patches than are kept, so that the few do not fit the map to themselves.
-    many = [random_patches(picture, size, 5000, seed=seed) for picture in pictures]
+    many = [
+        most_varied(random_patches(photograph(name, shrink=2), size, 5000, seed=seed))
+        for name in PHOTOGRAPHS
+    ]
     whitening = fit_whitening(torch.cat(many))
     rows = torch.stack([whitening.whiten(part[:each]) for part in many], dim=1).flatten(0, 1)
     names = [f"{row}, {column}" for row in range(size) for column in range(size)]

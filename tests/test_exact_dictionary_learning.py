@@ -164,6 +164,14 @@ def test_random_patches_are_patches_of_the_picture():
     assert not squares.equal(patches.random_patches(picture, 4, 50, seed=2))
 
 
+def test_the_most_varied_rows_are_kept_in_their_order():
+    rows = torch.tensor([[0.0, 1.0], [5.0, 5.0], [0.0, 3.0], [0.0, 2.0]])
+    assert patches.most_varied(rows).equal(rows[[2, 3]])
+    assert patches.most_varied(rows, 0.6).equal(rows[[0, 2, 3]])
+    with pytest.raises(ValueError, match="share: got 0, expected above 0 and at most 1"):
+        patches.most_varied(rows, 0)
+
+
 @pytest.mark.parametrize("floor", [1e-9, 0.1])
 def test_whitening_makes_pixels_uncorrelated_and_can_be_undone(floor):
     squares = patches.random_patches(patches.photograph("china.jpg", 2), 6, 3000)

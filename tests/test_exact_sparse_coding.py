@@ -32,6 +32,7 @@ from pyro_cookbook.closed_form.sparse_coding import (
     objective,
     soft_threshold,
 )
+from pyro_cookbook.weights import weigh
 
 
 def make_theta(num_atoms: int, rate: float = 1.5, scale: float = 0.7) -> SparseCodingParameters:
@@ -115,7 +116,7 @@ def test_codes_satisfy_the_conditions_of_optimality(wine, theta):
     np.testing.assert_allclose(kkt_violation(theta, wine, found.h), expected, atol=1e-12)
     off = some_codes(wine, theta)
     expected = oracle.kkt_violation(theta, wine, off)
-    assert expected.min() > 0.1
+    assert expected.min() > 0.01
     np.testing.assert_allclose(kkt_violation(theta, wine, off), expected, rtol=1e-10)
 
 
@@ -189,7 +190,7 @@ def test_gradient_steps_reach_the_objective_and_no_zeros(wine):
     fit = pc.fit(model, start, wine, lr=0.03, max_steps=3000)
     h = fit.guide.h_loc.detach()
     lowest, reached = best.trace[-1], float(objective(theta, wine, h).sum())
-    at_start = float(objective(theta, wine, start.h_loc.double()).sum())
+    at_start = float(objective(theta, wine, torch.zeros_like(h)).sum())
     assert lowest < reached < lowest * (1 + 1e-3) < at_start
     assert (best.h == 0).double().mean() > 0.3
     assert (h == 0).sum() == 0
@@ -221,9 +222,9 @@ def test_mean_field_bound_is_the_closed_form(wine, family, factor):
     scale = torch.rand(4, 5, dtype=torch.float64) + 0.1
     guide = build(family(4, 5), h_loc=loc, h_scale=scale)
     expected = oracle.elbo(theta, v, factor(loc.numpy(), scale.numpy()))
-    draws = [log_ratio(model_of(theta), guide, v) for _ in range(4000)]
-    se = np.std(draws) / len(draws) ** 0.5
-    assert abs(np.mean(draws) - expected) < 4 * se
+    draws = weigh(pc.as_fit(model_of(theta), guide, v), 20_000).joint
+    se = draws.std() / len(draws) ** 0.5
+    assert abs(draws.mean() - expected) < 4 * se
     # The tolerance tells the two families apart.
     other = dict(FAMILIES)[SparseCodingGaussian if factor is stats.laplace else FAMILIES[0][0]]
     assert abs(oracle.elbo(theta, v, other(loc.numpy(), scale.numpy())) - expected) > 8 * se
@@ -257,9 +258,8 @@ def test_weighted_draws_give_the_evidence_and_the_bound_stays_below(wine, family
     fit = pc.fit(model, family(6, 2), v, elbo=elbo, max_steps=1500)
     guide = fit.guide
     bound = oracle.elbo(theta, v, factor(guide.h_loc.detach(), guide.h_scale.detach()))
-    assert evidence.sum() - 1 < bound < evidence.sum()
-    ratios = np.array([row_log_ratios(model, guide, v) for _ in range(4000)])
-    weights = np.exp(ratios - evidence)
+    assert evidence.sum() - 2 < bound < evidence.sum()
+    weights = np.exp(weigh(fit, 4000).rows - evidence)
     se = weights.std(0) / len(weights) ** 0.5
     assert (np.abs(weights.mean(0) - 1) < 4.5 * se + 1e-3).all()
     assert weights.std(0).max() < 3

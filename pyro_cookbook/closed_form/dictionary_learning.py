@@ -222,7 +222,7 @@ def learn_online(
     """
     if num_atoms < 1 or not len(v):
         raise ValueError(f"num_atoms: got {num_atoms} for {len(v)} rows, expected 1 at least")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 1)  # else the first batch holds the atoms
     W = random_atoms(v, num_atoms, seed=seed) if start is None else start
     theta = SparseCodingParameters(W, v.mean(0), rate, scale)
     total = Sums(W.new_zeros(num_atoms, num_atoms), torch.zeros_like(W))
