@@ -46,10 +46,10 @@ class SparseCodingMAP(PyroModule):
 class SparseCodingMeanField(PyroModule):
     """q(h_n) = ∏_k Laplace(m_nk, s_nk): independent Laplaces, the family of the prior.
 
-    Laplaces, because a code that its row says little about has the prior as its posterior, and most
-    codes are of that kind: for those this family is exact and a normal is not. A code that the row
-    determines has a posterior close to a normal; `SparseCodingGaussian` is then the better one. The
-    bound has a closed form in both.
+    Laplaces, because the posterior of a code that its row says nothing about is the prior, and this
+    family holds it exactly. The posterior of a code that the row determines is close to a normal:
+    for such codes `SparseCodingGaussian` is the better one. Both bounds can be computed: compare
+    them. Neither knows that the codes of overlapping atoms depend on each other given the row.
 
     Parameters
     ----------

@@ -11,6 +11,8 @@ Array = npt.NDArray[np.float64]
 
 # Frequencies of the Fourier transform that the start is read from, a side.
 _GRID = 32
+# Half a cycle a pixel both ways: the finest wave, along the diagonal.
+_HIGHEST = 0.5**0.5
 
 
 class Gabors(NamedTuple):
@@ -28,7 +30,7 @@ class Gabors(NamedTuple):
     along, across : array
         σ and τ, in pixels.
     frequency : array
-        f, in cycles a pixel, 0 to 0.5.
+        f, in cycles a pixel, 0 to √½.
     angle : array
         Direction of the wave, in degrees from the horizontal, 0 to 180.
     picture : array
@@ -82,7 +84,7 @@ def _fit(picture: Array) -> tuple[list[float], Array]:
     energy = float((picture**2).sum())
     if energy == 0:
         return [0.0] * 7, picture
-    low, high = [-0.5, -0.5, 0.5, 0.5, 0.0, -np.inf], [size - 0.5] * 2 + [size] * 2 + [0.5, np.inf]
+    low, high = [-0.5, -0.5, 0.5, 0.5, 0.0, -np.inf], [size - 0.5] * 2 + [size] * 2 + [_HIGHEST, np.inf]
 
     def residual(x: Array) -> Array:
         return (picture - _best(x, picture)).ravel()
