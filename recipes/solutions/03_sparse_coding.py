@@ -1,0 +1,165 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3 · MAP inference and sparse coding: solutions
+#
+# Solutions to the exercises of `recipes/03_sparse_coding.ipynb`. All objectives are in nats.
+
+# %%
+from dataclasses import replace
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import Trace_ELBO
+from scipy.optimize import minimize
+
+from guides.sparse_coding import SparseCodingMAP
+from pyro_cookbook import patches
+from pyro_cookbook.closed_form import dictionary_learning as learning
+from pyro_cookbook.closed_form import sparse_coding as closed
+
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+
+squares = patches.random_patches(patches.photograph("china.jpg", shrink=2), 10, 8000, seed=0)
+squares = patches.most_varied(squares)
+v = patches.fit_whitening(squares).whiten(squares)
+theta = learning.learn_online(v, 128, rate=2.0, scale=0.65, num_steps=60, code_tol=1e-2).theta
+x = v[:100]
+W, b, beta = theta.W, theta.b, theta.scale**-2
+
+# %% [markdown]
+# ## 1 No kink, no zeros
+#
+# With h_k ~ N(0, 1/λ) the penalty is λ/2 Σ h², and
+#
+# $$J(h) = \tfrac\beta2 \lVert v - b - W h\rVert^2 + \tfrac\lambda2 \lVert h\rVert^2.$$
+#
+# Its gradient −β Wᵀ(v − b − W h) + λ h is zero at h = (βWᵀW + λI)⁻¹ βWᵀ(v − b): ridge regression,
+# and the posterior mean of factor analysis (recipe 1). The slope of the penalty at 0 is 0, so any
+# pull, however small, moves a code away from 0.
+
+
+# %%
+def gaussian_codes(v):
+    """Model of the exercise; W and b as learned."""
+    with pyro.plate("row", len(v), dim=-1):
+        zero = torch.zeros(128)
+        h = pyro.sample("h", dist.Normal(zero, theta.rate**-0.5).to_event(1))
+        pyro.sample("v", dist.Normal(h @ W.mT + b, theta.scale).to_event(1), obs=v)
+
+
+ridge = torch.linalg.solve(beta * W.mT @ W + theta.rate * torch.eye(128), beta * W.mT @ (x - b).mT)
+guide = SparseCodingMAP(len(x), 128)
+guide.h_loc = ridge.mT
+loss = Trace_ELBO().loss_and_grads(gaussian_codes, guide, x)
+slope = float(guide.h_loc_unconstrained.grad.abs().max())
+print(f"largest slope of the delta's bound at the ridge solution: {slope:.0e}")
+print(f"codes that are exactly 0: {int((ridge == 0).sum())} of {ridge.numel()}")
+assert slope < 1e-8
+assert (ridge == 0).sum() == 0
+
+# %% [markdown]
+# ## 2 The first atom
+#
+# At h = 0 the conditions are |β W_kᵀ(v − b)| ≤ λ for all k. They fail first for the atom k of the
+# largest pull, at λ_max = |β W_kᵀ(v − b)|. Just below, only this atom is in use, and its condition
+# is β W_kᵀ(v − b − W_k h_k) = λ sign(h_k). With ‖W_k‖ = 1
+#
+# $$\lvert h_k\rvert = (\lambda_{\max} - \lambda)/\beta.$$
+#
+# The slope in λ is −1/β, whatever the atom and the square.
+
+# %%
+top = closed.largest_rate(theta, x)
+first = ((x - b) @ W).abs().argmax(1)
+for n in range(20):
+    below = 0.999 * float(top[n])
+    h = closed.fista(replace(theta, rate=below), x[n : n + 1], tol=1e-13).h[0]
+    assert torch.nonzero(h).flatten().tolist() == [int(first[n])]
+    assert np.isclose(float(h[first[n]].abs()), (float(top[n]) - below) / beta, rtol=1e-4)
+print("20 squares: one atom in use, the one of the largest pull, of size (λ_max − λ)/β")
+
+# %% [markdown]
+# ## 3 Codes that cannot be negative
+#
+# With h_k ~ Exponential(λ) the penalty is λ h for h ≥ 0 and ∞ below. The problem of one number,
+# (h − z)²/2t + λ h over h ≥ 0, has its minimum at **max(z − tλ, 0)**: one side of the soft threshold.
+# The conditions: with g = β Wᵀ(v − b − W h), g_k = λ where h_k > 0, and g_k ≤ λ where h_k = 0. The
+# set of codes allowed is smaller, so J cannot be lower.
+
+# %%
+t = theta.scale**2 / float(torch.linalg.eigvalsh(W.mT @ W)[-1])
+h = torch.zeros(len(x), 128)
+for _ in range(3000):
+    z = h + t * beta * (x - b - h @ W.mT) @ W
+    h = (z - t * theta.rate).clamp_min(0)
+g = beta * (x - b - h @ W.mT) @ W / theta.rate
+off = torch.where(h > 0, (g - 1).abs(), (g - 1).clamp_min(0)).max()
+signed = closed.fista(theta, x, tol=1e-9)
+J = float(closed.objective(theta, x, h).sum())
+print(f"worst violation of the conditions: {float(off):.0e} λ")
+print(f"J without signs {J:.1f}, with signs {signed.trace[-1]:.1f}")
+assert off < 1e-3
+assert (h >= 0).all()
+assert J > signed.trace[-1] * 1.05
+
+# %% [markdown]
+# With both W_k and −W_k in the dictionary, the two problems are the same: h = h⁺ − h⁻. So 256 atoms
+# without signs do what 128 do with them.
+
+# %%
+both, h2 = torch.cat([W, -W], dim=1), torch.zeros(len(x), 256)
+t2 = theta.scale**2 / float(torch.linalg.eigvalsh(both.mT @ both)[-1])
+for _ in range(3000):
+    h2 = (h2 + t2 * (beta * (x - b - h2 @ both.mT) @ both - theta.rate)).clamp_min(0)
+J_both = float(closed.objective(replace(theta, W=both), x, h2).sum())
+print(f"J of 256 atoms without signs: {J_both:.2f}")
+assert abs(J_both / signed.trace[-1] - 1) < 1e-5
+
+# %% [markdown]
+# ## 4 The mode depends on the units
+#
+# A density changes with its coordinates: p(u) = p(h(u)) |dh/du|. With h = sinh(2u)/2 the Jacobian is
+# cosh 2u, so the mode of u minimises J(h(u)) − Σ log cosh 2u_k. The two describe the same posterior.
+
+
+# %%
+def minus_log_density(u):
+    u = torch.tensor(u, requires_grad=True)
+    h = torch.sinh(2 * u) / 2
+    value = closed.objective(theta, x[:1], h[None]).sum() - torch.cosh(2 * u).log().sum()
+    value.backward()
+    return float(value), u.grad.numpy()
+
+
+mode = closed.fista(theta, x[:1], tol=1e-10).h[0]
+start = torch.asinh(2 * mode).numpy() / 2
+found = minimize(minus_log_density, start, jac=True, method="L-BFGS-B", options={"maxiter": 3000})
+in_u = np.sinh(2 * found.x) / 2
+gain = minus_log_density(start)[0] - found.fun
+moved = np.abs(in_u - mode.numpy()).max()
+print(f"the mode of u is {gain:.2f} nats above the point that the mode of h gives;")
+print(f"its code differs by up to {moved:.2f}; the largest code is {float(mode.abs().max()):.2f}")
+assert gain > 0.1
+assert moved > 0.1
+
+# %% [markdown]
+# The mode of u is another code: larger where the code is large, because the Jacobian rewards a large
+# |u|. At u = 0 the log Jacobian is flat, so the kink of λ|h| is still there, and zeros whose pull is
+# below λ are still stationary. A Jacobian with a kink of its own would move them. So "the most
+# probable code" is a statement about a code *in given units*, and its zeros are a property of J. A
+# mean, an interval or a probability does not depend on the units: for those one needs a q with a
+# spread.
