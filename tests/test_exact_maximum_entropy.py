@@ -74,7 +74,7 @@ def test_maximum_entropy_has_the_textbook_density(case):
 def test_maximum_entropy_of_a_variance_is_half_log_2_pi_e_variance():
     found = maximise_entropy(make_grid(-15, 20), STATISTICS, MOMENTS)
     assert found.entropy == pytest.approx(0.5 * np.log(2 * np.pi * np.e * SD**2), abs=1e-9)
-    assert found.edge < 1e-30
+    assert max(found.edges) < 1e-30
     linear, quadratic = gaussian_multipliers(MEAN, SD)
     np.testing.assert_allclose(found.multipliers, [linear, quadratic], rtol=1e-8)
 
@@ -121,9 +121,16 @@ def test_without_a_constraint_on_the_spread_the_answer_is_the_grids():
     narrow, wide = (
         maximise_entropy(make_grid(-width, width), [lambda x: x], [0.0]) for width in (10, 1000)
     )
-    assert narrow.edge == pytest.approx(1, abs=1e-9)
-    assert wide.edge == pytest.approx(1, abs=1e-9)
+    assert narrow.edges == pytest.approx((1, 1), abs=1e-9)
+    assert wide.edges == pytest.approx((1, 1), abs=1e-9)
     assert wide.entropy - narrow.entropy == pytest.approx(np.log(100), abs=1e-9)
+
+
+def test_edges_tell_which_end_of_the_grid_cuts_the_density_off():
+    low, high = maximise_entropy(make_grid(0, 3), [lambda x: x], [1.0]).edges
+    assert low == pytest.approx(1, abs=0.01)
+    assert 0.05 < high < 0.5
+    assert maximise_entropy(make_grid(0, 60), [lambda x: x], [1.0]).edges[1] < 1e-20
 
 
 @pytest.mark.parametrize(

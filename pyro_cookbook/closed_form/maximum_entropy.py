@@ -74,10 +74,10 @@ class GridDensity:
         log Z. The multiplier of ∫p = 1 is 1 − log Z in the chapter's notation.
     entropy : float
         −∫ p log p, in nats.
-    edge : float
-        The larger of p's values at the two ends of the grid, as a fraction of p's maximum. Where
-        the support has no such end and `edge` is not tiny, the grid has cut the density off: widen
-        the grid, and if `edge` stays, the constraints alone determine no density.
+    edges : tuple of float
+        p at the low and at the high end of the grid, as fractions of p's maximum. Where the support
+        has no end on that side and the number is not tiny, the grid has cut the density off: widen
+        it, and if the number stays, the constraints alone determine no density.
     """
 
     grid: Grid
@@ -85,7 +85,7 @@ class GridDensity:
     multipliers: Array
     log_normaliser: float
     entropy: float
-    edge: float
+    edges: tuple[float, float]
 
 
 def maximise_entropy(
@@ -119,7 +119,7 @@ def maximise_entropy(
     Notes
     -----
     On an infinite support the maximum need not exist (a mean alone; moments up to an odd order).
-    The grid makes the support finite and always gives an answer: look at `GridDensity.edge`.
+    The grid makes the support finite and always gives an answer: look at `GridDensity.edges`.
 
     References
     ----------
@@ -187,8 +187,8 @@ def _density(grid: Grid, values: Array, multipliers: Array) -> GridDensity:
     log_p = multipliers @ values if len(values) else np.zeros_like(grid.points)
     log_z, probability = _normalise(grid, log_p)
     log_p = log_p - log_z
-    edge = float(np.exp(max(log_p[0], log_p[-1]) - log_p.max()))
-    return GridDensity(grid, log_p, multipliers, log_z, float(-probability @ log_p), edge)
+    low, high = np.exp(log_p[[0, -1]] - log_p.max()).tolist()
+    return GridDensity(grid, log_p, multipliers, log_z, float(-probability @ log_p), (low, high))
 
 
 def gaussian_multipliers(loc: ArrayLike, scale: ArrayLike) -> tuple[Array, Array]:
