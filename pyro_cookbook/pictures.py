@@ -190,7 +190,7 @@ def plot_densities(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     figure = Figure(figsize=(8.0, 4.5), layout="constrained")
     axes = figure.subplots()
     for index, (guide, tree) in enumerate(trees.items()):
-        draws = tree.posterior["x"].to_numpy().ravel()
+        draws = tree.posterior["h"].isel(feature=0).to_numpy().ravel()
         heights, edges = np.histogram(draws, bins=40, density=True)
         axes.stairs(heights, edges, color=COLOURS[index], lw=1.5, label=f"{guide}, draws")
     loc, scale = draws.mean(), draws.std()

@@ -1,11 +1,29 @@
 """What there is: every recipe with its data, its model and its guides. The one place that knows."""
 
-from pyro_cookbook.catalogue import factor_analysis, gaussian_mixture
+from pyro_cookbook.catalogue import (
+    binary_sparse_coding,
+    eight_schools,
+    explaining_away,
+    factor_analysis,
+    gaussian_mixture,
+    logistic_regression,
+    maximum_entropy,
+    sparse_coding,
+)
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
 __all__ = ["RECIPES", "GuideEntry", "Prepared", "Recipe", "matching", "recipe"]
 
-RECIPES: tuple[Recipe, ...] = (factor_analysis.RECIPE, gaussian_mixture.RECIPE)
+RECIPES: tuple[Recipe, ...] = (
+    factor_analysis.RECIPE,
+    gaussian_mixture.RECIPE,
+    sparse_coding.RECIPE,
+    binary_sparse_coding.RECIPE,
+    maximum_entropy.RECIPE,
+    explaining_away.RECIPE,
+    logistic_regression.RECIPE,
+    eight_schools.RECIPE,
+)
 
 
 def matching(name: str) -> tuple[Recipe, ...]:

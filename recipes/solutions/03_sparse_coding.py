@@ -114,7 +114,7 @@ print(f"worst violation of the conditions: {float(off):.0e} λ")
 print(f"J without signs {J:.1f}, with signs {signed.trace[-1]:.1f}")
 assert off < 1e-3
 assert (h >= 0).all()
-assert J > signed.trace[-1] * 1.05
+assert signed.trace[-1] * 1.05 < J
 
 # %% [markdown]
 # With both W_k and −W_k in the dictionary, the two problems are the same: h = h⁺ − h⁻. So 256 atoms
