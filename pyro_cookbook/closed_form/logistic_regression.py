@@ -129,8 +129,7 @@ def laplace(
     x: Tensor, y: Tensor, *, intercept_scale: float = 5.0, coefficient_scale: float = 2.5
 ) -> tuple[Tensor, Tensor]:
     """Laplace's Gaussian: the mode (D + 1,) and the inverse curvature (D + 1, D + 1)."""
-    scales = {"intercept_scale": intercept_scale, "coefficient_scale": coefficient_scale}
-    found = newton(x, y, **scales)
+    found = newton(x, y, intercept_scale=intercept_scale, coefficient_scale=coefficient_scale)
     return found.mode, found.covariance
 
 
@@ -232,7 +231,8 @@ def _slope(xi: Tensor) -> Tensor:
 def _curvature_root(columns: Tensor, beta: Tensor, precision: Tensor) -> Tensor:
     p = torch.sigmoid(columns @ beta)
     curvature = (columns * (p * (1 - p))[:, None]).mT @ columns + precision.diag()
-    return torch.linalg.cholesky(curvature)
+    root: Tensor = torch.linalg.cholesky(curvature)
+    return root
 
 
 def _check(x: Tensor, y: Tensor) -> None:
