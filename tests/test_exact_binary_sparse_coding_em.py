@@ -205,3 +205,11 @@ def test_an_atom_serves_one_bar_and_its_sign_counts():
     order, cosine = match_atoms(atoms[:, :3], atoms)
     np.testing.assert_array_equal(order, [0, 1, 2, -1, -1, -1, -1, -1])
     assert cosine[3:].abs().max() == 0
+
+
+def test_an_atom_of_opposite_sign_does_not_take_the_place_of_a_fair_one():
+    atoms = bar_atoms(4)
+    fair = atoms[:, :1] + 0.3 * atoms[:, 1:2]
+    order, cosine = match_atoms(torch.cat([-atoms[:, :1], fair], dim=1), atoms[:, :1])
+    assert order.tolist() == [1]
+    assert float(cosine) == pytest.approx(1 / 1.09**0.5)
