@@ -332,8 +332,8 @@ crossings = (traces.sign().diff(dim=0) != 0).sum(0)
 k = int(crossings.argmax())  # the code that steps over 0 most often
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
 bins = np.linspace(-7, 1, 49)
-axes[0].hist(np.log10(size_off), bins, color=ORANGE, label="FISTA: exactly 0")
-axes[0].hist(np.log10(size_on), bins, color=BLUE, alpha=0.8, label="FISTA: not 0")
+axes[0].hist(size_off.log10().numpy(), bins, color=ORANGE, label="FISTA: exactly 0")
+axes[0].hist(size_on.log10().numpy(), bins, color=BLUE, alpha=0.8, label="FISTA: not 0")
 axes[0].set(xlabel="|h| at the end of Adam", ylabel="number of codes", xticks=range(-6, 2, 2))
 axes[0].set_xticklabels([f"$10^{{{e}}}$" for e in range(-6, 2, 2)])
 axes[0].set_ylim(0, 1.35 * axes[0].get_ylim()[1])
@@ -556,11 +556,12 @@ for name, J in J_three.items():
 assert max(J_three.values()) / min(J_three.values()) - 1 < 1e-4
 assert start_codes.trace[-1] / min(J_three.values()) - 1 > 3e-3
 cosine = (free.W.detach() * again.theta.W).sum(0).abs()
-print(f"cosine of matching atoms, SVI and alternation: at least {float(cosine.min()):.4f}")
-assert cosine.min() > 0.99
+same = int((cosine > 0.99).sum())
+print(f"atoms that agree between SVI and alternation (cosine above 0.99): {same} of 24")
+assert same >= 20
 
 # %% [markdown]
-# FISTA, alternation and SVI agree on J to 1e-4 or better, and on the atoms to a cosine above 0.99.
+# FISTA, alternation and SVI agree on J to 1e-4 or better, and on at least 20 of the 24 atoms.
 # SVI took hundreds of passes. What it buys: the loop does not care what the model is.
 
 # %% [markdown]
