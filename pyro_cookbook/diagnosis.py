@@ -340,7 +340,8 @@ def _judge_point(fit: Fit, weights: Weights, points: list[str], findings: Findin
             " it bounds nothing and depends on the units of the latents"
         )
     elif weights.states is not None:
-        log_top = weights.states[0].max(-1) - np.logaddexp.reduce(weights.states[0], axis=-1)
+        log_p = weights.states.log_p[0]
+        log_top = log_p.max(-1) - np.logaddexp.reduce(log_p, axis=-1)
         sure = float((np.exp(log_top) > 0.95).mean())
         findings.reasons.append(
             f"{sure:.0%} of the rows have a value of probability above 0.95; for those the point is"

@@ -171,18 +171,38 @@ def _judge_rows(
     return bad, float(khat.max())
 
 
+def _frequencies(drawn: Array, values: Array) -> Array:
+    """How often each row, of shape (S, R, E), has each of K vectors, shape (K, E): (R, K)."""
+    # Whole numbers that tell the vectors apart, in mixed radix.
+    low = values.min(0)
+    radix = np.cumprod([1, *(np.ptp(values, axis=0)[:-1] + 1)])
+    codes, found = (values - low) @ radix, (drawn - low) @ radix
+    order = np.argsort(codes)
+    index = order[np.searchsorted(codes[order], found)]
+    num_rows, num_values = drawn.shape[1], len(values)
+    flat = (index + num_values * np.arange(num_rows)).ravel()
+    counts = np.bincount(flat, minlength=num_rows * num_values)
+    return counts.reshape(num_rows, num_values) / len(drawn)
+
+
 def _judge_states(weights: Weights, global_weights: Array, findings: Findings) -> tuple[int, ...]:
-    """Discrete rows: the guide's marginals against those by enumeration."""
+    """Discrete rows: the guide's probabilities against those by enumeration."""
     assert weights.states is not None
     row, name = weights.blocks.row, weights.blocks.local_sites[0]
-    log_p = weights.states - np.logaddexp.reduce(weights.states, axis=-1, keepdims=True)
+    log_p = weights.states.log_p
+    log_p = log_p - np.logaddexp.reduce(log_p, axis=-1, keepdims=True)
     if len(log_p) == 1:
         exact = np.exp(log_p[0])
     else:
         exact = np.einsum("s,srk->rk", global_weights, np.exp(log_p))
-    value = weights.draws.values[name].reshape(len(weights.joint), -1).cpu().numpy()
-    guide = np.stack([(value == k).mean(0) for k in range(exact.shape[1])], axis=-1)
-    distance = 0.5 * np.abs(guide - exact).sum(-1)
+    values = weights.states.values.reshape(exact.shape[1], -1).cpu().numpy()
+    drawn = weights.draws.values[name].reshape(*weights.joint.shape, len(exact), -1).cpu().numpy()
+    guide = _frequencies(drawn, values)
+    if values.shape[1] == 1:
+        distance = 0.5 * np.abs(guide - exact).sum(-1)
+    else:  # a vector: the mean of each of its entries
+        span = np.maximum(np.ptp(values, axis=0), 1)
+        distance = (np.abs(drawn.mean(0) - exact @ values) / span).max(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         # Rarer states may go undrawn by a guide that is right.
         ratio = np.where(exact > 0.01, exact**2 / guide, 0.0)

@@ -78,9 +78,10 @@ def _rows_alone(
 ) -> dict[str, Tensor]:
     """Let every row pick its own draws: rows are independent given the parameters."""
     if weights.states is not None:
-        chosen = _choose(np.repeat(weights.states, num_draws, axis=0), rng)
-        name = weights.blocks.local_sites[0]
-        return {name: torch.as_tensor(chosen).to(latents[name])}
+        log_p, values = weights.states
+        probs = np.exp(log_p[0] - np.logaddexp.reduce(log_p[0], axis=-1, keepdims=True))
+        chosen = [rng.choice(len(values), num_draws, p=p / p.sum()) for p in probs]
+        return {weights.blocks.local_sites[0]: values[torch.as_tensor(np.stack(chosen, axis=1))]}
     assert weights.rows is not None
     smoothed, khat = smooth(weights.rows)
     if khat.max() > MAX_KHAT:
@@ -103,7 +104,7 @@ def _rows_given_global(
     states = enumerate_states(fit, sites, blocks, latents)
     if states is not None:
         name = blocks.local_sites[0]
-        return latents | {name: torch.as_tensor(_choose(states, rng)).to(latents[name])}
+        return latents | {name: states.values[torch.as_tensor(_choose(states.log_p, rng))]}
     total: Array | None = None
     for values, rows in inner_draws(fit, sites, weights.guide_sites, blocks, latents):
         # Weighted reservoir of size one: keep the newcomer with its share of the weight so far.

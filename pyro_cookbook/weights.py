@@ -7,11 +7,10 @@ before any single number is wrong.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from arviz_stats.base.array import array_stats
 from torch import Tensor
 
@@ -29,7 +28,9 @@ NUM_DRAWS = 20_000
 EQUAL_WEIGHTS = 1e-3
 # Scalars that the draws may fill; draws of rows' latents behind one global weight.
 _MAX_SCALARS, _NUM_INNER = 2**27, 50
-_MAX_STATES = 64
+# Values of a row's discrete latent that are enumerated: under every draw of the global latents, or
+# once, where there are none.
+_MAX_STATES, _MAX_STATES_ONCE = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Weights:
         One column a row: log p(v_r, h_r | global) − log q(h_r).
     shared : array, shape (S,), or None
         Weight of the global latents with the rows summed out; None if there are none, or no rows.
-    states : array, shape (S, R, K), or None
-        log p(v_r, h_r = k | global) where the rows' only latent has K values.
+    states : States or None
+        Every value of the rows' only latent, where it has few.
     """
 
     sites: dict[str, Site]
@@ -80,7 +81,7 @@ class Weights:
     joint: Array
     rows: Array | None
     shared: Array | None
-    states: Array | None
+    states: "States | None"
 
     def evidence(self) -> Estimate:
         """Importance-weighted estimate of log p(v), in nats: a lower bound in expectation.
@@ -91,10 +92,25 @@ class Weights:
         weights averaged on their own where rows are independent.
         """
         if self.states is not None and self.shared is None:  # exact, by enumeration
-            return Estimate(float(np.logaddexp.reduce(self.states[0], axis=-1).sum()))
+            return Estimate(float(np.logaddexp.reduce(self.states.log_p[0], axis=-1).sum()))
         if self.shared is not None:
             return _log_mean_exp(self.shared[:, None])
         return _log_mean_exp(self.joint[:, None] if self.rows is None else self.rows)
+
+
+class States(NamedTuple):
+    """The K values of a discrete latent that every row has.
+
+    Attributes
+    ----------
+    log_p : array, shape (S, R, K)
+        log p(v_r, h_r = value k | global latents of draw s); S = 1 without global latents.
+    values : Tensor, shape (K, ...)
+        With the event shape of the latent.
+    """
+
+    log_p: Array
+    values: Tensor
 
 
 def _log_mean_exp(log_weights: Array) -> Estimate:
@@ -164,7 +180,7 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
             states = enumerate_states(fit, sites, blocks, latents)
         if blocks.row and blocks.global_sites:
             if states is not None:
-                evidence = np.logaddexp.reduce(states, axis=-1).sum(1)
+                evidence = np.logaddexp.reduce(states.log_p, axis=-1).sum(1)
             else:
                 evidence = _inner_evidence(fit, sites, guide_sites, blocks, latents)
             shared = evidence + _outside(blocks.row, sites, log_p)
@@ -174,7 +190,7 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
 
 def enumerate_states(
     fit: Fit, sites: Mapping[str, Site], blocks: Blocks, latents: Mapping[str, Tensor]
-) -> Array | None:
+) -> States | None:
     """log p(v_r, h_r = k | global) for every value k of the rows' only latent, if it has few."""
     if len(blocks.local_sites) != 1 or not sites[blocks.local_sites[0]].is_discrete:
         return None
@@ -182,17 +198,26 @@ def enumerate_states(
     fn: Any = trace_once(fit.model, *fit.args, **fit.kwargs)[name]["fn"]
     if not fn.has_enumerate_support:
         return None
-    support = fn.enumerate_support(expand=False).flatten()
-    if len(support) > _MAX_STATES or sites[name].event_dim:
+    try:
+        support = fn.enumerate_support(expand=False)
+    except (NotImplementedError, ValueError):  # vectors of discrete entries, or too many of them
         return None
-    # Without global latents every draw gives the same table: one is enough.
-    kept = {key: value if blocks.global_sites else value[:1] for key, value in latents.items()}
-    columns = []
-    for value in support:
-        given = {**kept, name: torch.full_like(kept[name], value)}
+    if len(support) > (_MAX_STATES if blocks.global_sites else _MAX_STATES_ONCE):
+        return None
+    values = support.reshape(len(support), *fn.event_shape).to(latents[name])
+    shape = latents[name].shape
+    spread = values.reshape(len(values), *(1,) * (len(shape) - 1 - fn.event_dim), *fn.event_shape)
+    if not blocks.global_sites:  # the values take the place of the draws
+        given = {name: spread.expand(len(values), *shape[1:])}
         log_p = log_density(fit.model, given, *fit.args, **fit.kwargs)
+        return States(by_row(blocks.row, sites, log_p).T[None], values)
+    columns = []
+    for value in spread:
+        log_p = log_density(
+            fit.model, {**latents, name: value.expand(shape)}, *fit.args, **fit.kwargs
+        )
         columns.append(by_row(blocks.row, sites, log_p))
-    return np.stack(columns, axis=-1)
+    return States(np.stack(columns, axis=-1), values)
 
 
 def _inner_evidence(
@@ -284,6 +309,8 @@ def smooth(log_weights: Array) -> tuple[Array, Array]:
             # ArviZ takes log likelihoods, whose negatives are the log weights of leave-one-out.
             smoothed[index], khat[index] = array_stats.psislw(-columns[index])
         except ValueError:  # tied tail: a few distinct weights only
+            khat[index] = np.nan
+        if np.isnan(khat[index]):
             norm = np.logaddexp.reduce(columns[index])
             smoothed[index], khat[index] = columns[index] - norm, 0.0
     weights = np.exp(smoothed.T).reshape(log_weights.shape)

@@ -51,7 +51,8 @@ def _encoder(v: Tensor, size: int, seed: int) -> Prepared:
     model = _learned(v, size, seed)
     torch.manual_seed(seed)
     guide = guides.BinarySparseCodingAmortized(v.shape[1], size)
-    return Prepared(model, guide, (v,), options={"elbo": ClosedFormELBO(), "lr": 0.01})
+    elbo: Any = ClosedFormELBO  # untyped, as Pyro's own
+    return Prepared(model, guide, (v,), options={"elbo": elbo(), "lr": 0.01})
 
 
 def _evidence(fit: Fit) -> float:

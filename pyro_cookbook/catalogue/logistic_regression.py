@@ -12,7 +12,7 @@ from models.logistic_regression import logistic_regression
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.closed_form import logistic_regression as closed
 
-PRIOR = {"intercept_scale": 5.0, "coefficient_scale": 2.5}
+PRIOR: dict[str, Any] = {"intercept_scale": 5.0, "coefficient_scale": 2.5}
 
 
 def _table(v: Tensor) -> tuple[Tensor, Tensor]:

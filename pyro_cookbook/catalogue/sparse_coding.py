@@ -78,5 +78,5 @@ RECIPE = Recipe(
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
     site="h",
     standardised=False,
-    max_size=lambda v: len(v),
+    max_size=len,
 )

@@ -105,7 +105,7 @@ def largest_rate(theta: SparseCodingParameters, v: Tensor) -> Tensor:
 
 def soft_threshold(h: Tensor, threshold: Tensor | float) -> Tensor:
     """Move towards 0 by `threshold`, and stop at 0: argmin_z ½ (z − h)² + threshold |z|."""
-    return h - h.clamp(-threshold, threshold)
+    return h.sign() * (h.abs() - threshold).clamp_min(0)
 
 
 class Codes(NamedTuple):
