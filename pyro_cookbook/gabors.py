@@ -84,14 +84,19 @@ def _fit(picture: Array) -> tuple[list[float], Array]:
     energy = float((picture**2).sum())
     if energy == 0:
         return [0.0] * 7, picture
-    low, high = [-0.5, -0.5, 0.5, 0.5, 0.0, -np.inf], [size - 0.5] * 2 + [size] * 2 + [_HIGHEST, np.inf]
+    low, high = (
+        [-0.5, -0.5, 0.5, 0.5, 0.0, -np.inf],
+        [size - 0.5] * 2 + [size] * 2 + [_HIGHEST, np.inf],
+    )
 
     def residual(x: Array) -> Array:
         return (picture - _best(x, picture)).ravel()
 
     found = min(
         (
-            least_squares(residual, np.clip(x, low, high), bounds=(low, high), max_nfev=60, ftol=1e-6)
+            least_squares(
+                residual, np.clip(x, low, high), bounds=(low, high), max_nfev=60, ftol=1e-6
+            )
             for x in _starts(picture)
         ),
         key=lambda one: float(one.cost),
