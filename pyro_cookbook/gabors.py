@@ -76,7 +76,8 @@ def fit_gabors(atoms: Tensor) -> Gabors:
     pictures = atoms.detach().double().cpu().numpy().T.reshape(-1, size, size)
     fits = [_fit(picture) for picture in pictures]
     columns = np.array([fit[0] for fit in fits]).reshape(-1, 7).T
-    return Gabors(*columns, picture=np.array([fit[1] for fit in fits]).reshape(pictures.shape))
+    functions = np.array([fit[1] for fit in fits]).reshape(pictures.shape)
+    return Gabors(*columns, functions)
 
 
 def _fit(picture: Array) -> tuple[list[float], Array]:
