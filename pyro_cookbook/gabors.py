@@ -77,7 +77,7 @@ def fit_gabors(atoms: Tensor) -> Gabors:
     fits = [_fit(picture) for picture in pictures]
     columns = np.array([fit[0] for fit in fits]).reshape(-1, 7).T
     functions = np.array([fit[1] for fit in fits]).reshape(pictures.shape)
-    return Gabors(*columns, functions)
+    return Gabors._make([*columns, functions])
 
 
 def _fit(picture: Array) -> tuple[list[float], Array]:
