@@ -203,7 +203,7 @@ def test_photographs_are_grey_between_black_and_white():
     assert 0 <= whole.min() < 0.1
     assert 0.8 < whole.max() <= 1
     assert float(half[3, 5]) == pytest.approx(float(whole[6:8, 10:12].mean()))
-    with pytest.raises(ValueError, match=r"name: got 'cat.jpg', expected one of china\.jpg"):
+    with pytest.raises(ValueError, match=r"name: got 'cat\.jpg', expected one of china"):
         patches.photograph("cat.jpg")
     with pytest.raises(ValueError, match="size: got 99, expected 1 to 9"):
         patches.all_patches(torch.zeros(9, 12), 99)

@@ -103,7 +103,7 @@ def largest_rate(theta: SparseCodingParameters, v: Tensor) -> Tensor:
     return ((v - theta.b) @ theta.W).abs().amax(1) / theta.scale**2
 
 
-def soft_threshold(h: Tensor, threshold: Tensor | float) -> Tensor:
+def soft_threshold(h: Tensor, threshold: float) -> Tensor:
     """Move towards 0 by `threshold`, and stop at 0: argmin_z ½ (z − h)² + threshold |z|."""
     return h.sign() * (h.abs() - threshold).clamp_min(0)
 
