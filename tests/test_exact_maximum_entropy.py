@@ -79,6 +79,12 @@ def test_maximum_entropy_of_a_variance_is_half_log_2_pi_e_variance():
     np.testing.assert_allclose(found.multipliers, [linear, quadratic], rtol=1e-8)
 
 
+def test_newton_has_the_right_hessian_and_is_quick_from_far_away():
+    found = maximise_entropy(make_grid(-10, 14, 800), STATISTICS, [4.0, 16.01])
+    assert found.entropy == pytest.approx(0.5 * np.log(2 * np.pi * np.e * 0.01), abs=1e-8)
+    assert found.num_iterations <= 20  # with the second moments for a Hessian: 22
+
+
 @known
 def test_the_functional_derivative_vanishes_in_every_allowed_direction(case):
     """Perturb p by εη with ∫η = ∫ηT = 0: the entropy falls, and by ε² only."""
