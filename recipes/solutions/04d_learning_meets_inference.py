@@ -78,7 +78,8 @@ assert patient.total_correlation[-1] < 1e-4
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4))
 left.plot(below, color=ORANGE)
-left.set(yscale="log", xlabel="iteration", ylabel="nats below the best evidence")
+left.set(yscale="log", ylim=(1e-3, 3e3))
+left.set(xlabel="iteration", ylabel="nats below the best evidence")
 right.plot(patient.total_correlation, color=ORANGE)
 right.set(yscale="log", xlabel="iteration", ylabel="total correlation (nats)")
 fig.suptitle(
