@@ -76,13 +76,8 @@ def fit_gabors(atoms: Tensor) -> Gabors:
     pictures = atoms.detach().double().cpu().numpy().T.reshape(-1, size, size)
     fits = [_fit(picture) for picture in pictures]
     columns = np.array([fit[0] for fit in fits]).reshape(-1, 7).T
-<<<<<<< HEAD
-    picture = np.array([fit[1] for fit in fits]).reshape(pictures.shape)
-    return Gabors._make([*columns, picture])
-=======
     functions = np.array([fit[1] for fit in fits]).reshape(pictures.shape)
     return Gabors._make([*columns, functions])
->>>>>>> 17535fda3609089e4ac17991ab2bc6db7e7cdda2
 
 
 def _fit(picture: Array) -> tuple[list[float], Array]:

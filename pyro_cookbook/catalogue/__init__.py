@@ -6,6 +6,7 @@ from pyro_cookbook.catalogue import (
     explaining_away,
     factor_analysis,
     gaussian_mixture,
+    learning,
     logistic_regression,
     maximum_entropy,
     sparse_coding,
@@ -23,6 +24,7 @@ RECIPES: tuple[Recipe, ...] = (
     explaining_away.RECIPE,
     logistic_regression.RECIPE,
     eight_schools.RECIPE,
+    learning.RECIPE,
 )
 
 

@@ -42,7 +42,8 @@ def _linear_encoder(v: Tensor, size: int, seed: int) -> Prepared:
     return Prepared(model, guide, (v,), options={"elbo": many_draws()})
 
 
-def _factor_evidence(fit: Fit) -> float:
+def evidence(fit: Fit) -> float:
+    """Exact log p(v; θ), in nats."""
     model: Any = fit.model
     with torch.no_grad():
         return float(factor_analysis.log_evidence(model, fit.args[0]).sum())
@@ -68,7 +69,7 @@ RECIPE = Recipe(
         ),
         "amortized": GuideEntry("a linear encoder; exact here", _linear_encoder),
     },
-    log_evidence=_factor_evidence,
+    log_evidence=evidence,
     dims={
         "h": ("factor",),
         "v": ("feature",),

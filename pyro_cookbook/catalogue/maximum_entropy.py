@@ -28,7 +28,7 @@ def _normal(v: Tensor, size: int, seed: int) -> Prepared:
 
 
 def _flow(v: Tensor, size: int, seed: int) -> Prepared:
-    return _prepare(guides.MaximumEntropyFlow(v.shape[1]), v)
+    return _prepare(guides.MaximumEntropyFlow(v.shape[1], size), v)
 
 
 def _largest_entropy(fit: Fit) -> float:
@@ -43,13 +43,16 @@ RECIPE = Recipe(
     topic="19.4.2",
     learn="why a fixed mean and variance give the Gaussian",
     data="iris",
-    size=0,
-    size_name="",
+    size=6,
+    size_name="bins",
+    max_size=lambda v: 50,
     guides={
         "normal": GuideEntry("a normal: the optimum is in the family", _normal),
         "flow": GuideEntry("a spline flow, which has to find the normal", _flow),
     },
     log_evidence=_largest_entropy,
-    dims={"h": ("feature",), "v": ("feature",)},
+    dims=dict.fromkeys(
+        ("h", "v", "h_loc", "h_scale", "multipliers_linear", "multipliers_quadratic"), ("feature",)
+    ),
     site="h",
 )

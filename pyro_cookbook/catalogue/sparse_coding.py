@@ -4,21 +4,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from guides import sparse_coding as guides
 from models.sparse_coding import SparseCoding
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.closed_form import sparse_coding
-from pyro_cookbook.closed_form.dictionary_learning import learn_online
+from pyro_cookbook.closed_form.dictionary_learning import alternate, learn_online
 
-_RATE, _SCALE = 2.0, 0.5
+_RATE, _SCALE = 2.0, 0.65
 
 
 def _dictionary(v: Tensor, size: int, seed: int) -> Any:
     """Hold the model at a learned dictionary: the guides differ, θ does not."""
-    learned = learn_online(v, size, rate=_RATE, scale=_SCALE, num_steps=150, seed=seed)
+    online = learn_online(
+        v, size, rate=_RATE, scale=_SCALE, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
+    )
+    learned = alternate(v, online.theta, tol=1e-4)
     model: Any = SparseCoding(v.shape[1], size, rate=_RATE, scale=_SCALE).to(v)
     model.W, model.b = learned.theta.W, learned.theta.b
     model.requires_grad_(False)
@@ -30,20 +32,21 @@ def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
     codes = sparse_coding.fista(model, v, tol=1e-6)
     guide: Any = guides.SparseCodingMAP(len(v), size).to(v)
     guide.h_loc = codes.h
+    constant = len(v) * sparse_coding.log_normaliser(model)
     return Prepared(
         model,
         guide,
         (v,),
-        reason=f"FISTA, duality gap {float(codes.gap.sum()):.1g} nats",
+        losses=[value - constant for value in codes.trace],
+        reason=f"FISTA, {len(codes.trace)} iterations, gap {float(codes.gap.sum()):.1g} nats",
         converged=codes.converged,
     )
 
 
 def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
-    elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
     model = _dictionary(v, size, seed)
     torch.manual_seed(seed)
-    return Prepared(model, guide(v, size), (v,), options={"elbo": elbo, "lr": 0.01})
+    return Prepared(model, guide(v, size), (v,), options={"lr": 0.03, "tol": 20.0})
 
 
 def _per_row(guide: Any, v: Tensor, size: int) -> Any:
@@ -60,7 +63,7 @@ RECIPE = Recipe(
     topic="19.3",
     learn="a delta for q, exact zeros, and dictionaries of edges",
     data="patches",
-    size=64,
+    size=36,
     size_name="atoms",
     guides={
         "map": GuideEntry("a point for each row, by FISTA: exact zeros", _by_fista),

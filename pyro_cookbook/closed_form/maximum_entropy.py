@@ -78,6 +78,8 @@ class GridDensity:
         p at the low and at the high end of the grid, as fractions of p's maximum. Where the support
         has no end on that side and the number is not tiny, the grid has cut the density off: widen
         it, and if the number stays, the constraints alone determine no density.
+    num_iterations : int
+        Newton steps taken.
     """
 
     grid: Grid
@@ -86,6 +88,7 @@ class GridDensity:
     log_normaliser: float
     entropy: float
     edges: tuple[float, float]
+    num_iterations: int
 
 
 def maximise_entropy(
@@ -133,7 +136,7 @@ def maximise_entropy(
             f" {len(statistics)} statistics"
         )
     if not len(statistics):
-        return _density(grid, np.zeros((0, len(grid.points))), target)
+        return _density(grid, np.zeros((0, len(grid.points))), target, 0)
     values = np.stack([np.broadcast_to(T(grid.points), grid.points.shape) for T in statistics])
     if not np.isfinite(values).all():
         raise ValueError("statistics: not finite on the whole grid; move the grid's ends")
@@ -167,7 +170,7 @@ def maximise_entropy(
         dual, np.zeros(len(values)), jac=True, hess=hessian, method="trust-exact",
         options={"gtol": 1e-11, "maxiter": 1000},
     )  # fmt: skip
-    density = _density(grid, values, np.asarray(found.x @ whiten))
+    density = _density(grid, values, np.asarray(found.x @ whiten), int(found.nit))
     p = grid.weights * np.exp(density.log_density)
     error = np.abs(values @ p - target) / np.sqrt(np.maximum(values**2 @ p - (values @ p) ** 2, 0))
     if not error.max() < _MET:
@@ -183,12 +186,13 @@ def _normalise(grid: Grid, log_p: Array) -> tuple[float, Array]:
     return float(np.log(total) + top), mass / total
 
 
-def _density(grid: Grid, values: Array, multipliers: Array) -> GridDensity:
+def _density(grid: Grid, values: Array, multipliers: Array, num_iterations: int) -> GridDensity:
     log_p = multipliers @ values if len(values) else np.zeros_like(grid.points)
     log_z, probability = _normalise(grid, log_p)
     log_p = log_p - log_z
     low, high = np.exp(log_p[[0, -1]] - log_p.max()).tolist()
-    return GridDensity(grid, log_p, multipliers, log_z, float(-probability @ log_p), (low, high))
+    entropy = float(-probability @ log_p)
+    return GridDensity(grid, log_p, multipliers, log_z, entropy, (low, high), num_iterations)
 
 
 def gaussian_multipliers(loc: ArrayLike, scale: ArrayLike) -> tuple[Array, Array]:

@@ -81,8 +81,8 @@ def binary_total_correlation(probs: Tensor) -> Tensor:
         raise ValueError(f"probs: got {num_states} states, expected a power of 2, at least 2")
     on = probs @ all_states(num_bits).to(probs)
     alone = torch.special.entr(on) + torch.special.entr((1 - on).clamp_min(0))
-    together: Tensor = torch.special.entr(probs)
-    return torch.sub(alone.sum(-1), together.sum(-1))
+    correlation: Tensor = alone.sum(-1) - torch.special.entr(probs).sum(-1)
+    return correlation
 
 
 @dataclass(frozen=True)
