@@ -17,11 +17,11 @@ from pyro_cookbook.judging import (
 )
 from pyro_cookbook.pull import Pull, pull
 from pyro_cookbook.result import Estimate, Fit
-from pyro_cookbook.weights import MAX_KHAT, NUM_DRAWS, Weights, smooth, weigh
+from pyro_cookbook.weights import MAX_KHAT, NUM_DRAWS, Weights, find_blocks, smooth, weigh
 
 # Short chains measure errors; a measured error up to here, its standard error on top, is small
 # enough to call the fit right (benchmarks/verdict).
-_MAX_PULL = 0.23
+_MAX_PULL = 0.22
 # Modes hold mass that a fit around one of them misses, by this much of a sd or of a variance.
 _MODE_SHIFT, _MODE_VARIANCE = 0.1, 0.3
 # Below this, weights can be trusted with means and sds on their own.
@@ -147,7 +147,8 @@ def diagnose(
     if not discrete and np.isfinite(joint).mean() > 0.99:
         pulled = _pull(fit, weights, seed)
     settled = pulled is not None and pulled.conclusive
-    if not settled and not discrete and float(smooth(joint)[1]) > MAX_KHAT:
+    apart = bool(find_blocks(weights.sites, weights.guide_sites).row)
+    if not settled and not discrete and apart and float(smooth(joint)[1]) > MAX_KHAT:
         weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
     by_weights = Findings()
     khat, khats, bad_rows = judge_weights(

@@ -162,6 +162,11 @@ def _refuse_flat(density: FlatDensity, end: Centre) -> None:
         if (far > end.log_density - _FALL).any():
             i = int(np.nanargmax(np.where(np.isnan(far), -np.inf, far)))
             label = density.labels()[int(np.abs(steps[i] / end.scale).argmax())]
+            if not density.jacobian:  # heights of the latents as written: an edge may be highest
+                raise Improper(
+                    f"model: its density has no mode: it does not fall along a direction of"
+                    f" {label!r}, towards the edge of the support; fit a family with a spread"
+                )
             raise Improper(
                 f"model: its posterior is improper: the log density does not fall along a direction"
                 f" of {label!r}, a thousand sds from its highest point; give that site a proper"
