@@ -33,8 +33,8 @@ class Comparison:
     trees: dict[str, xr.DataTree]
     diagnoses: dict[str, Diagnosis]
 
-    def plot(self, **options: Any) -> Any:
-        """Draw ArviZ's forest plot of all of them; options go to ``arviz.plot_forest``.
+    def plot(self, *, legend: bool = True, **options: Any) -> Any:
+        """Draw ArviZ's forest plot of all of them; other options go to ``arviz.plot_forest``.
 
         Returns
         -------
@@ -47,7 +47,7 @@ class Comparison:
         sizes = [_flat(next(iter(_variables(t).values()))).shape[0] for t in self.trees.values()]
         chains = {name: _thinned(tree, min(sizes)) for name, tree in self.trees.items()}
         plot: Any = az.plot_forest(chains, sample_dims="sample", **options)
-        if len(chains) > 1:
+        if legend and len(chains) > 1:
             plot.add_legend("model", title="")
         return plot
 

@@ -526,6 +526,7 @@ for name in shown:
     posterior = posterior.drop_vars(own, errors="ignore").rename({own: "measurement"})
     trees[name] = xr.DataTree.from_dict({"posterior": posterior.assign_coords(measurement=names)})
 replace(comparison, trees=trees).plot(
+    legend=False,
     var_names=["coefficient"],
     labels=["measurement"],
     color=list(shown.values()),

@@ -617,9 +617,11 @@ for name in shown:
     posterior = comparison.trees[name]["posterior"].to_dataset().assign_coords(school=schools)
     trees[name] = xr.DataTree.from_dict({"posterior": posterior})
 replace(comparison, trees=trees).plot(
-    var_names=names, color=list(shown.values()), figure_kwargs={"figsize": (8, 7)}
+    legend=False, var_names=names, color=list(shown.values()), figure_kwargs={"figsize": (8, 7)}
 )
 fig = plt.gcf()
+lines = [plt.Line2D([], [], color=colour, lw=2, label=name) for name, colour in shown.items()]
+fig.legend(handles=lines, loc="upper center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 0.955))
 fig.suptitle("Non-centred mean field follows NUTS; centred is too sure of μ and τ", y=1)
 fig.supxlabel("points of the test; 50 and 89% intervals, median")
 plt.show()

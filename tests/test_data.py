@@ -21,7 +21,9 @@ def test_bundled_tables_are_standardised_and_can_be_put_back(name, shape):
 
 
 def test_an_unknown_table_lists_those_there_are():
-    with pytest.raises(ValueError, match="data: got 'penguins', expected one of wine, iris"):
+    with pytest.raises(
+        ValueError, match="data: got 'penguins', expected one of wine, iris, patches, bars,"
+    ):
         data.load("penguins")
 
 

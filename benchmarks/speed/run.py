@@ -1,6 +1,7 @@
 """Cold-process time to a mean-field fit, beside NumPyro's SVI and PyMC's ADVI.
 
-    python benchmarks/speed/run.py --peers PYTHON [--runs 5] [PROBLEM …]
+    python benchmarks/speed/run.py --peers PYTHON [--runs 5] [--rates R …] [--steps N …]
+        [--iterations N …] [PROBLEM …]
 
 PYTHON is an interpreter that has numpyro and pymc. Every fit is its own process, timed from its
 start to its end, imports and compilation included. Its location and scales are then judged by one
@@ -59,6 +60,9 @@ def main() -> None:
     parser.add_argument("problems", nargs="*", default=list(MODELS))
     parser.add_argument("--peers", required=True)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--iterations", type=int, nargs="+", default=ITERATIONS)
     args = parser.parse_args()
     lines = [
         "| problem | latents | this project, s | NumPyro SVI, s | PyMC ADVI, s |"
@@ -71,8 +75,8 @@ def main() -> None:
         numpyro, pymc = (args.peers, "with_numpyro.py", name), (args.peers, "with_pymc.py", name)
         settings: dict[str, list[list[tuple]]] = {
             "ours": [[(sys.executable, "ours.py", name)]],
-            "NumPyro": [[(*numpyro, rate, steps) for rate in RATES] for steps in STEPS],
-            "PyMC": [[(*pymc, iterations)] for iterations in ITERATIONS],
+            "NumPyro": [[(*numpyro, rate, n) for rate in args.rates] for n in args.steps],
+            "PyMC": [[(*pymc, n)] for n in args.iterations],
         }
         tried: dict[tuple, tuple] = {}
         best = -np.inf
