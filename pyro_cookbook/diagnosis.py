@@ -7,6 +7,7 @@ import pandas as pd
 
 from pyro_cookbook._state import isolated
 from pyro_cookbook.advice import advise
+from pyro_cookbook.draws import describe
 from pyro_cookbook.engines import DETERMINISTIC
 from pyro_cookbook.judging import (
     RELIABLE,
@@ -123,10 +124,14 @@ def diagnose(
     """
     findings = Findings()
     _judge_convergence(fit, findings)
-    weights = weigh(fit, num_draws, seed, sum_rows_out=False)
-    discrete = any(site.is_discrete for site in weights.sites.values() if not site.observed)
-    if discrete or weights.blocks.row:  # every row has weights of its own to smooth
+    with isolated(seed, fit.param_state):
+        sites = describe(fit.model, *fit.args, **fit.kwargs)
+        blocks = find_blocks(sites, describe(fit.guide, *fit.args, **fit.kwargs))
+    discrete = any(site.is_discrete for site in sites.values() if not site.observed)
+    if discrete or (blocks.row and not blocks.global_sites):  # every row has weights of its own
         weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
+    else:
+        weights = weigh(fit, num_draws, seed, sum_rows_out=False)
     joint = weights.joint
     with np.errstate(invalid="ignore"):
         elbo = Estimate(float(joint.mean()), float(joint.std(ddof=1)) / len(joint) ** 0.5)
@@ -147,8 +152,7 @@ def diagnose(
     if not discrete and np.isfinite(joint).mean() > 0.99:
         pulled = _pull(fit, weights, seed)
     settled = pulled is not None and pulled.conclusive
-    apart = bool(find_blocks(weights.sites, weights.guide_sites).row)
-    if not settled and not discrete and apart and float(smooth(joint)[1]) > MAX_KHAT:
+    if not settled and not discrete and blocks.row and float(smooth(joint)[1]) > MAX_KHAT:
         weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
     by_weights = Findings()
     khat, khats, bad_rows = judge_weights(

@@ -212,14 +212,14 @@ class PatchTable(NamedTuple):
     target_names: list[str]
 
 
-def load_patches(size: int = 6, num_patches: int = 100, seed: int = 0) -> PatchTable:
+def load_patches(size: int = 6, num_patches: int = 64, seed: int = 0) -> PatchTable:
     """Load whitened patches of both photographs as a table, half of each, flat ones left out.
 
     Parameters
     ----------
     size : int, default 6
         Side in pixels.
-    num_patches : int, default 100
+    num_patches : int, default 64
     seed : int, default 0
     """
     each = -(-num_patches // len(PHOTOGRAPHS))

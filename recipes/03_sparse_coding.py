@@ -71,13 +71,13 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 # ## 1 The data: patches of a photograph
 #
 # The rows are squares of 10 × 10 pixels, cut at random from one photograph in grey. The other
-# photograph is set aside for section 8. Half of the squares show sky or water: we keep the half
-# whose pixels vary most.
+# photograph is set aside for section 8. Many squares show sky or water: we keep the half whose
+# pixels vary most.
 #
-# Neighbouring pixels are nearly equal, so nearly all variance lies in slow waves. *Whitening* is
-# a linear map that evens this out: it gives every direction nearly the same variance, and changes
-# the pixels as little as possible. Directions of very little variance, which are the camera's
-# noise, are damped.
+# Neighbouring pixels are nearly equal, so much of the variance lies in a few slow waves.
+# *Whitening* is a linear map that evens this out: it makes the variances of all directions more
+# nearly equal, and changes the pixels as little as possible. Directions of very little variance,
+# which are the camera's noise, are damped.
 
 # %%
 SIZE = 10
@@ -165,12 +165,13 @@ assert model.W.shape == (100, 128)
 #
 # $$\mathcal L = \log p(v, m) + H(\delta).$$
 #
-# The entropy of a point of a continuous h is −∞. So L is −∞ for *every* m, and as a bound it says
-# nothing. But this −∞ does not depend on m: leave it out, and what is left to maximise over m is
-# log p(v, m). That is **MAP inference**: the mode of the posterior. Recipe 1, section 6, shows
-# what leaving the entropy out costs; here we use it.
+# The entropy of a point of a continuous h is −∞. Take instead a narrow q of a fixed shape and width
+# ε, centred at m. Its entropy depends on ε and not on m, and falls to −∞ with ε. So L is no use as
+# a bound, but the entropy has no say in which m is best: leave it out, and maximise log p(v, m).
+# That is **MAP inference**: the mode of the posterior. Recipe 1, section 6, shows what leaving the
+# entropy out costs; here we use it.
 #
-# Now insert the densities of the model. For one square
+# Now insert the densities of the model. For one square, of D pixels, with K atoms
 #
 # $$\log p(v, h) = \underbrace{K \log\tfrac{\lambda}{2}
 # + \tfrac D2 \log \tfrac{\beta}{2\pi}}_{\text{constant}}
@@ -228,7 +229,7 @@ print(f"J at h = 0: {J_adam[0]:.1f}; after {NUM_STEPS} steps: {J_adam[-1]:.2f}")
 #
 # $$h_k = \operatorname{sign}(z_k)\,\max(\lvert z_k\rvert - t\lambda,\ 0).$$
 #
-# Repeat this and you have **ISTA**. The bound touches at h₀, so J never rises.
+# Repeat this and you have **ISTA**. The right side touches J at h₀, so J never rises.
 
 
 # %%
@@ -250,13 +251,13 @@ assert np.allclose(J_ista[:20], theirs.trace)
 assert np.diff(J_ista).max() < 1e-9
 
 # %% [markdown]
-# **FISTA** takes the same step from a point ahead, h + momentum · (h − previous h). Its error falls
-# like 1/iterations², ISTA's like 1/iterations.
+# **FISTA** takes the same step from a point ahead, h + momentum · (h − previous h). Its error is
+# guaranteed to fall at least as fast as 1/iterations², ISTA's as 1/iterations.
 #
 # When to stop? The problem has a dual: for any u with |β W_kᵀu| ≤ λ for all k, the number
 # β uᵀ(v − b) − β/2 ‖u‖² is at most min J. The residual v − b − W h, shrunk until it satisfies the
 # constraints, is such a u. J(h) minus that number is the *duality gap*: **a certificate of how far
-# from the optimum a code can be at most**. `closed.fista` stops each row by its own gap.
+# above its minimum J(h) can be at most**. `closed.fista` stops each row by its own gap.
 
 # %%
 best = closed.fista(theta, x, tol=1e-9)
@@ -355,7 +356,7 @@ assert crossings[k] > 5
 # ## 5 What λ does
 #
 # At h = 0 the pull on code k is |β W_kᵀ(v − b)|. If λ is larger than the largest pull, h = 0 is
-# the mode; that is `closed.largest_rate`. As λ falls, atoms enter one by one.
+# the mode; that is `closed.largest_rate`. As λ falls, atoms enter (and now and then one leaves).
 
 # %%
 rates = np.geomspace(0.1, 20, 12)
@@ -387,9 +388,10 @@ sweep.iloc[::3].round(2)
 # %% [markdown]
 # ## 6 Learning the dictionary
 #
-# Learning is the same bound, climbed in θ as well. It is EM (recipe 2) with a delta for q: **E
-# step**, the codes of all squares, by FISTA; **M step**, the atoms. With h held,
-# λ Σ|h| is constant, and the M step is least squares under ‖W_k‖ = 1:
+# Learning lowers the same J in W as well; b stays at the mean of the squares. The entropy that was
+# left out does not depend on W. It is EM (recipe 2) with a delta for q: **E step**, the codes of
+# all squares, by FISTA; **M step**, the atoms. With h held, λ Σ|h| is constant, and the M step is
+# least squares under ‖W_k‖ = 1:
 #
 # $$\min_W \sum_n \lVert v_n - b - W h_n\rVert^2.$$
 #
@@ -500,7 +502,7 @@ looks.round(2)
 # shuffled. Olshausen and Field (1996) found this likeness to the cells of the visual cortex.
 
 # %% [markdown]
-# ## 7 Three ways to the same J
+# ## 7 Alternation and SVI: the same J
 #
 # In W and h together J is not convex. Where one ends depends on where one starts. Alternation from
 # two starts, on 500 squares and 24 atoms:
@@ -522,10 +524,11 @@ assert apart < 0.03
 assert (match > 0.95).sum() <= 20
 
 # %% [markdown]
-# Two local minima: J less than 3 % apart, and at least four atoms that are others. To compare
-# *algorithms*, they must start in the same basin: the first end, its atoms shaken. From there, (a)
-# alternation, and (b) SVI on the delta guide, which moves h and W together by Adam. The model
-# keeps the atoms at length 1 by a constraint on the parameter W, so the loop is the plain one.
+# Two different ends: J less than 3 % apart, and at least four atoms of the one have no match in the
+# other. To compare *algorithms*, let both start close to the same end: the first, its atoms shaken.
+# From there, (a) alternation, and (b) SVI on the delta guide, which moves h and W together by Adam.
+# The model keeps the atoms at length 1 by a constraint on the parameter W, so the loop is the plain
+# one.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -561,8 +564,8 @@ print(f"atoms that agree between SVI and alternation (cosine above 0.99): {same}
 assert same >= 20
 
 # %% [markdown]
-# FISTA, alternation and SVI agree on J to 1e-4 or better, and on at least 20 of the 24 atoms.
-# SVI took hundreds of passes. What it buys: the loop does not care what the model is.
+# Alternation, SVI, and FISTA at SVI's W agree on J to 1e-4 or better; alternation and SVI agree on
+# at least 20 of the 24 atoms. What SVI buys: the loop does not care what the model is.
 
 # %% [markdown]
 # ## 8 Use it: remove noise from another picture
@@ -570,10 +573,11 @@ assert same >= 20
 # The dictionary has seen one photograph. Add noise of known sd 0.1 to a part of the *other*, cut
 # all its overlapping squares, find their codes, and average the squares W h back.
 #
-# The noise is white in the pixels, and the atoms live in whitened space. So we take the atoms to
-# the pixels instead: unwhitening is linear, v = A⁻¹ W h, and the model is sparse coding again, with
-# atoms A⁻¹W and `scale` 0.1. Their lengths are no longer 1: coarse atoms are longer, as coarse
-# structure is stronger in photographs. λ is chosen on a part of the first photograph.
+# The noise is white in the pixels, but the atoms live in whitened space. So we take the atoms to
+# the pixels instead. Whitening multiplies a square, less its mean, by a matrix A. In pixels the
+# square is therefore A⁻¹W h plus the mean: sparse coding again, with atoms A⁻¹W and `scale` 0.1.
+# Their lengths are no longer 1: coarse atoms are longer, as coarse structure is stronger in
+# photographs. λ is chosen on a part of the first photograph.
 
 # %%
 SIGMA = 0.1
@@ -650,7 +654,8 @@ fig.suptitle(
 fig.tight_layout()
 
 # %% [markdown]
-# Before: 20 dB (the noise is drawn, so within 0.2). After: more than 5 dB better, and more than
+# Quality is the PSNR in decibels, −10 log₁₀ of the mean squared error: higher is better. Before:
+# 20 dB (the noise is drawn, so within 0.2). After: more than 5 dB better, and more than
 # 0.2 dB better than a Gaussian blur whose width was chosen with the answer in hand, and than the
 # Wiener filter. That is honest and modest: methods made for the purpose do better.
 
@@ -725,8 +730,12 @@ assert diagnosis.evidence.value > diagnosis.elbo.value + 3
 
 # %% [markdown]
 # The verdict on independent factors is "unreliable": by the importance weights the evidence is
-# more than 3 nats above the bound. Atoms overlap, so the codes of a square depend on each other
-# given it, and mean field cannot say so. The mode has a verdict, too.
+# more than 3 nats above the bound (and k-hat says that even those weights are too uneven to be
+# exact). Atoms overlap, so the codes of a square depend on each other given it, and mean field
+# cannot say so.
+#
+# The mode has a verdict, too. Its "ELBO" leaves out the entropy: it is the height of a density and
+# bounds nothing, so it may exceed the evidence.
 
 # %%
 point = SparseCodingMAP(1, NUM_ATOMS)
@@ -737,8 +746,9 @@ assert verdict.verdict == "unreliable"
 assert any("single point" in reason for reason in verdict.reasons)
 
 # %% [markdown]
-# Use the mode as what it is: features, a compressed row, a cleaned picture. It is no estimate with
-# an error. ArviZ shows the codes of the square under q, and the mode beside them.
+# Use the mode as what it is: features, a compressed row, a cleaned picture. It comes without an
+# error bar. And the posterior has a density, so no draw from it is exactly 0: the zeros belong to
+# the mode. ArviZ shows the codes of the square under q, and the mode beside them.
 
 # %%
 tree = pc.to_datatree(fit, num_draws=1000, dims={"h": ["atom"], "v": ["pixel"]})
@@ -821,5 +831,5 @@ atoms_table.round(2)
 #    slope of its code in λ? Derive it from the conditions of optimality, and check it.
 # 3. **Codes that cannot be negative.** Let h_k ~ Exponential(λ). Derive the threshold, and change
 #    ISTA in one place. Check the conditions of optimality. What happens to J?
-# 4. **The mode depends on the units** (open). Write h = sinh(2u)/2, which is h itself near 0, and
+# 4. **The mode depends on the units** (open). Write h = sinh(2u)/2, which is nearly u near 0, and
 #    find the mode of u for one square. Is it the same code? Are its zeros still there?

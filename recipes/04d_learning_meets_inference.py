@@ -80,8 +80,8 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 # $$\mathrm{TC} = \mathrm{KL}\Big(p(h\mid v)\,\Big\|\,\prod_k p(h_k\mid v)\Big)
 # = \sum_k H(h_k\mid v) - H(h\mid v),$$
 #
-# and with the best factorised q, the other way round, the **gap** KL(q ‖ p) of the bound. Both are
-# 0 if and only if the posterior factorises. TC does not depend on any algorithm.
+# The **gap** of the bound is KL(q ‖ p), with the best factorised q as first argument. Both are 0 if
+# and only if the posterior factorises. TC does not depend on any algorithm.
 
 # %% [markdown]
 # ## 2 Factor analysis, the plain Pyro way
@@ -112,7 +112,8 @@ for step in range(800):
 # $$\mathrm{TC} = \tfrac12\Big(\sum_k \log V_{kk} - \log|V|\Big), \qquad
 # \text{gap} = \tfrac12\Big(\sum_k \log \Lambda_{kk} - \log|\Lambda|\Big).$$
 #
-# (The best factorised q has the posterior's means and the variances 1/Λ_kk: recipe 1.)
+# (The best factorised q has the posterior's means and the variances 1/Λ_kk: recipe 1.) Both
+# formulas are for one wine. The table multiplies the gap by the number of wines, but not TC.
 
 
 # %%
@@ -136,9 +137,8 @@ assert losses[-100:].mean() > -paths.loc["SVI, mean field", "bound"]
 paths.round(3)
 
 # %% [markdown]
-# After 800 steps the evidence of SVI's θ is within 15 nats of the maximum, −2684.285, and still
-# rising. Its posterior is already far more factorial than that of the θ from exact EM: TC is less
-# than a fifth.
+# After 800 steps the evidence of SVI's θ is within 15 nats of the maximum, −2684.285. Its posterior
+# is already far more factorial than that of the θ from exact EM: TC is less than a fifth.
 #
 # ### EM with a factorised E step
 #
@@ -148,7 +148,8 @@ paths.round(3)
 # \operatorname{diag}(1/\Lambda_{kk}),$$
 #
 # with the same means $m_n = V W^\top\Psi^{-1}(v_n - b)$. The M step is the regression of v on h in
-# both. `learning.em` does this for either `inference`. Ten starts, 1000 iterations each:
+# both. `learning.em` does this for either `inference`. Ten starts of each, mean field for 1000
+# iterations:
 
 # %%
 starts = {
@@ -194,21 +195,22 @@ fig.tight_layout()
 
 # %% [markdown]
 # Mean field makes its posterior factorial: TC falls below 0.001 from every start; under exact EM it
-# stays where the start happened to put it, from 0.01 to 0.3. And the price? The best of the ten
-# mean-field starts is within 0.01 nats of the largest evidence, and 4 to 8 are within 0.5.
+# ends anywhere from 0.01 to 0.3. The **price** is the evidence at the θ learnt exactly, less the
+# evidence at the θ learnt with mean field, θ_mf. The best of the ten mean-field starts is within
+# 0.01 nats of the largest evidence, and 4 to 8 are within 0.5.
 #
 # **For plain factor analysis the price is 0, and here is why.** For a rotation R, WR has the same
 # $WW^\top$, so the same evidence. But $\Lambda$ becomes $R^\top \Lambda R$. Take R to be the
-# eigenvectors of Λ: then Λ is diagonal, the posterior is factorial, the gap is 0. So
+# eigenvectors of Λ: then Λ is diagonal, the posterior is factorial, the gap is 0. So, with
+# $\mathcal L(\theta)=\max_q\mathcal L(q,\theta)$ over factorised q,
 #
 # $$\max_\theta \mathcal L(\theta) = \max_\theta \log p(v;\theta):$$
 #
 # among all the θ that are equally good, mean field picks one with a diagonal Λ. (A variational
-# auto-encoder with a factorial encoder does the same, which is why its axes often look like
-# principal components.)
+# auto-encoder with a factorial encoder and a linear decoder does the same.)
 #
 # It is not free of charge in time: two mean-field starts of ten or more are still over 5 nats short
-# after 1000 iterations, on a plateau that exact EM does not have.
+# after 1000 iterations.
 
 # %%
 R = torch.linalg.eigh(closed.posterior(exact.theta, v)[1]).eigenvectors
@@ -265,7 +267,8 @@ summary.round({name: 4 if "TC" in name else 2 for name in summary})
 # largest above 20. In return the posterior is more factorial, by more than a factor of 10 in TC,
 # and the gap, which is above 20 nats at θ_exact, is below 3 nats at θ_mf.
 #
-# To separate the price from bad luck with starts, begin *at* the best θ, and go on with mean field.
+# The large prices may include plateaus or poor local optima. To take the start out of the
+# comparison, begin *at* the best θ, and go on with mean field.
 
 # %%
 onward = learning.em(v, 3, mask=triangular, start=fixed["exact"][9].theta, tol=1e-8)
@@ -327,11 +330,11 @@ assert judged["θ mean field"].khat < judged["θ exact"].khat
 
 # %% [markdown]
 # Both are "reliable", and mean field's own θ has the smaller gap and the smaller k-hat. **The
-# verdict is about q given θ. It says that the draws stand for the posterior of this model; it
-# cannot say that the model was bent to make it so.** For that, compare the evidence, or predictions
-# for rows that were not used.
+# verdict is about q given θ. It says that the means and sds of the draws are within its tolerances;
+# it does not check correlations, and it cannot say that the model was bent to make it so.** For
+# that, compare the evidence, or predictions for rows that were not used.
 #
-# ArviZ draws what happened: two factors of one wine, drawn from the exact posterior under both θ.
+# What happened: two factors of one wine, drawn from the exact posterior under both θ.
 
 # %%
 trees, row = {}, 0
@@ -417,7 +420,6 @@ both.round(2)
 # %%
 a, b = ends["exact"], ends["mean_field"]
 price = a["evidence"] - b["evidence"]
-at_start = [examine(sparse_em.random_start(x, 6, seed=s))[2] for s in range(10)]
 fresh_price = a["fresh, per image"].mean() - b["fresh, per image"].mean()
 print(f"price:  {price.min():5.1f} to {price.max():5.1f} nats, mean {price.mean():.1f}")
 print(f"gap at θ_exact:  mean {a['gap'].mean():5.1f};  at θ_mf: mean {b['gap'].mean():5.1f} nats")
@@ -433,11 +435,11 @@ assert fresh_price > 0.01
 assert a["fresh, per image"].rank()[a["evidence"].idxmax()] <= 2
 
 # %% [markdown]
-# From every start mean field pays more than 2 nats, 7 to 13 in the mean. The total correlation of
-# the posteriors under its θ is less than a third of that under θ_exact, and the gap less than
-# 1/2.5. The model is worse outside the training images, too, in the mean over the starts, and finds
-# fewer of the bars. (Not from each start: the exact θ with the highest evidence of all is one of
-# the worst on fresh images. 200 images are few, and it has fitted their noise.)
+# From every start mean field pays more than 2 nats; the mean price is 7 to 13 nats. On average over
+# the starts, the total correlation under θ_mf is less than a third of that under θ_exact, and the
+# gap less than 1/2.5. Single starts can differ: see the table. On average the model is also worse
+# on fresh images and finds fewer of the bars. (The exact θ with the highest evidence of all is one
+# of the two worst exact ones on fresh images: 200 images are few.)
 
 # %%
 pictures = {"true bars": drawn.atoms}
@@ -461,9 +463,9 @@ assert b.loc[0, "bars found"] < 0.7
 # %% [markdown]
 # ## 5 A better bound need not be a better model
 #
-# Put all twenty θ into one picture: across, the best mean-field bound under θ, which is what
-# learning with mean field sees; upwards, the evidence, which it does not see. On the diagonal they
-# would be equal.
+# Put all twenty θ into one picture: across, the mean-field bound under θ that coordinate ascent
+# finds, which is what learning with mean field sees; upwards, the evidence, which it does not see.
+# On the diagonal they would be equal.
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 5))
@@ -486,7 +488,7 @@ ax.set(
     xlim=(-2156, -2138),
     ylim=(-2142, -2120),
 )
-ax.set_title("By the bound the orange models win; by the evidence the blue ones")
+ax.set_title("The highest bounds are orange; the highest evidences are blue")
 ax.legend(frameon=False, loc="lower left")
 fig.tight_layout()
 
@@ -505,14 +507,17 @@ assert len(better) >= 1
 # The θ with the highest bound of all twenty was learnt with mean field, and its evidence is more
 # than 3 nats below that of *every* θ learnt exactly. It happens within the mean-field starts, too:
 # at least one has a lower bound than the winner, and a higher evidence by more than 0.1 nats. A
-# bound compares models safely only if the gaps are equal, or smaller than the difference. **Report
+# higher bound proves a higher evidence if the other model's gap is smaller than the difference of
+# the bounds. **Report
 # bounds of different models beside an estimate of their gaps** (`pc.diagnose` gives one: the
 # evidence by importance weights), or compare predictions.
 
 # %% [markdown]
 # ## 6 Your own table
 #
-# Does learning with mean field cost anything on your data? Three lines change. To have a file to
+# Does learning with mean field cost anything on your data? Three lines change. With `mask=None` the
+# price at the optimum is 0 (section 2); a difference then means that a run has not reached the
+# optimum. Set a mask to see a price. To have a file to
 # read, the first cell writes one: Fisher's iris flowers.
 
 # %%

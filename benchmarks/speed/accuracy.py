@@ -73,7 +73,12 @@ def main(names: list[str]) -> None:
             "|---|---|---|---|---|---|---|",
         ]
         for family in FAMILIES:
-            fit = pc.fit(MODELS[name], family.partition("+")[0], *data(name))
+            try:
+                fit = pc.fit(MODELS[name], family.partition("+")[0], *data(name))
+            except ValueError as refusal:
+                reason = str(refusal).partition(":")[2].partition(":")[0].strip()
+                lines.append(f"| {family} | – | – | – | – | refused: {reason} | – |")
+                continue
             if "+" in family:
                 fit = pc.linear_response(fit)
             found = pc.diagnose(fit)
