@@ -17,7 +17,7 @@ run: $(STAMP) ## Run every recipe's fit and write the report
 	@$(BIN)/pyro-cookbook run
 
 test: lint ## Check style and types, then run every test
-	@$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	@$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS)
 
 lint: $(STAMP) ## Check style, format and types
 	@$(BIN)/ruff check .

@@ -19,15 +19,7 @@ def call(*arguments):
     return runner.invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    out = tmp_path_factory.mktemp("results")
-    return call("run", "--out", out, "--draws", 50), out
-
-
-@pytest.mark.xdist_group("run")
-def test_run_prints_one_row_and_writes_one_file_for_every_guide(results):
-    result, out = results
+def prints_one_row_and_writes_one_file_for_every_guide(result, out):
     assert result.exit_code == 0, result.output
     for recipe in catalogue.RECIPES:
         for guide in recipe.guides:
@@ -39,9 +31,8 @@ def test_run_prints_one_row_and_writes_one_file_for_every_guide(results):
     assert "report.html" in result.output
 
 
-@pytest.mark.xdist_group("run")
-def test_run_tells_reliable_fits_from_others(results):
-    verdicts = dict(re.findall(r"19\.1 +│ (\w+) .*│ ([a-z ]+?) +│ +[\d.]+ │", results[0].output))
+def tells_reliable_fits_from_others(result):
+    verdicts = dict(re.findall(r"19\.1 +│ (\w+) .*│ ([a-z ]+?) +│ +[\d.]+ │", result.output))
     assert verdicts == {
         "map": "unreliable",
         "mean_field": "reliable",  # sds 15% too small at most, below the limit of 25%
@@ -66,9 +57,8 @@ class References(HTMLParser):
             assert dict(attrs)["alt"]
 
 
-@pytest.mark.xdist_group("run")
-def test_the_report_refers_to_nothing_outside_itself(results):
-    page = (results[1] / "report.html").read_text("utf-8")
+def report_refers_to_nothing_outside_itself(out):
+    page = (out / "report.html").read_text("utf-8")
     parser = References()
     parser.feed(page)
     assert parser.images >= 2 * len(catalogue.RECIPES)
@@ -79,6 +69,14 @@ def test_the_report_refers_to_nothing_outside_itself(results):
         assert recipe.title in page
         for guide in recipe.guides.values():
             assert guide.summary in page
+
+
+def test_run_fits_judges_and_reports_every_recipe(tmp_path):
+    """One test: a run takes minutes, and workers do not share it."""
+    result = call("run", "--out", tmp_path, "--draws", 50)
+    prints_one_row_and_writes_one_file_for_every_guide(result, tmp_path)
+    tells_reliable_fits_from_others(result)
+    report_refers_to_nothing_outside_itself(tmp_path)
 
 
 def test_list_shows_every_recipe_and_guide():
