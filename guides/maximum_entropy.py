@@ -30,6 +30,7 @@ class MaximumEntropyNormal(PyroModule):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
+        self.num_features = num_features
         self.h_loc = PyroParam(torch.zeros(num_features))
         self.h_scale = PyroParam(torch.ones(num_features), constraint=constraints.positive)
 
@@ -81,7 +82,7 @@ class MaximumEntropyFlow(PyroModule):
 
     def __init__(self, num_features: int, num_bins: int = 6, bound: float = 5.0) -> None:
         super().__init__()
-        self.bound = bound
+        self.num_features, self.num_bins, self.bound = num_features, num_bins, bound
         heights = torch.full((num_features, num_bins), 2 * bound / num_bins)
         slopes = torch.ones(num_features, num_bins + 1)
         self.h_loc = PyroParam(torch.zeros(num_features))

@@ -79,7 +79,7 @@ RECIPE = Recipe(
         ),
     },
     log_evidence=lambda fit: None,  # an integral over the coefficients
-    dims={"coefficient": ("column",), "x": ("column",)},
+    dims={"coefficient": ("covariate",), "x": ("covariate",)},
     site="coefficient",
     standardised=False,
     notebook="04c_continuous_latents",
