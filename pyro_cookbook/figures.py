@@ -108,6 +108,6 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     figure = plot.viz["figure"].item()
     of = "each feature" if size else name
     figure.suptitle(
-        f"Density of {of}: the data (black), draws from the fitted model (blue), {guide}"
+        f"Distribution of {of}: the data (black), draws from the fitted model (blue), {guide}"
     )
     return f"Posterior predictive check of {of}, guide {guide}", figure

@@ -134,4 +134,4 @@ class Recipe:
 
     def coords(self, table: Table) -> dict[str, list[str]]:
         """Labels of the dimensions, for ArviZ."""
-        return {"feature": list(table.columns)}
+        return {"feature": list(table.columns), "covariate": list(table.columns[:-1])}
