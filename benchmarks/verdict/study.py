@@ -199,7 +199,8 @@ def figure(results: pd.DataFrame, path: Path) -> None:
         for verdict, colour in colours.items():
             part = shown[shown["verdict"] == verdict]
             reweighted = verdict == "reliable after reweighting"
-            true = part[["rw_shift", "rw_stretch"] if reweighted else ["shift", "stretch"]].max(axis=1)
+            columns = ["rw_shift", "rw_stretch"] if reweighted else ["shift", "stretch"]
+            true = part[columns].max(axis=1)
             values = part["reweighted_measured" if reweighted and x == "measured" else x]
             axis.scatter(
                 values.clip(0.003 if x == "measured" else -0.5, 30 if x == "measured" else 3),
