@@ -37,7 +37,7 @@ def _point(v: Tensor, size: int, seed: int) -> Prepared:
     return Prepared(
         logistic_regression, guide, (x, y), dict(PRIOR),
         losses=[-float(value) for value in found.log_joint],
-        reason=f"Newton's method, {len(found.log_joint) - 1} steps", converged=found.converged,
+        reason=f"Newton, {len(found.log_joint) - 1} steps", converged=found.converged,
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ RECIPE = Recipe(
     size=0,
     size_name="",
     guides={
-        "map": GuideEntry("the mode, by Newton's method", _point),
+        "map": GuideEntry("the mode, by Newton steps", _point),
         "laplace": GuideEntry("a Gaussian of the curvature at the mode", _laplace),
         "mean_field": GuideEntry(
             "independent normals, by SVI", partial(_by_svi, guides.LogisticRegressionMeanField)
