@@ -515,6 +515,7 @@ assert slow_diagnosis.bad_rows
 
 # %%
 fast, fast_diagnosis = train_classifier(lr=0.03)
+assert "by default 0.03" in inspect.getdoc(pc.fit)
 print(fast_diagnosis)
 with torch.no_grad():
     stuck = torch.softmax(fast.guide.encoder(v), dim=1)
