@@ -28,7 +28,7 @@ lab: $(STAMP) ## Open the recipes in JupyterLab
 	@$(BIN)/jupyter lab recipes
 
 notebooks: $(STAMP) ## Rebuild the notebooks, or some: make notebooks NAMES="01_pca"
-	@$(BIN)/python -m pyro_cookbook.notebooks $(NAMES)
+	@$(BIN)/python -m pyro_cookbook.publish.notebooks $(NAMES)
 
 clean: ## Remove results and caches
 	@rm -rf results build *.egg-info .pytest_cache .mypy_cache .ruff_cache

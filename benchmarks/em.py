@@ -28,7 +28,7 @@ def measure(peer: str, num_rows: int, num_features: int, num_components: int) ->
     """Run ten iterations; give seconds, megabytes above the data, and the final bound a row."""
     import torch
 
-    from pyro_cookbook.closed_form import gaussian_mixture
+    from pyro_cookbook.algorithms.gaussian_mixture import em as gaussian_mixture
 
     x = rows(num_rows, num_features)
     v = torch.as_tensor(x)

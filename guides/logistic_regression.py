@@ -155,6 +155,6 @@ class LogisticRegressionLaplace(LogisticRegressionFullRank):
     """q = N(mode, (−∇² log p)⁻¹): the Gaussian of the posterior's curvature at its mode.
 
     The same Gaussians as `LogisticRegressionFullRank`, reached without the bound: set by Newton's
-    method, ``guide.set_gaussian(*pyro_cookbook.closed_form.logistic_regression.laplace(x, y))``.
+    method, ``guide.set_gaussian(*pyro_cookbook.algorithms.logistic_regression.laplace(x, y))``.
     It knows the posterior at one point only, and is off where that is skewed.
     """

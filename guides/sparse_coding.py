@@ -19,7 +19,7 @@ class SparseCodingMAP(PyroModule):
     Its bound is −J(m) plus a constant: the entropy of a point, −∞, is left out, so the number is
     the height of a density and no lower bound on the evidence. Gradient steps end near the mode,
     whose zeros they step over and never hit; FISTA
-    (`pyro_cookbook.closed_form.sparse_coding.fista`) gives them exactly.
+    (`pyro_cookbook.algorithms.sparse_coding.fista.fista`) gives them exactly.
 
     Parameters
     ----------

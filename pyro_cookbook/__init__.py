@@ -8,42 +8,42 @@ import pyro
 pyro.settings.set(module_local_params=True)
 
 if TYPE_CHECKING:
-    from pyro_cookbook.calibrating import Calibration, calibrate
-    from pyro_cookbook.comparing import Comparison, compare
-    from pyro_cookbook.datatree import from_pyro_mcmc, from_pyro_svi, to_datatree
-    from pyro_cookbook.diagnosis import Diagnosis, diagnose
-    from pyro_cookbook.fitting import as_fit, fit
-    from pyro_cookbook.predicting import predict
-    from pyro_cookbook.responding import linear_response
-    from pyro_cookbook.result import Estimate, Fit, Mode, Restart
-    from pyro_cookbook.sampling import sample
-    from pyro_cookbook.storage import load, save
-    from pyro_cookbook.svi import NonFiniteELBO
+    from pyro_cookbook.engines.svi import NonFiniteELBO
+    from pyro_cookbook.fits.fitting import as_fit, fit
+    from pyro_cookbook.fits.linear_response import linear_response
+    from pyro_cookbook.fits.result import Estimate, Fit, Mode, Restart
+    from pyro_cookbook.fits.storage import load, save
+    from pyro_cookbook.posterior.datatree import from_pyro_mcmc, from_pyro_svi, to_datatree
+    from pyro_cookbook.posterior.nuts import sample
+    from pyro_cookbook.posterior.prediction import predict
+    from pyro_cookbook.verdict.calibration import Calibration, calibrate
+    from pyro_cookbook.verdict.comparison import Comparison, compare
+    from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
 
 # Name → the file it lives in. Files are read when a name is first used: a fit needs neither ArviZ
 # nor pandas, which take longer to import than most models take to fit.
 _HOMES = {
-    "Calibration": "calibrating",
-    "Comparison": "comparing",
-    "Diagnosis": "diagnosis",
-    "Estimate": "result",
-    "Fit": "result",
-    "Mode": "result",
-    "NonFiniteELBO": "svi",
-    "Restart": "result",
-    "as_fit": "fitting",
-    "calibrate": "calibrating",
-    "compare": "comparing",
-    "diagnose": "diagnosis",
-    "fit": "fitting",
-    "from_pyro_mcmc": "datatree",
-    "from_pyro_svi": "datatree",
-    "linear_response": "responding",
-    "load": "storage",
-    "predict": "predicting",
-    "sample": "sampling",
-    "save": "storage",
-    "to_datatree": "datatree",
+    "Calibration": "verdict.calibration",
+    "Comparison": "verdict.comparison",
+    "Diagnosis": "verdict.diagnosis",
+    "Estimate": "fits.result",
+    "Fit": "fits.result",
+    "Mode": "fits.result",
+    "NonFiniteELBO": "engines.svi",
+    "Restart": "fits.result",
+    "as_fit": "fits.fitting",
+    "calibrate": "verdict.calibration",
+    "compare": "verdict.comparison",
+    "diagnose": "verdict.diagnosis",
+    "fit": "fits.fitting",
+    "from_pyro_mcmc": "posterior.datatree",
+    "from_pyro_svi": "posterior.datatree",
+    "linear_response": "fits.linear_response",
+    "load": "fits.storage",
+    "predict": "posterior.prediction",
+    "sample": "posterior.nuts",
+    "save": "fits.storage",
+    "to_datatree": "posterior.datatree",
 }
 
 __all__ = [

@@ -81,8 +81,8 @@ def run(
         from tqdm import tqdm
 
         from pyro_cookbook import catalogue, data
-        from pyro_cookbook.report import write_report
-        from pyro_cookbook.running import Outcome, run_recipes, write_outcome
+        from pyro_cookbook.publish.outcome import Outcome, run_recipes, write_outcome
+        from pyro_cookbook.publish.report import write_report
 
         wanted = {r.name for name in recipes or () for r in catalogue.matching(name)}
         chosen = [r for r in catalogue.RECIPES if r.name in wanted or not wanted]
@@ -129,7 +129,7 @@ def fit(
         import torch
 
         from pyro_cookbook import catalogue, data
-        from pyro_cookbook.running import run_guide, write_outcome
+        from pyro_cookbook.publish.outcome import run_guide, write_outcome
 
         if columns and table is None:
             raise ValueError("--columns: it chooses columns of --data, which is not given")
@@ -168,7 +168,7 @@ def _console() -> Console:
 
 
 def _print_table(outcomes: "list[Outcome]") -> None:  # type: ignore[name-defined] # noqa: F821
-    from pyro_cookbook.report import row
+    from pyro_cookbook.publish.report import row
 
     table = RichTable("topic", "guide")
     for name in ("ELBO (nats)", "log evidence", "gap", "k-hat"):

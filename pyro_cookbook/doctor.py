@@ -47,7 +47,7 @@ def _place(name: str) -> tuple[str, bool, str]:
 def _evidence() -> tuple[str, bool, str]:
     """With q the exact posterior every draw's log ratio is the log evidence."""
     from pyro_cookbook import catalogue, data
-    from pyro_cookbook.weights import weigh
+    from pyro_cookbook.posterior.importance import weigh
 
     v = data.load("iris").v
     recipe = catalogue.recipe("02_expectation_maximisation")

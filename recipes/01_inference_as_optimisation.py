@@ -63,8 +63,8 @@ from guides.factor_analysis import (
 )
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook import data
-from pyro_cookbook.closed_form import factor_analysis as closed
-from pyro_cookbook.judging import MAX_STRETCH
+from pyro_cookbook.algorithms import factor_analysis as closed
+from pyro_cookbook.verdict.by_weights import MAX_STRETCH
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})

@@ -62,8 +62,8 @@ from guides.gaussian_mixture import (
     GaussianMixtureMAP,
 )
 from models.gaussian_mixture import GaussianMixture, MixturePrior, bayesian_gaussian_mixture
-from pyro_cookbook.closed_form import gaussian_mixture as closed
-from pyro_cookbook.closed_form.variational_mixture import fit_variational_mixture
+from pyro_cookbook.algorithms.gaussian_mixture import em as closed
+from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import fit_variational_mixture
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)

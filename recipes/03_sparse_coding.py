@@ -56,10 +56,10 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 import pyro_cookbook as pc
 from guides.sparse_coding import SparseCodingMAP, SparseCodingMeanField
 from models.sparse_coding import SparseCoding
-from pyro_cookbook import patches
-from pyro_cookbook.closed_form import dictionary_learning as learning
-from pyro_cookbook.closed_form import sparse_coding as closed
-from pyro_cookbook.gabors import fit_gabors
+from pyro_cookbook.algorithms.sparse_coding import dictionary_learning as learning
+from pyro_cookbook.algorithms.sparse_coding import fista as closed
+from pyro_cookbook.data import patches
+from pyro_cookbook.data.gabors import fit_gabors
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)

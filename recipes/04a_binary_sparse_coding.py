@@ -58,10 +58,10 @@ from guides.binary_sparse_coding import (
     BinarySparseCodingMeanField,
 )
 from models.binary_sparse_coding import BinarySparseCoding
-from pyro_cookbook.bars import make_bars, match_atoms, share_recovered
-from pyro_cookbook.closed_form import binary_sparse_coding as closed
-from pyro_cookbook.closed_form import binary_sparse_coding_em as learning
-from pyro_cookbook.closed_form.binary_sparse_coding_elbo import ClosedFormELBO
+from pyro_cookbook.algorithms.binary_sparse_coding import em as learning
+from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as closed
+from pyro_cookbook.algorithms.binary_sparse_coding.elbo import ClosedFormELBO
+from pyro_cookbook.data.bars import make_bars, match_atoms, share_recovered
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)

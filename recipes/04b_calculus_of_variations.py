@@ -54,8 +54,8 @@ from sklearn import datasets
 import pyro_cookbook as pc
 from guides.maximum_entropy import MaximumEntropyFlow, MaximumEntropyNormal
 from models.maximum_entropy import Multipliers, maximum_entropy
-from pyro_cookbook.closed_form import maximum_entropy as closed
-from pyro_cookbook.closed_form.mean_field_update import mean_field, update
+from pyro_cookbook.algorithms.calculus_of_variations import maximum_entropy as closed
+from pyro_cookbook.algorithms.calculus_of_variations.mean_field_update import mean_field, update
 
 torch.set_num_threads(1)  # the arrays are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)

@@ -59,8 +59,8 @@ from guides.logistic_regression import LogisticRegressionLaplace
 from models.eight_schools import eight_schools_centred, eight_schools_noncentred
 from models.explaining_away import ExplainingAway
 from models.logistic_regression import logistic_regression
-from pyro_cookbook.closed_form import explaining_away as closed
-from pyro_cookbook.closed_form import logistic_regression as classical
+from pyro_cookbook.algorithms import explaining_away as closed
+from pyro_cookbook.algorithms import logistic_regression as classical
 
 torch.set_num_threads(1)  # the tensors are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)

@@ -48,11 +48,12 @@ from sklearn import datasets
 import pyro_cookbook as pc
 from guides.factor_analysis import FactorAnalysisFullRank, FactorAnalysisMeanField
 from models.factor_analysis import FactorAnalysis
-from pyro_cookbook import bars, data
-from pyro_cookbook.closed_form import binary_sparse_coding as sparse
-from pyro_cookbook.closed_form import binary_sparse_coding_em as sparse_em
-from pyro_cookbook.closed_form import factor_analysis as closed
-from pyro_cookbook.closed_form import variational_em as learning
+from pyro_cookbook import data
+from pyro_cookbook.algorithms import factor_analysis as closed
+from pyro_cookbook.algorithms import variational_em as learning
+from pyro_cookbook.algorithms.binary_sparse_coding import em as sparse_em
+from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as sparse
+from pyro_cookbook.data import bars
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisFullRank
 from guides.gaussian_mixture import BayesianGaussianMixtureMeanField
-from pyro_cookbook.centre import Centre
-from pyro_cookbook.closed_form import factor_analysis
-from pyro_cookbook.closed_form.variational_mixture import MixturePosterior
+from pyro_cookbook.algorithms import factor_analysis
+from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import MixturePosterior
+from pyro_cookbook.engines.climbing import Centre
 
 
 def build[M: nn.Module](module: M, dtype: torch.dtype = torch.float64, **values: Any) -> M:

@@ -1,6 +1,7 @@
 """What there is: every recipe with its data, its model and its guides. The one place that knows."""
 
-from pyro_cookbook.catalogue import (
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.topics import (
     binary_sparse_coding,
     eight_schools,
     explaining_away,
@@ -11,7 +12,6 @@ from pyro_cookbook.catalogue import (
     maximum_entropy,
     sparse_coding,
 )
-from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
 __all__ = ["RECIPES", "GuideEntry", "Prepared", "Recipe", "matching", "recipe"]
 

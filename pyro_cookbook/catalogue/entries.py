@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from pyro_cookbook.data import Table
-from pyro_cookbook.fitting import as_fit, fit
-from pyro_cookbook.result import Fit
+from pyro_cookbook.fits.fitting import as_fit, fit
+from pyro_cookbook.fits.result import Fit
 
 
 def _num_columns(v: Tensor) -> int:

@@ -27,7 +27,7 @@ import pyro_cookbook as pc
 from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisMeanField
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook import data
-from pyro_cookbook.closed_form import factor_analysis as closed
+from pyro_cookbook.algorithms import factor_analysis as closed
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 v = data.load("wine").v

@@ -28,7 +28,7 @@ from pyro.nn import PyroModule
 from sklearn import cluster, datasets
 
 from models.gaussian_mixture import GaussianMixture
-from pyro_cookbook.closed_form import gaussian_mixture as closed
+from pyro_cookbook.algorithms.gaussian_mixture import em as closed
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

@@ -26,9 +26,9 @@ from pyro.infer import Trace_ELBO
 from scipy.optimize import minimize
 
 from guides.sparse_coding import SparseCodingMAP
-from pyro_cookbook import patches
-from pyro_cookbook.closed_form import dictionary_learning as learning
-from pyro_cookbook.closed_form import sparse_coding as closed
+from pyro_cookbook.algorithms.sparse_coding import dictionary_learning as learning
+from pyro_cookbook.algorithms.sparse_coding import fista as closed
+from pyro_cookbook.data import patches
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

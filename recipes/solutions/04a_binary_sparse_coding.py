@@ -28,10 +28,10 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 import pyro_cookbook as pc
 from guides.binary_sparse_coding import BinarySparseCodingAmortized, BinarySparseCodingMeanField
 from models.binary_sparse_coding import BinarySparseCoding
-from pyro_cookbook.bars import make_bars, share_recovered
-from pyro_cookbook.closed_form import binary_sparse_coding as closed
-from pyro_cookbook.closed_form import binary_sparse_coding_em as learning
-from pyro_cookbook.closed_form.binary_sparse_coding_elbo import ClosedFormELBO
+from pyro_cookbook.algorithms.binary_sparse_coding import em as learning
+from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as closed
+from pyro_cookbook.algorithms.binary_sparse_coding.elbo import ClosedFormELBO
+from pyro_cookbook.data.bars import make_bars, share_recovered
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

@@ -31,8 +31,8 @@ import pyro_cookbook as pc
 from guides.logistic_regression import LogisticRegressionFullRank
 from models.eight_schools import eight_schools_noncentred
 from models.logistic_regression import logistic_regression
-from pyro_cookbook.closed_form import explaining_away as closed
-from pyro_cookbook.closed_form import logistic_regression as classical
+from pyro_cookbook.algorithms import explaining_away as closed
+from pyro_cookbook.algorithms import logistic_regression as classical
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pyro_cookbook import bars, data
-from pyro_cookbook.closed_form import binary_sparse_coding as sparse
-from pyro_cookbook.closed_form import binary_sparse_coding_em as sparse_em
-from pyro_cookbook.closed_form import variational_em as learning
+from pyro_cookbook import data
+from pyro_cookbook.algorithms import variational_em as learning
+from pyro_cookbook.algorithms.binary_sparse_coding import em as sparse_em
+from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as sparse
+from pyro_cookbook.data import bars
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

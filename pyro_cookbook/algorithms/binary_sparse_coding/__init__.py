@@ -1,0 +1,1 @@
+"""Binary sparse coding: the fixed point, its bound, and EM."""

@@ -1,0 +1,1 @@
+"""Calculus of variations: maximum entropy, and the general mean-field update."""

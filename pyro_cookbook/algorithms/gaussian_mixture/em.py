@@ -1,0 +1,400 @@
+"""Expectation maximisation for Gaussian mixtures: full, stepwise, and with SVI as the M step."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.infer import TraceEnum_ELBO, config_enumerate
+from torch import Tensor, nn
+
+from pyro_cookbook.programs.isolation import isolated
+
+# Rows of a chunk: responsibilities and whitened rows of so many at a time are in memory.
+CHUNK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class MixtureParameters:
+    """θ of `models.gaussian_mixture.GaussianMixture`, under the same names.
+
+    Attributes
+    ----------
+    weights : Tensor
+        π, shape (K,), on the simplex.
+    loc : Tensor
+        μ, shape (K, D).
+    scale_tril : Tensor
+        Lower Cholesky factors of the covariances, shape (K, D, D).
+    """
+
+    weights: Tensor
+    loc: Tensor
+    scale_tril: Tensor
+
+
+@dataclass(frozen=True)
+class SufficientStatistics:
+    """Sums over rows that an M step needs; additive over chunks.
+
+    Attributes
+    ----------
+    count : Tensor
+        Σ_n r_nk, shape (K,).
+    first : Tensor
+        Σ_n r_nk v_n, shape (K, D).
+    second : Tensor
+        Σ_n r_nk v_n v_nᵀ, shape (K, D, D).
+    """
+
+    count: Tensor
+    first: Tensor
+    second: Tensor
+
+    def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
+        """Add the sums of two chunks."""
+        return SufficientStatistics(
+            self.count + other.count, self.first + other.first, self.second + other.second
+        )
+
+    def interpolate(self, other: "SufficientStatistics", weight: float) -> "SufficientStatistics":
+        """(1 − weight) · self + weight · other."""
+        return SufficientStatistics(
+            torch.lerp(self.count, other.count, weight),
+            torch.lerp(self.first, other.first, weight),
+            torch.lerp(self.second, other.second, weight),
+        )
+
+
+def log_joint(theta: MixtureParameters, v: Tensor) -> Tensor:
+    """log π_k + log N(v_n; μ_k, Σ_k), in nats.
+
+    Parameters
+    ----------
+    theta : MixtureParameters
+        Or any object with its attributes, such as the model.
+    v : Tensor
+        Rows, shape (n, D).
+
+    Returns
+    -------
+    Tensor
+        Shape (n, K). One component is whitened at a time: no n × K × D array.
+    """
+    num_features = v.shape[1]
+    eye = torch.eye(num_features).to(v)
+    columns = []
+    for weight, loc, tril in zip(theta.weights, theta.loc, theta.scale_tril, strict=True):
+        whitening = torch.linalg.solve_triangular(tril, eye, upper=False).mT
+        quadratic = ((v - loc) @ whitening).square().sum(1)
+        columns.append(weight.log() - tril.diagonal().log().sum() - 0.5 * quadratic)
+    return torch.stack(columns, dim=1) - 0.5 * num_features * math.log(2 * math.pi)
+
+
+def log_evidence(theta: MixtureParameters, v: Tensor) -> Tensor:
+    """log p(v_n; θ) of every row, in nats, shape (n,)."""
+    return torch.cat([torch.logsumexp(log_joint(theta, part), 1) for part in v.split(CHUNK_ROWS)])
+
+
+def responsibilities(theta: MixtureParameters, v: Tensor) -> Tensor:
+    """Posterior p(h_n = k | v_n; θ): shape (n, K), rows sum to 1."""
+    return torch.cat([torch.softmax(log_joint(theta, part), 1) for part in v.split(CHUNK_ROWS)])
+
+
+def e_step(theta: MixtureParameters, v: Tensor) -> tuple[SufficientStatistics, Tensor]:
+    """Sum the expected sufficient statistics and the log evidence, chunk by chunk.
+
+    Returns
+    -------
+    statistics : SufficientStatistics
+        Of rows taken relative to their overall mean where the caller has centred them: the second
+        moments lose digits far from the origin.
+    log_evidence : Tensor
+        Σ_n log p(v_n; θ), in nats, shape (): the bound right after this E step.
+    """
+    total, evidence = None, v.new_zeros(())
+    for part in v.split(CHUNK_ROWS):
+        joint = log_joint(theta, part)
+        norm = torch.logsumexp(joint, 1)
+        evidence = evidence + norm.sum()
+        chunk = statistics(torch.exp(joint - norm[:, None]), part)
+        total = chunk if total is None else total + chunk
+    if total is None:
+        raise ValueError("v: got no rows")
+    return total, evidence
+
+
+def statistics(weight: Tensor, v: Tensor) -> SufficientStatistics:
+    """Weighted sums of the rows, with weights of shape (n, K)."""
+    second = torch.stack([(column[:, None] * v).mT @ v for column in weight.mT])
+    return SufficientStatistics(weight.sum(0), weight.mT @ v, second)
+
+
+def m_step(sums: SufficientStatistics, reg_covar: float = 1e-6) -> MixtureParameters:
+    """Maximise the expected complete-data likelihood.
+
+    Parameters
+    ----------
+    sums : SufficientStatistics
+    reg_covar : float, default 1e-6
+        Added to the diagonal of every covariance, in squared units of the data: it keeps a
+        component from collapsing onto a row. Above 0 the bound may fall by a like amount.
+
+    Raises
+    ------
+    ValueError
+        If a component's covariance is singular, naming the component.
+    """
+    eps = 10 * torch.finfo(sums.count.dtype).eps
+    count = sums.count + eps
+    loc = sums.first / count[:, None]
+    outer = loc[:, :, None] * loc[:, None, :]
+    covariance = (
+        sums.second / count[:, None, None] - outer * (2 - sums.count / count)[:, None, None]
+    )
+    covariance.diagonal(dim1=-2, dim2=-1).add_(reg_covar)
+    scale_tril, info = torch.linalg.cholesky_ex(covariance)
+    # A variance within the rounding error of the difference above is none.
+    rounding = eps * sums.second.diagonal(dim1=-2, dim2=-1) / count[:, None]
+    lost = scale_tril.diagonal(dim1=-2, dim2=-1).square() <= rounding
+    singular = (info > 0) | lost.any(-1)
+    if singular.any():
+        k = int(singular.nonzero()[0])
+        raise ValueError(
+            f"component {k} has a singular covariance with {float(sums.count[k]):.3g} rows;"
+            " use fewer components, another start or a larger reg_covar"
+        )
+    return MixtureParameters(count / count.sum(), loc, scale_tril)
+
+
+@dataclass(frozen=True)
+class EMResult:
+    """Outcome of EM.
+
+    Attributes
+    ----------
+    theta : MixtureParameters
+        Of the best start.
+    elbo : list of float
+        The bound after each E step of that start, in nats: log p(v; θ) under the θ of that step.
+    converged : bool
+    restarts : list of float
+        Final bound of every start that did not collapse, in nats.
+    """
+
+    theta: MixtureParameters
+    elbo: list[float]
+    converged: bool
+    restarts: list[float]
+
+
+def em(
+    v: Tensor,
+    num_components: int,
+    *,
+    start: MixtureParameters | None = None,
+    max_iterations: int = 1000,
+    tol: float = 1e-9,
+    reg_covar: float = 1e-6,
+    num_restarts: int = 1,
+    seed: int = 0,
+) -> EMResult:
+    """Fit a Gaussian mixture by EM from one or several starts, and keep the best.
+
+    Parameters
+    ----------
+    v : Tensor
+        Rows, shape (n, D).
+    num_components : int
+        K, at most n.
+    start : MixtureParameters, optional
+        Where the first start begins. Default: `random_start` by `seed`.
+    max_iterations : int, default 1000
+    tol : float, default 1e-9
+        Stop when an iteration raises the bound by less than `tol` relative.
+    reg_covar : float, default 1e-6
+        As in `m_step`.
+    num_restarts : int, default 1
+    seed : int, default 0
+
+    References
+    ----------
+    Dempster, Laird and Rubin (1977), doi:10.1111/j.2517-6161.1977.tb01600.x.
+    """
+    if not 1 <= num_components <= len(v):
+        raise ValueError(f"num_components: got {num_components}, expected 1 to {len(v)} (the rows)")
+    centre = v.mean(0)
+    rows = v - centre
+    outcomes: list[tuple[MixtureParameters, list[float], bool]] = []
+    collapsed: ValueError | None = None
+    for r in range(num_restarts):
+        theta = random_start(v, num_components, seed=seed + r) if start is None or r else start
+        theta = MixtureParameters(theta.weights, theta.loc - centre, theta.scale_tril)
+        try:
+            theta, elbo, converged = _climb(rows, theta, max_iterations, tol, reg_covar)
+        except ValueError as error:  # another start may do: give up only if all collapse
+            collapsed = error
+            continue
+        theta = MixtureParameters(theta.weights, theta.loc + centre, theta.scale_tril)
+        outcomes.append((theta, elbo, converged))
+    if not outcomes and collapsed is not None:
+        raise collapsed
+    best = max(outcomes, key=lambda outcome: outcome[1][-1])
+    return EMResult(*best, restarts=[elbo[-1] for _, elbo, _ in outcomes])
+
+
+def _climb(
+    v: Tensor, theta: MixtureParameters, max_iterations: int, tol: float, reg_covar: float
+) -> tuple[MixtureParameters, list[float], bool]:
+    """Run EM from one start: θ, the bound after every E step, and whether it has converged.
+
+    Where it has not, θ is one M step ahead of the last bound, and no worse.
+    """
+    elbo: list[float] = []
+    for _ in range(max_iterations):
+        sums, evidence = e_step(theta, v)
+        elbo.append(float(evidence))
+        if len(elbo) > 1 and elbo[-1] - elbo[-2] < tol * abs(elbo[-1]):
+            return theta, elbo, True
+        theta = m_step(sums, reg_covar)
+    return theta, elbo, False
+
+
+def random_start(v: Tensor, num_components: int, *, seed: int = 0) -> MixtureParameters:
+    """Pick rows far from each other as means (k-means++), with the overall covariance.
+
+    References
+    ----------
+    Arthur and Vassilvitskii (2007), *k-means++*, SODA.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scale = v.std(0).clamp_min(1e-12)
+    chosen = [int(torch.randint(len(v), (1,), generator=generator))]
+    nearest = ((v - v[chosen[0]]) / scale).square().sum(1)
+    for _ in range(num_components - 1):
+        weight = (nearest if nearest.sum() > 0 else torch.ones_like(nearest)).cpu().double()
+        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
+        nearest = nearest.minimum(((v - v[chosen[-1]]) / scale).square().sum(1))
+    centred = v - v.mean(0)
+    covariance = centred.mT @ centred / len(v) + 1e-6 * scale.square().diag()
+    scale_tril = torch.linalg.cholesky(covariance).repeat(num_components, 1, 1)
+    weights = v.new_full((num_components,), 1 / num_components)
+    return MixtureParameters(weights, v[chosen].clone(), scale_tril)
+
+
+def stepwise_em(
+    v: Tensor,
+    num_components: int,
+    *,
+    batch_size: int = 256,
+    num_epochs: int = 20,
+    decay: float = 0.7,
+    start: MixtureParameters | None = None,
+    reg_covar: float = 1e-6,
+    seed: int = 0,
+) -> EMResult:
+    """EM on mini-batches: blend each batch's statistics into a running average.
+
+    Parameters
+    ----------
+    v : Tensor
+        Rows, shape (n, D).
+    num_components : int
+        K.
+    batch_size : int, default 256
+    num_epochs : int, default 20
+    decay : float, default 0.7
+        The step of batch t is (t + 2)^−decay; convergence needs 0.5 < decay ≤ 1.
+    start, reg_covar, seed
+        As for `em`.
+
+    Returns
+    -------
+    EMResult
+        With the bound on all rows after every epoch; it need not rise at every one.
+
+    References
+    ----------
+    Cappé and Moulines (2009), doi:10.1111/j.1467-9868.2009.00698.x.
+    """
+    if not 0.5 < decay <= 1:
+        raise ValueError(f"decay: got {decay}, expected above 0.5 and at most 1")
+    generator = torch.Generator().manual_seed(seed)
+    centre = v.mean(0)
+    rows = v - centre
+    theta = start or random_start(v, num_components, seed=seed)
+    theta = MixtureParameters(theta.weights, theta.loc - centre, theta.scale_tril)
+    average = _per_row(e_step(theta, rows)[0], len(v))
+    elbo: list[float] = []
+    step = 0
+    for _ in range(num_epochs):
+        for part in torch.randperm(len(v), generator=generator).to(v.device).split(batch_size):
+            sums, _ = e_step(theta, rows[part])
+            average = average.interpolate(_per_row(sums, len(part)), (step + 2) ** -decay)
+            theta = m_step(average, reg_covar)
+            step += 1
+        elbo.append(float(e_step(theta, rows)[1]))
+    theta = MixtureParameters(theta.weights, theta.loc + centre, theta.scale_tril)
+    return EMResult(theta, elbo, converged=False, restarts=elbo[-1:])
+
+
+def _per_row(sums: SufficientStatistics, num_rows: int) -> SufficientStatistics:
+    return SufficientStatistics(
+        sums.count / num_rows, sums.first / num_rows, sums.second / num_rows
+    )
+
+
+def generalised_em(
+    model: nn.Module,
+    guide: Any,
+    v: Tensor,
+    *,
+    num_iterations: int = 50,
+    steps_per_iteration: int = 20,
+    lr: float = 0.02,
+    elbo: Any = None,
+    seed: int = 0,
+) -> Iterator[float]:
+    """Alternate an exact E step with an M step by SVI: climb the bound, do not top it.
+
+    Parameters
+    ----------
+    model : GaussianMixture
+        Its parameters are changed in place.
+    guide : GaussianMixtureExact
+        Its `e_step` copies the model's parameters, so the M step moves only the model.
+    v : Tensor
+        Rows, shape (n, D).
+    num_iterations, steps_per_iteration : int
+        E steps, and gradient steps in each M step.
+    lr : float, default 0.02
+        Adam's learning rate.
+    elbo : pyro.infer.ELBO, optional
+        Default: ``TraceEnum_ELBO``, which sums over h. ``Trace_ELBO`` draws h instead.
+    seed : int, default 0
+
+    Yields
+    ------
+    float
+        The bound in nats after each E step, where it equals log p(v; θ).
+
+    References
+    ----------
+    Neal and Hinton (1998), doi:10.1007/978-94-011-5014-9_12.
+    """
+    elbo = elbo or TraceEnum_ELBO(max_plate_nesting=1)
+    run_guide: Callable[..., Any] = guide
+    if isinstance(elbo, TraceEnum_ELBO):
+        run_guide = config_enumerate(guide)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for iteration in range(num_iterations):
+        guide.e_step(model)
+        with torch.no_grad():
+            evidence = float(log_evidence(model, v).sum())  # type: ignore[arg-type]
+        yield evidence
+        with isolated(seed + iteration):
+            for _ in range(steps_per_iteration):
+                optimizer.zero_grad()
+                elbo.loss_and_grads(model, run_guide, v)
+                optimizer.step()

@@ -1,0 +1,1 @@
+"""Sparse coding: FISTA, and dictionary learning."""

@@ -1,0 +1,70 @@
+"""Topic 4c, first model: two causes of one sum."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guides import explaining_away as guides
+from models.explaining_away import ExplainingAway
+from pyro_cookbook.algorithms import explaining_away
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.topics.factor_analysis import many_draws
+from pyro_cookbook.fits.result import Fit
+
+
+def _model(v: Tensor, size: int) -> Any:
+    """Causes of unequal strength, of the length that the rows' variance asks for."""
+    if v.shape[1] != 1:
+        raise ValueError(f"--columns: got {v.shape[1]} columns, expected 1, the observed sum")
+    strength = torch.linspace(1.5, 1.0, size)
+    length = (v.square().mean() - 1).clamp_min(0.1).sqrt()
+    model: Any = ExplainingAway(size).to(v)
+    model.w = (length * strength / strength.norm()).to(v)
+    model.requires_grad_(False)
+    return model
+
+
+def _per_row(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
+    return Prepared(_model(v, size), guide(len(v), size), (v,), options={"elbo": many_draws()})
+
+
+def _encoder(v: Tensor, size: int, seed: int) -> Prepared:
+    torch.manual_seed(seed)
+    guide = guides.ExplainingAwayAmortized(size)
+    return Prepared(_model(v, size), guide, (v,), options={"elbo": many_draws()})
+
+
+def _evidence(fit: Fit) -> float:
+    model: Any = fit.model
+    with torch.no_grad():
+        return float(explaining_away.log_evidence(model.w, fit.args[0]).sum())
+
+
+RECIPE = Recipe(
+    name="04c_explaining_away",
+    title="Continuous latents: explaining away",
+    topic="19.4.3",
+    learn="what mean field leaves out when causes compete",
+    data="two_causes",
+    size=2,
+    size_name="causes",
+    guides={
+        "map": GuideEntry("a point for each row", partial(_per_row, guides.ExplainingAwayMAP)),
+        "mean_field": GuideEntry(
+            "independent normals for each row", partial(_per_row, guides.ExplainingAwayMeanField)
+        ),
+        "full_rank": GuideEntry(
+            "a full Gaussian for each row; exact here",
+            partial(_per_row, guides.ExplainingAwayFullRank),
+        ),
+        "amortized": GuideEntry("a linear encoder; exact here", _encoder),
+    },
+    log_evidence=_evidence,
+    dims={"h": ("cause",), "v": ("feature",), "w": ("cause",), "h_loc": ("cause",)},
+    site="h",
+    standardised=False,
+    max_size=lambda v: 10,
+    notebook="04c_continuous_latents",
+)

@@ -1,0 +1,86 @@
+"""Topic 4c, second model: Bayesian logistic regression."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from guides import logistic_regression as guides
+from models.logistic_regression import logistic_regression
+from pyro_cookbook.algorithms import logistic_regression as closed
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+
+PRIOR: dict[str, Any] = {"intercept_scale": 5.0, "coefficient_scale": 2.5}
+
+
+def _table(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Standardised covariates, and the last column as the outcome."""
+    x, y = v[:, :-1], v[:, -1]
+    if not x.shape[1]:
+        raise ValueError("--columns: got 1 column, expected covariates and, last, the outcome")
+    wrong = torch.nonzero((y != 0) & (y != 1)).flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"--data: the last column is the outcome, 0 or 1; got {float(y[row]):g} in row {row}"
+        )
+    return (x - x.mean(0)) / x.std(0, correction=0), y
+
+
+def _point(v: Tensor, size: int, seed: int) -> Prepared:
+    x, y = _table(v)
+    found = closed.newton(x, y, **PRIOR)
+    guide: Any = guides.LogisticRegressionMAP(x.shape[1]).to(x)
+    guide.intercept_loc, guide.coefficient_loc = found.mode[0], found.mode[1:]
+    return Prepared(
+        logistic_regression, guide, (x, y), dict(PRIOR),
+        losses=[-float(value) for value in found.log_joint],
+        reason=f"Newton, {len(found.log_joint) - 1} steps", converged=found.converged,
+    )  # fmt: skip
+
+
+def _laplace(v: Tensor, size: int, seed: int) -> Prepared:
+    x, y = _table(v)
+    found = closed.newton(x, y, **PRIOR)
+    guide: Any = guides.LogisticRegressionLaplace(x.shape[1]).to(x)
+    guide.set_gaussian(found.mode, found.covariance)
+    return Prepared(
+        logistic_regression, guide, (x, y), dict(PRIOR),
+        reason="curvature at Newton's mode", converged=found.converged,
+    )  # fmt: skip
+
+
+def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
+    x, y = _table(v)
+    elbo = Trace_ELBO(num_particles=16, vectorize_particles=True, max_plate_nesting=1)
+    return Prepared(
+        logistic_regression, guide(x.shape[1]), (x, y), dict(PRIOR), {"elbo": elbo, "tol": 0.3}
+    )
+
+
+RECIPE = Recipe(
+    name="04c_logistic_regression",
+    title="Continuous latents: Bayesian logistic regression",
+    topic="19.4.3",
+    learn="right means, short intervals, calibrated predictions",
+    data="breast_cancer",
+    size=0,
+    size_name="",
+    guides={
+        "map": GuideEntry("the mode, by Newton steps", _point),
+        "laplace": GuideEntry("a Gaussian of the curvature at the mode", _laplace),
+        "mean_field": GuideEntry(
+            "independent normals, by SVI", partial(_by_svi, guides.LogisticRegressionMeanField)
+        ),
+        "full_rank": GuideEntry(
+            "a full Gaussian, by SVI", partial(_by_svi, guides.LogisticRegressionFullRank)
+        ),
+    },
+    log_evidence=lambda fit: None,  # an integral over the coefficients
+    dims={"coefficient": ("covariate",), "x": ("covariate",)},
+    site="coefficient",
+    standardised=False,
+    notebook="04c_continuous_latents",
+)

@@ -1,0 +1,85 @@
+"""Topic 3: sparse coding, with a dictionary learned online and held."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guides import sparse_coding as guides
+from models.sparse_coding import SparseCoding
+from pyro_cookbook.algorithms.sparse_coding import fista as sparse_coding
+from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+
+_RATE, _SCALE = 2.0, 0.65
+
+
+def _dictionary(v: Tensor, size: int, seed: int) -> Any:
+    """Hold the model at a learned dictionary: the guides differ, θ does not."""
+    online = learn_online(
+        v, size, rate=_RATE, scale=_SCALE, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
+    )
+    learned = alternate(v, online.theta, tol=1e-4)
+    model: Any = SparseCoding(v.shape[1], size, rate=_RATE, scale=_SCALE).to(v)
+    model.W, model.b = learned.theta.W, learned.theta.b
+    model.requires_grad_(False)
+    return model
+
+
+def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
+    model = _dictionary(v, size, seed)
+    codes = sparse_coding.fista(model, v, tol=1e-6)
+    guide: Any = guides.SparseCodingMAP(len(v), size).to(v)
+    guide.h_loc = codes.h
+    constant = len(v) * sparse_coding.log_normaliser(model)
+    return Prepared(
+        model,
+        guide,
+        (v,),
+        losses=[value - constant for value in codes.trace],
+        reason=f"FISTA, {len(codes.trace)} iterations, gap {float(codes.gap.sum()):.1g} nats",
+        converged=codes.converged,
+    )
+
+
+def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
+    model = _dictionary(v, size, seed)
+    torch.manual_seed(seed)
+    return Prepared(model, guide(v, size), (v,), options={"lr": 0.03, "tol": 20.0})
+
+
+def _per_row(guide: Any, v: Tensor, size: int) -> Any:
+    return guide(len(v), size)
+
+
+def _encoder(v: Tensor, size: int) -> Any:
+    return guides.SparseCodingAmortized(v.shape[1], size)
+
+
+RECIPE = Recipe(
+    name="03_sparse_coding",
+    title="MAP inference and sparse coding",
+    topic="19.3",
+    learn="a delta for q, exact zeros, and dictionaries of edges",
+    data="patches",
+    size=36,
+    size_name="atoms",
+    guides={
+        "map": GuideEntry("a point for each row, by FISTA: exact zeros", _by_fista),
+        "mean_field": GuideEntry(
+            "independent Laplaces for each row",
+            partial(_by_svi, partial(_per_row, guides.SparseCodingMeanField)),
+        ),
+        "gaussian": GuideEntry(
+            "independent normals for each row",
+            partial(_by_svi, partial(_per_row, guides.SparseCodingGaussian)),
+        ),
+        "amortized": GuideEntry("a network from the row to its code", partial(_by_svi, _encoder)),
+    },
+    log_evidence=lambda fit: None,  # an integral over every code
+    dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
+    site="h",
+    standardised=False,
+    max_size=len,
+)

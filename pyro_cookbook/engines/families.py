@@ -1,0 +1,225 @@
+"""Families of guides by name, for any model with continuous latents."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.distributions import TransformedDistribution
+from pyro.distributions.transforms import LowerCholeskyAffine
+from pyro.infer import autoguide
+from pyro.infer.autoguide.initialization import init_to_feasible, init_to_median, init_to_value
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_cookbook.engines.climbing import Centre
+from pyro_cookbook.engines.gaussians import Gaussian
+from pyro_cookbook.programs.drawing import Program, Site, quietly, trace_once
+from pyro_cookbook.programs.unconstrained import FlatDensity
+
+# Up to this many latent scalars "auto" takes a full covariance.
+MAX_AUTO_FULL_RANK = 250
+
+
+class AutoWhitenedFlow(autoguide.AutoIAFNormal):
+    """Two inverse autoregressive flows, then a fixed affine map: z = loc + L flow(ε).
+
+    The map is the posterior's curvature, so that the flow begins at a Gaussian near the posterior
+    and has only what is not Gaussian to learn.
+
+    References
+    ----------
+    Kingma et al. (2016), *Improving variational inference with inverse autoregressive flow*.
+    """
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        untyped: Any = super()
+        untyped._setup_prototype(*args, **kwargs)
+        self.register_buffer("loc", torch.zeros(self.latent_dim))
+        self.register_buffer("scale_tril", torch.eye(self.latent_dim))
+
+    def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
+        """Distribution of the unconstrained latents."""
+        untyped: Any = super()
+        flow = untyped.get_posterior(*args, **kwargs)
+        affine = LowerCholeskyAffine(self.loc, self.scale_tril, cache_size=1)
+        return TransformedDistribution(flow.base_dist, [*flow.transforms, affine])
+
+
+FAMILIES: dict[str, Callable[..., PyroModule]] = {
+    "map": autoguide.AutoDelta,
+    "laplace": autoguide.AutoLaplaceApproximation,
+    "mean_field": autoguide.AutoNormal,
+    "whitened_mean_field": autoguide.AutoMultivariateNormal,
+    "low_rank": autoguide.AutoLowRankMultivariateNormal,
+    "full_rank": autoguide.AutoMultivariateNormal,
+    "flow": partial(AutoWhitenedFlow, num_transforms=2),
+}
+# What has a guide of another family's shape once it is fitted.
+STORED_AS = {
+    "laplace": "full_rank",
+    "whitened_mean_field": "full_rank",
+    "mean_field+linear_response": "full_rank",
+}
+
+
+def is_named(family: str) -> bool:
+    """Whether a fit's family is one that `fit` builds by name."""
+    return family in FAMILIES or family in STORED_AS
+
+
+def choose(sites: Mapping[str, Site]) -> str:
+    """Name the family behind "auto": full rank while its covariance is small, else low rank."""
+    return "full_rank" if num_latents(sites) <= MAX_AUTO_FULL_RANK else "low_rank"
+
+
+def num_latents(sites: Mapping[str, Site]) -> int:
+    """Count the latent scalars of a program."""
+    return sum(site.shape.numel() for site in sites.values() if not site.observed)
+
+
+def check(name: str, sites: Mapping[str, Site]) -> None:
+    """Refuse a family that cannot serve a model.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, a model without latents, or a discrete latent, naming the site.
+    """
+    if name not in FAMILIES:
+        raise ValueError(f"guide: got {name!r}, expected a guide or one of {', '.join(FAMILIES)}")
+    latents = {key: site for key, site in sites.items() if not site.observed}
+    if not latents:
+        raise ValueError(f"model: it has no latent site for guide {name!r} to approximate")
+    for key, site in latents.items():
+        if site.is_discrete:
+            raise ValueError(
+                f"guide: site {key!r} is discrete, and family {name!r} needs continuous latents;"
+                " sum it out of the model or give a guide of your own"
+            )
+    if name == "flow" and num_latents(sites) < 2:  # an autoregressive flow needs a predecessor
+        raise ValueError("guide: 'flow' needs two latent scalars or more, got 1; use 'full_rank'")
+
+
+def build(
+    name: str,
+    model: Program,
+    args: Any,
+    kwargs: Any,
+    values: Mapping[str, Tensor] | None = None,
+    rank: int | None = None,
+) -> PyroModule:
+    """Make the guide of a family.
+
+    Parameters
+    ----------
+    name : str
+        One of `FAMILIES`. Each is the textbook family in the model's unconstrained coordinates,
+        except "whitened_mean_field", which is independent in coordinates that the curvature of the
+        log density makes round.
+    model : callable
+    args, kwargs
+        Its data.
+    values : mapping of str to Tensor, optional
+        Where the latents start. Default: Pyro's own start, with improper priors at 0.
+    rank : int, optional
+        Of "low_rank". Default: Pyro's, the root of the number of latent scalars.
+    """
+    options: dict[str, Any] = {}
+    if name not in {"map", "flow", "laplace"}:
+        options["init_scale"] = 0.1
+    if name == "low_rank":
+        options["rank"] = rank
+    if values is None:
+        values = _improper_starts(model, args, kwargs)
+    fallback = init_to_median if name == "map" else init_to_feasible
+    if name != "flow":
+        options["init_loc_fn"] = init_to_value(values=dict(values), fallback=fallback)
+    return FAMILIES[name](model, **options)
+
+
+def _improper_starts(model: Program, args: Any, kwargs: Any) -> dict[str, Tensor]:
+    """Where to start at priors that Pyro's initialisers cannot draw from."""
+    from pyro.distributions import ImproperUniform
+
+    nodes = trace_once(model, *args, **kwargs)
+    return {
+        name: node["value"]
+        for name, node in nodes.items()
+        if isinstance(getattr(node["fn"], "base_dist", node["fn"]), ImproperUniform)
+    }
+
+
+def from_gaussian(
+    name: str, model: Program, args: Any, kwargs: Any, density: FlatDensity, gaussian: Gaussian
+) -> PyroModule:
+    """Make the guide of a family that draws from a given Gaussian of the unconstrained latents.
+
+    The guide has the dtype and the device of the latents under `args` and `kwargs`.
+    """
+    nodes = trace_once(model, *args, **kwargs)
+    first = next(node["value"] for key, node in nodes.items() if key in density.shapes)
+    constrained = density.constrain(gaussian.loc[None])
+    values = {key: value[0].to(first) for key, value in constrained.items()}
+    name = STORED_AS.get(name, name)
+    rank = gaussian.factor.shape[1] if name == "low_rank" and gaussian.factor is not None else None
+    guide: Any = build(name, model, args, kwargs, values, rank)
+    with quietly():
+        guide(*args, **kwargs)  # an automatic guide makes its parameters when first called
+    guide.to(device=first.device, dtype=first.dtype)
+
+    def tensor(value: Any) -> Tensor:
+        return torch.tensor(value).to(first)  # a copy: a broadcast array may not be written to
+
+    with torch.no_grad():
+        if name == "mean_field":
+            scales = density.unpack(torch.tensor(gaussian.scale))
+            for key, loc in density.unpack(torch.tensor(gaussian.loc)).items():
+                _set(guide.locs, key, loc.to(first))
+                _set(guide.scales, key, scales[key].to(first))
+        elif name == "low_rank":
+            assert gaussian.diagonal is not None
+            assert gaussian.factor is not None
+            guide.loc.copy_(tensor(gaussian.loc))
+            guide.scale = tensor(gaussian.diagonal)
+            guide.cov_factor.copy_(tensor(gaussian.factor / gaussian.diagonal[:, None]))
+        elif name == "full_rank":
+            triangle = cholesky(gaussian)
+            diagonal = np.diagonal(triangle)
+            guide.loc.copy_(tensor(gaussian.loc))
+            guide.scale = tensor(diagonal)
+            guide.scale_tril = tensor(triangle / diagonal[:, None])
+    return guide  # type: ignore[no-any-return]
+
+
+def flow_from(
+    model: Program, args: Any, kwargs: Any, density: FlatDensity, centre: Centre
+) -> PyroModule:
+    """Make a flow that starts at the Gaussian of a centre."""
+    guide: Any = build("flow", model, args, kwargs)
+    with quietly():
+        guide(*args, **kwargs)
+        whiten = centre.whiten if centre.whiten.ndim == 2 else np.diag(centre.whiten)
+        guide.loc.copy_(torch.as_tensor(centre.z))
+        guide.scale_tril.copy_(torch.as_tensor(cholesky(Gaussian(centre.z, factor=whiten))))
+        for parameter in guide.parameters():
+            parameter.mul_(0.1)  # the flow itself starts near the identity
+    return guide  # type: ignore[no-any-return]
+
+
+def cholesky(gaussian: Gaussian) -> np.ndarray:
+    """Lower triangle of a Gaussian's covariance, without forming the covariance: shape (D, D)."""
+    if gaussian.factor is None:
+        return np.diag(gaussian.scale)
+    triangle = np.linalg.qr(gaussian.factor.T, mode="r").T
+    signs = np.sign(np.diagonal(triangle))
+    return np.asarray(triangle * np.where(signs == 0, 1.0, signs))
+
+
+def _set(module: Any, name: str, value: Tensor) -> None:
+    """Set the parameter of a site, whose name may have dots."""
+    *prefixes, last = name.split(".")
+    for prefix in prefixes:
+        module = getattr(module, prefix)
+    setattr(module, last, value)

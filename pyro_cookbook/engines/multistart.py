@@ -1,0 +1,263 @@
+"""Where to begin: climbs from dispersed points, and the modes in which they end."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pyro_cookbook.engines.base_draws import base_draws
+from pyro_cookbook.engines.climbing import (
+    MAX_DENSE,
+    Centre,
+    Guard,
+    apply,
+    ascend,
+    climb,
+    look,
+    solve,
+    whitening,
+)
+from pyro_cookbook.fits.result import Mode
+from pyro_cookbook.programs.unconstrained import FlatDensity
+
+Array = npt.NDArray[np.float64]
+
+# Two climbs whose ends are nearer than this, in whitened sds per root dimension, found one mode.
+_SAME = 0.2
+_PRIOR_DRAWS, _BOX_DRAWS = 16, 8
+_TOGETHER = 100
+# Points on the way from where a climb stands to a mode: close to its start, where a mode would be.
+_WAY = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 40)])
+# A climb has settled if a Newton step would gain less than this, in nats; from there the log
+# density must fall by so much over so many sds.
+_SETTLED, _FALL, _FAR_SDS, _FAR = 1e-3, 1.0, 1e3, 1e9
+# After so many climbs that ended in no mode the rest are counted and not climbed.
+_MAX_LOST = 2
+# A soft centre's curvature may widen its scales by at most so much.
+_WIDEST = 10.0
+_SOFT_DRAWS, _SOFT_ITERATIONS = 32, 300
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a fit starts.
+
+    Attributes
+    ----------
+    centre : Centre
+        The mode with the most mass; where there is none, the centre of a rough mean-field fit.
+    modes : tuple of Mode
+        Every distinct mode that a climb ended in, the one with the most mass first.
+    lost : int
+        Climbs that ended in no mode.
+    stray : Centre or None
+        Where the highest of those ended.
+    """
+
+    centre: Centre
+    modes: tuple[Mode, ...]
+    lost: int
+    stray: Centre | None = None
+
+
+class NoStart(ValueError):
+    """No point of finite density was found."""
+
+
+class Improper(ValueError):
+    """The log density does not fall, however far one goes in some direction."""
+
+
+def find_start(density: FlatDensity, num_starts: int, seed: int) -> Start:
+    """Climb from several dispersed points.
+
+    Parameters
+    ----------
+    density : FlatDensity
+    num_starts : int
+    seed : int
+
+    Raises
+    ------
+    NoStart
+        If the density is not finite at the origin, at prior draws and in the box [−2, 2] around 0.
+    """
+    points = _candidates(density, seed)
+    values = density.value(points)
+    finite = np.flatnonzero(np.isfinite(values))
+    if not finite.size:
+        raise NoStart(_blame(density, points))
+    points, values = points[finite], values[finite]
+    order = [int(values.argmax())]
+    first = points[order[0]]
+    rng = np.random.default_rng(seed)
+    order += [int(i) for i in rng.permutation(len(points)) if i != order[0]]
+    rest = [points[i] for i in order[:num_starts]]
+    ends: list[Centre] = []
+    counts: list[int] = []
+    lost = 0
+    together = False
+    stray: Centre | None = None
+    while rest:
+        if ends and not together:  # in coordinates that are round at a mode, one call for all
+            rest = list(ascend(density, np.stack(rest), ends[0].whiten, _TOGETHER))
+            together = True
+        point = rest.pop(0)
+        known = [k for k, other in enumerate(ends) if _leads_to(density, point, other)]
+        if not known and lost < _MAX_LOST:
+            end = climb(density, point)
+            _refuse_flat(density, end)
+            known = [k for k, other in enumerate(ends) if _same(end.z, other)]
+            if not known and end.is_mode:
+                ends.append(end)
+                counts.append(0)
+                known = [len(ends) - 1]
+            if not known and (stray is None or end.log_density > stray.log_density):
+                stray = end
+        if known:
+            counts[known[0]] += 1
+        else:
+            lost += 1
+    if not ends or not _holds(density, max(ends, key=lambda end: end.log_mass)):
+        return Start(_soft_centre(density, first), (), lost, stray)
+    return _ranked(density, ends, counts, lost)
+
+
+def _candidates(density: FlatDensity, seed: int) -> Array:
+    """Origin, prior draws and their median, and a box around the origin."""
+    prior = density.prior_draws(_PRIOR_DRAWS)
+    box = np.random.default_rng(seed).uniform(-2, 2, (_BOX_DRAWS, density.dim))
+    middle = [np.median(prior, axis=0)] if len(prior) else []
+    return np.vstack([np.zeros(density.dim), *middle, prior, box])
+
+
+def _holds(density: FlatDensity, end: Centre) -> bool:
+    """Whether most draws of a mode's Gaussian have a density: on a ridge its scales run away."""
+    eps = base_draws(2 * _SOFT_DRAWS, density.dim, seed=0)
+    return bool(np.isfinite(density.value(end.z + apply(end.whiten, eps))).mean() > 0.5)
+
+
+def _refuse_flat(density: FlatDensity, end: Centre) -> None:
+    """Refuse a density that is as high a thousand sds away: it has no finite integral.
+
+    Looked at where the gradient vanishes, both ways along every direction of the whitening and
+    along the way from the origin: on a plateau the others may lead off it.
+
+    Raises
+    ------
+    Improper
+        Naming the direction.
+    """
+    if end.decrement > _SETTLED:
+        return
+    steps = np.diag(end.whiten) if end.whiten.ndim == 1 else end.whiten.T
+    come = float(np.linalg.norm(solve(end.whiten, end.z)))
+    if come > 0:
+        steps = np.vstack([steps, end.z / come])
+    # A spike's sds are tiny: far is also far on the unconstrained scale itself.
+    length = np.maximum(_FAR_SDS, _FAR / np.maximum(np.abs(steps).max(1), 1e-300))[:, None]
+    for sign in (1.0, -1.0):
+        near = density.value(end.z + sign * _FAR_SDS * steps)
+        far = np.minimum(near, density.value(end.z + sign * length * steps))
+        if (far > end.log_density - _FALL).any():
+            i = int(np.nanargmax(np.where(np.isnan(far), -np.inf, far)))
+            label = density.labels()[int(np.abs(steps[i] / end.scale).argmax())]
+            if not density.jacobian:  # heights of the latents as written: an edge may be highest
+                raise Improper(
+                    f"model: its density has no mode: it does not fall along a direction of"
+                    f" {label!r}, towards the edge of the support; fit a family with a spread"
+                )
+            raise Improper(
+                f"model: its posterior is improper: the log density does not fall along a direction"
+                f" of {label!r}, a thousand sds from its highest point; give that site a proper"
+                " prior, or drop what is collinear or separates the data"
+            )
+
+
+def _same(z: Array, other: Centre) -> bool:
+    distance = float(np.linalg.norm(solve(other.whiten, z - other.z)))
+    return bool(distance < _SAME * max(1.0, np.sqrt(len(z))))
+
+
+def _leads_to(density: FlatDensity, z: Array, other: Centre) -> bool:
+    """Whether the log density rises all the way from a point to a mode: then it is on its hill.
+
+    Climbs end in modes, and from one mode the way to another first goes down.
+    """
+    if _same(z, other):
+        return True
+    way = density.value(z + _WAY[:, None] * (other.z - z))
+    return bool(np.isfinite(way).all() and (np.diff(way) >= 0).all())
+
+
+def _ranked(density: FlatDensity, ends: list[Centre], counts: list[int], lost: int) -> Start:
+    """Order modes by Laplace's approximation of their mass."""
+    order = sorted(range(len(ends)), key=lambda k: -ends[k].log_mass)
+    best = ends[order[0]]
+    masses = np.array([ends[k].log_mass for k in order])
+    shares = np.exp(masses - np.logaddexp.reduce(masses))
+    modes = []
+    for k, share in zip(order, shares, strict=True):
+        apart = np.abs(ends[k].z - best.z) / np.minimum(best.scale, ends[k].scale)
+        far = int(apart.argmax())
+        modes.append(
+            Mode(ends[k].log_density, float(share), counts[k], float(apart[far]),
+                 density.site_of(far), tuple(float(x) for x in ends[k].z))
+        )  # fmt: skip
+    return Start(best, tuple(modes), lost)
+
+
+def _soft_centre(density: FlatDensity, point: Array) -> Centre:
+    """Fit a rough mean field where the density has no mode: its entropy keeps it off the spike.
+
+    The whitening is that of the Hessian averaged over its draws.
+    """
+    dim = density.dim
+    eps = base_draws(_SOFT_DRAWS, dim, seed=0)
+    guard = Guard()
+    here = look(density, point)
+    unit = np.clip(here.scale, 1e-8, 1.0)
+
+    def descend(x: Array) -> tuple[float, Array]:
+        scale = unit * np.exp(np.minimum(x[dim:], 50.0))
+        log_p, gradient = density.value_and_grad(point + unit * x[:dim] + scale * eps)
+        slope = np.concatenate([unit * gradient.mean(0), scale * (gradient * eps).mean(0) + 1])
+        return guard(x, -float(log_p.mean() + x[dim:].sum()), -slope)
+
+    from scipy.optimize import minimize
+
+    begin = np.zeros(2 * dim)
+    while not np.isfinite(descend(begin)[0]) or not guard.x.size:
+        begin[dim:] -= 1.0  # narrower, until every draw has a density
+        if begin[dim] < -30:
+            return here
+    options = {"maxiter": _SOFT_ITERATIONS, "maxcor": 20, "gtol": 1e-3, "maxls": 40}
+    minimize(descend, begin, jac=True, method="L-BFGS-B", options=options)
+    z = point + unit * guard.x[:dim]
+    scale = unit * np.exp(guard.x[dim:])
+    if dim > MAX_DENSE:
+        found = look(density, z)
+        return Centre(z, scale, found.log_density, found.decrement, False, found.eigenvalues,
+                      found.weakest)  # fmt: skip
+    hessian = density.mean_hessian((z + scale * eps)[:16])
+    if not np.isfinite(hessian).all():
+        hessian = -np.diag(scale**-2.0)
+    whiten, eigenvalues, weakest = whitening(-hessian)
+    if (np.linalg.norm(whiten, axis=1) > _WIDEST * scale).any():  # all but flat in places
+        whiten = np.diag(scale)
+    value = float(density.value(z[None])[0])
+    return Centre(z, whiten, value, np.inf, False, eigenvalues, weakest)
+
+
+def _blame(density: FlatDensity, points: Array) -> str:
+    """Name the sites whose log density is not finite at the points tried."""
+    from pyro_cookbook.programs.drawing import log_density
+
+    values = density.constrain(points[:1])
+    log_prob = log_density(density.model, values, *density.args, **density.kwargs)
+    bad = [name for name, value in log_prob.items() if not bool(np.isfinite(value.sum().item()))]
+    where = ", ".join(repr(name) for name in bad) or "the transformation of the latents"
+    return (
+        f"model: its log density is not finite at any of {len(points)} starting points; at the"
+        f" first it is not at site {where}"
+    )

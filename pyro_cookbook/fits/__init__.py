@@ -1,0 +1,1 @@
+"""The Fit: made, kept, repaired."""

@@ -1,0 +1,1 @@
+"""What a fit says of the posterior: weights, chains, NUTS, trees, predictions."""

@@ -1,0 +1,228 @@
+"""`sample`: Pyro's NUTS, started and scaled from a fit, chains in parallel."""
+
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from pyro.infer import MCMC, NUTS
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_cookbook.engines.deterministic import flat_density
+from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.posterior.datatree import Coords, Dims, mcmc_tree
+from pyro_cookbook.programs.drawing import draw
+from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.unconstrained import FlatDensity
+
+Array = npt.NDArray[np.float64]
+
+_SCALING_DRAWS = 2000
+
+
+def sample(
+    fit: Fit,
+    *,
+    num_draws: int = 1000,
+    num_warmup: int = 500,
+    num_chains: int = 4,
+    target_accept: float = 0.8,
+    seed: int = 0,
+    processes: int | None = None,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
+    progress: bool | None = None,
+) -> xr.DataTree:
+    """Sample the posterior of a fit's model by NUTS.
+
+    The chains start at draws of the guide and move in coordinates that its covariance makes round,
+    so that warm-up is short and trajectories too.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of a model whose latents are continuous; the verdict on it does not matter.
+    num_draws, num_warmup : int, default 1000 and 500
+        Of each chain.
+    num_chains : int, default 4
+    target_accept : float, default 0.8
+        Mean acceptance that the step size is tuned to; raise it where there are divergences.
+    seed : int, default 0
+        Chain c uses ``seed + c``. Same seed, same numbers, however many processes.
+    processes : int, optional
+        Chains run at a time. Default: as many as there are processors.
+    coords, dims : mapping, optional
+        As for `to_datatree`.
+    progress : bool, optional
+        Show a bar of chains that are done. Default: if standard error is a terminal.
+
+    Returns
+    -------
+    xarray.DataTree
+        As `from_pyro_mcmc`, for R-hat and ESS by ArviZ; parameters of the model are held at their
+        fitted values.
+
+    Raises
+    ------
+    ValueError
+        If a latent is discrete or the model has no density that is a function of its latents.
+
+    References
+    ----------
+    Hoffman and Gelman (2014), *The No-U-Turn sampler*, JMLR 15.
+    """
+    # Pyro's own diagnostics of a chain need four draws.
+    for name, value, least in (("num_draws", num_draws, 4), ("num_chains", num_chains, 1)):
+        if value < least:
+            raise ValueError(f"{name}: got {value}, expected at least {least}")
+    with isolated(seed, fit.param_state):
+        density = flat_density(fit.model, fit.args, fit.kwargs)
+        drawn = draw(fit.guide, max(_SCALING_DRAWS, num_chains), *fit.args, **fit.kwargs)
+        z = density.unconstrain({name: drawn.values[name].double() for name in density.shapes})
+        starts, loc, root = _starts_and_scaling(z, num_chains)
+    jobs = [
+        _Job(density, loc, root, starts[c], seed + c, num_draws, num_warmup, target_accept)
+        for c in range(num_chains)
+    ]
+    shown = sys.stderr.isatty() if progress is None else progress
+    with tqdm(total=num_chains, desc="NUTS, chains done", disable=not shown) as bar:
+        chains = []
+        for chain in _run(jobs, processes or os.cpu_count() or 1):
+            chains.append(chain)
+            bar.update(1)
+    positions = np.stack([chain.positions for chain in chains])
+    latents = density.constrain(positions.reshape(-1, density.dim))
+    return mcmc_tree(
+        fit.model,
+        {name: value.to(drawn.values[name].dtype) for name, value in latents.items()},
+        np.stack([chain.diverging for chain in chains]),
+        fit.args,
+        fit.kwargs,
+        param_state=fit.param_state,
+        coords=coords,
+        dims=dims,
+    )
+
+
+@dataclass
+class _Job:
+    """One chain to run."""
+
+    density: FlatDensity
+    loc: Array
+    root: Array
+    start: Array
+    seed: int
+    num_draws: int
+    num_warmup: int
+    target_accept: float
+
+
+@dataclass
+class _Chain:
+    """One chain that has run: positions, shape (num_draws, D), and which diverged."""
+
+    positions: Array
+    diverging: npt.NDArray[np.bool_]
+
+
+def _starts_and_scaling(z: Array, num_chains: int) -> tuple[Array, Array, Array]:
+    """Overdispersed starts for the chains, and location and root of the guide's covariance."""
+    z = z[np.isfinite(z).all(1)]
+    loc, sd = z.mean(0), np.where((z == z[0]).all(0), 0.0, z.std(0))
+    spread = np.where(sd > 0, sd, 1.0)  # a point has no spread of its own
+    if z.shape[1] > 500 or not (sd > 0).all():
+        root = np.diag(spread)
+    else:
+        correlation = np.corrcoef(((z - loc) / spread).T).reshape(len(loc), len(loc))
+        # Whitening by many draws is as good for strong correlations as for none; few are shrunk.
+        share = 0.02 if len(z) < 10 * len(loc) else 1e-9
+        shrunk = (1 - share) * correlation + share * np.eye(len(loc))
+        root = spread[:, None] * np.linalg.cholesky(shrunk)
+    return z[:num_chains], loc, root
+
+
+def _run(jobs: Sequence[_Job], processes: int) -> Any:
+    """Run chains in forked processes, or here, one after the other, where that is not possible."""
+    can_fork = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
+    if processes < 2 or len(jobs) < 2 or not can_fork or jobs[0].density.device.type != "cpu":
+        yield from map(_run_chain, jobs)
+        return
+    global _JOBS  # noqa: PLW0603 - models do not pickle: forked children find them here
+    _JOBS = list(jobs)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork")
+            pool = multiprocessing.get_context("fork").Pool(min(processes, len(jobs)))
+        with pool:
+            yield from pool.imap(_run_forked, range(len(jobs)))
+    finally:
+        _JOBS = []
+
+
+_JOBS: list[_Job] = []
+
+
+def _run_forked(index: int) -> _Chain:
+    torch.set_num_threads(1)
+    return _run_chain(_JOBS[index])
+
+
+class _Potential(torch.autograd.Function):
+    """−log density, whose gradient comes with its value."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, evaluate: Any) -> Tensor:
+        value, gradient = evaluate(z.detach())
+        ctx.save_for_backward(gradient.to(z.dtype))
+        height: Tensor = -value.to(z.dtype)
+        return height
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        gradient: Tensor
+        (gradient,) = ctx.saved_tensors
+        return -outer[0] * gradient, None
+
+
+def _run_chain(job: _Job) -> _Chain:
+    density = job.density
+    loc = torch.as_tensor(job.loc)
+    root = torch.as_tensor(job.root)
+
+    evaluate = density.traced()
+
+    def potential(values: dict[str, Tensor]) -> Tensor:
+        apply: Any = _Potential.apply
+        found: Tensor = apply(loc + root @ values["u"], evaluate)
+        return found
+
+    start = torch.as_tensor(np.linalg.solve(job.root, job.start - job.loc))
+    # Same numbers whether forked or not: one thread adds in one order.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with isolated(job.seed):
+            kernel = NUTS(potential_fn=potential, target_accept_prob=job.target_accept)
+            run = MCMC(
+                kernel,
+                num_samples=job.num_draws,
+                warmup_steps=job.num_warmup,
+                initial_params={"u": start},
+                disable_progbar=True,
+            )
+            run.run()
+            u = run.get_samples()["u"].numpy()
+            diverging = np.zeros(job.num_draws, dtype=bool)
+            diverging[run.diagnostics()["divergences"]["chain 0"]] = True
+    finally:
+        torch.set_num_threads(threads)
+    return _Chain(job.loc + u @ job.root.T, diverging)

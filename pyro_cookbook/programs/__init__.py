@@ -1,0 +1,1 @@
+"""A Pyro function on its data: its sites, draws from it, its density."""

@@ -1,0 +1,105 @@
+"""What can be wrong with a model, a guide or data before anything is fitted, in one line each."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyro_cookbook.programs.drawing import Program, Site, describe_nodes, trace_once
+
+
+def first_run(model: Program, args: Any, kwargs: Any) -> dict[str, Site]:
+    """Run a model on its data for the first time and describe its sites.
+
+    Raises
+    ------
+    ValueError
+        If the model does not run on these data, a row is observed more than once by accident, or
+        an observation lies outside the support of its distribution.
+    """
+    try:
+        nodes = trace_once(model, *args, **kwargs)
+    except Exception as error:  # whatever the reader's model raises
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"model: it does not run on these data ({type(error).__name__}: {first}); got"
+            f" {_shapes(model, args, kwargs)}"
+        ) from error
+    for name, node in nodes.items():
+        if node["is_observed"]:
+            _check_observed(name, node)
+    return describe_nodes(nodes)
+
+
+def _check_observed(name: str, node: Mapping[str, Any]) -> None:
+    fn, value = node["fn"], node["value"]
+    if not isinstance(value, Tensor) or not value.numel():  # a bare pyro.factor
+        return
+    batch = value.shape[: value.dim() - fn.event_dim]
+    try:
+        # NumPy's: torch's imports sympy, half a second.
+        rows = torch.Size(np.broadcast_shapes(batch, fn.batch_shape))
+    except ValueError:
+        raise ValueError(
+            f"site {name!r}: observations of shape {tuple(value.shape)} do not fit a distribution"
+            f" of batch shape {tuple(fn.batch_shape)}"
+        ) from None
+    if rows.numel() > max(batch.numel(), torch.Size(fn.batch_shape).numel()):
+        raise ValueError(
+            f"site {name!r}: observations of shape {tuple(value.shape)} against a distribution of"
+            f" batch shape {tuple(fn.batch_shape)} would be counted {rows.numel()} times; give"
+            " both the same shape"
+        )
+    try:
+        inside = fn.support.check(value)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return
+    if not bool(inside.all()):
+        outside = tuple(int(i) for i in (~inside).nonzero()[0]) if inside.dim() else ()
+        base = fn
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        where = f"observation {list(outside)}" if outside else "the observation"
+        entry = value[outside] if outside else value
+        shown = f" ({entry.item():g})" if entry.numel() == 1 else ""
+        raise ValueError(
+            f"site {name!r}: {where}{shown} is outside the support of {type(base).__name__}"
+        )
+
+
+def same_sites(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> None:
+    """Refuse a guide that has not exactly the model's latent sites.
+
+    Raises
+    ------
+    ValueError
+        Naming the sites that only one of the two has.
+    """
+    wanted = {name for name, site in model_sites.items() if not site.observed}
+    drawn = {name for name, site in guide_sites.items() if not site.observed and not site.auxiliary}
+    for missing, role, other in (
+        (sorted(wanted - drawn), "guide", "model"),
+        (sorted(drawn - wanted), "model", "guide"),
+    ):
+        if missing:
+            listed = ", ".join(repr(name) for name in missing)
+            raise ValueError(
+                f"{role}: it has no latent site {listed}, which the {other} samples; every latent"
+                " site of the model, and no other, has to be in the guide"
+            )
+
+
+def _shapes(model: Program, args: Any, kwargs: Any) -> str:
+    target = model.forward if isinstance(model, nn.Module) else model
+    try:
+        given = dict(inspect.signature(target).bind_partial(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        given = {f"argument {i}": value for i, value in enumerate(args)} | dict(kwargs)
+    shown = [
+        f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} {value!r:.40}"
+        for name, value in given.items()
+    ]
+    return ", ".join(shown) or "no data"

@@ -1,0 +1,338 @@
+"""The log density of a model as a pure function of one unconstrained vector, many at a time."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyro_cookbook.programs.drawing import CHUNK_SCALARS, Program, quietly, sample_sites, trace_once
+
+Array = npt.NDArray[np.float64]
+
+
+class NotFlat(ValueError):
+    """The model has no log density that is a function of its continuous latents alone."""
+
+
+class _At(Messenger):
+    """Puts every latent where the unconstrained vector says, and adds up the log density."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+        self.log_prob: list[Tensor] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+            self.log_prob.append(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make tensors of this type by default, for a block."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _bijection(name: str, fn: Any) -> Any:
+    try:
+        return biject_to(fn.support)
+    except NotImplementedError:
+        raise NotFlat(
+            f"model: the support of site {name!r} has no bijection to the reals"
+        ) from None
+
+
+class FlatDensity:
+    """log p(v, h) + log |dh/dz| of a model at unconstrained vectors z.
+
+    The latents lie in z in the order in which the model samples them, each through the standard
+    bijection of its support. This is the layout of Pyro's automatic guides.
+
+    Parameters
+    ----------
+    model : callable
+    args, kwargs
+        Its data.
+    jacobian : bool, default True
+        Count log |dh/dz|. Without it the maximum is the mode of the latents as the model has them.
+
+    Attributes
+    ----------
+    shapes : dict of str to torch.Size
+        Latent site → shape of its unconstrained value.
+    dim : int
+        D, the length of z.
+    scalars : int
+        Scalars of values and log densities in one run of the model, all sites together.
+    follows_vmap : bool
+        Whether many vectors are computed in one run of the model.
+    evaluations : int
+        Log densities computed so far.
+
+    Raises
+    ------
+    NotFlat
+        If a support depends on another latent, or the log density at given latents is random.
+    """
+
+    def __init__(self, model: Program, args: Any, kwargs: Any, *, jacobian: bool = True) -> None:
+        self.model, self.args, self.kwargs, self.jacobian = model, args, kwargs, jacobian
+        self._default_dtype = torch.get_default_dtype()  # wherever it is evaluated later
+        nodes = trace_once(model, *args, **kwargs)
+        latent = {name: node for name, node in nodes.items() if not node["is_observed"]}
+        if not latent:
+            raise NotFlat("model: it has no latent site")
+        self.transforms = {name: _bijection(name, node["fn"]) for name, node in latent.items()}
+        # Not by inverse_shape, which imports sympy: half a second.
+        self.shapes = {
+            name: self.transforms[name].inv(node["value"]).shape for name, node in latent.items()
+        }
+        first = next(iter(latent.values()))["value"]
+        self.dtype, self.device = first.dtype, first.device
+        self.dim = sum(shape.numel() for shape in self.shapes.values())
+        self.scalars = sum(
+            n["value"].numel() + torch.Size(n["fn"].batch_shape).numel() for n in nodes.values()
+        )
+        self._chunk = max(1, CHUNK_SCALARS // max(1, 4 * self.scalars))
+        self.follows_vmap = True
+        self.evaluations = 0
+        self._refuse_moving_supports()
+        self._refuse_randomness()
+
+    def unpack(self, z: Tensor) -> dict[str, Tensor]:
+        """Cut vectors, shape (..., D), into unconstrained values of the sites."""
+        parts = torch.split(z, [shape.numel() for shape in self.shapes.values()], dim=-1)
+        batch = z.shape[:-1]
+        return {
+            name: part.reshape(batch + shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def constrain(self, z: Array) -> dict[str, Tensor]:
+        """Values of the latents at vectors, shape (S, D)."""
+        with torch.no_grad():
+            return {n: self.transforms[n](u) for n, u in self.unpack(self._tensor(z)).items()}
+
+    def unconstrain(self, values: Mapping[str, Tensor]) -> Array:
+        """Vectors, shape (S, D), of values of the latents, shape (S, ...) each."""
+        with torch.no_grad():
+            parts = [
+                self.transforms[n].inv(values[n]).reshape(len(values[n]), -1) for n in self.shapes
+            ]
+            return torch.cat(parts, dim=1).double().cpu().numpy()
+
+    def labels(self) -> list[str]:
+        """Name every entry of z by its site, with an index where the site has several."""
+        names = []
+        for name, shape in self.shapes.items():
+            indices = [",".join(map(str, index)) for index in np.ndindex(*shape)]
+            names += [f"{name}[{index}]" if index else name for index in indices]
+        return names
+
+    def site_of(self, index: int) -> str:
+        """Name of the site that an entry of z belongs to."""
+        return self.labels()[index].partition("[")[0]
+
+    def traced(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Log density and gradient at one vector as a graph of tensor operations, without Python.
+
+        Falls back to the model itself where the graph is not the same function: a model whose
+        course depends on values has none.
+        """
+
+        def eager(z: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad(), pyro.validation_enabled(False):
+                z = z.detach().requires_grad_()
+                value = self._one(z)
+                return value.detach(), torch.autograd.grad(value, z)[0]
+
+        if not self.follows_vmap:
+            return eager
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def both(z: Tensor) -> Any:  # make_fx counts a bound method's arguments wrong
+            return torch.func.grad_and_value(self._one)(z)
+
+        rng = np.random.default_rng(0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with pyro.validation_enabled(False):
+                    graph = make_fx(both)(torch.zeros(self.dim, dtype=self.dtype))
+
+            def run(z: Tensor) -> tuple[Tensor, Tensor]:
+                gradient, value = graph(z)
+                return value, gradient
+
+            for scale in (0.0, 0.3, 1.0):
+                z = torch.as_tensor(scale * rng.standard_normal(self.dim)).to(self.dtype)
+                for a, b in zip(run(z), eager(z), strict=True):
+                    torch.testing.assert_close(a, b, equal_nan=True)
+        except Exception:  # operators without a trace, branches on values
+            return eager
+        return run
+
+    def value(self, z: Array) -> Array:
+        """Log density at vectors, shape (S, D): shape (S,), in nats."""
+        with torch.no_grad(), pyro.validation_enabled(False):
+            found = [self._batch(part) for part in self._tensor(z).split(self._chunk)]
+        return torch.cat(found).double().cpu().numpy()
+
+    def value_and_grad(self, z: Array) -> tuple[Array, Array]:
+        """Log density, shape (S,), and its gradient, shape (S, D)."""
+        values, gradients = [], []
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            for part in self._tensor(z).split(self._chunk):
+                one = part.clone().requires_grad_()
+                value = self._batch(one)
+                (gradient,) = torch.autograd.grad(value.sum(), one)
+                values.append(value.detach())
+                gradients.append(gradient)
+        return (
+            torch.cat(values).double().cpu().numpy(),
+            torch.cat(gradients).double().cpu().numpy(),
+        )
+
+    def hvp(self, z: Array, v: Array) -> Array:
+        """Hessians at vectors z times vectors v, both of shape (S, D): shape (S, D)."""
+        products = []
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            chunk = max(1, self._chunk // 2)
+            parts = zip(self._tensor(z).split(chunk), self._tensor(v).split(chunk), strict=True)
+            for part, vector in parts:
+                one = part.clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(self._batch(one).sum(), one, create_graph=True)
+                if not gradient.requires_grad:  # the log density is linear
+                    products.append(torch.zeros_like(vector))
+                    continue
+                product = torch.autograd.grad((gradient * vector).sum(), one, allow_unused=True)[0]
+                products.append(torch.zeros_like(vector) if product is None else product)
+        return torch.cat(products).double().cpu().numpy()
+
+    def hessian(self, z: Array) -> Array:
+        """Hessian at one vector, shape (D,), by D products at once: shape (D, D)."""
+        hessian = self.hvp(np.tile(z, (self.dim, 1)), np.eye(self.dim))
+        if not np.isfinite(hessian).all():  # torch.logaddexp has no second derivative in its tails
+            steps = 1e-5 * np.diag(np.maximum(1.0, np.abs(z)))
+            rise = self.value_and_grad(z + steps)[1] - self.value_and_grad(z - steps)[1]
+            hessian = rise / (2 * steps.diagonal()[:, None])
+        return (hessian + hessian.T) / 2
+
+    def mean_hessian(self, z: Array) -> Array:
+        """Mean Hessian over vectors, shape (S, D): shape (D, D)."""
+        total = np.zeros((self.dim, self.dim))
+        for one in z:
+            total += self.hessian(one)
+        return total / len(z)
+
+    def prior_draws(self, num_draws: int) -> Array:
+        """Draw the latents from the prior: shape (at most `num_draws`, D), improper ones at 0."""
+        rows = []
+        for _ in range(num_draws):
+            with default_dtype(self._default_dtype):
+                nodes = trace_once(self.model, *self.args, **self.kwargs)
+            try:
+                values = {name: nodes[name]["value"][None] for name in self.shapes}
+                rows.append(self.unconstrain(values)[0])
+            except (KeyError, ValueError, RuntimeError):
+                continue
+        drawn = np.array(rows).reshape(-1, self.dim)
+        return drawn[np.isfinite(drawn).all(1)]
+
+    def _tensor(self, z: Array) -> Tensor:
+        return torch.as_tensor(np.asarray(z), dtype=self.dtype, device=self.device)
+
+    def _one(self, z: Tensor) -> Tensor:
+        """Log density at one vector."""
+        jacobian = []
+        values = {}
+        for name, unconstrained in self.unpack(z).items():
+            transform = self.transforms[name]
+            values[name] = transform(unconstrained)
+            if self.jacobian:
+                volume = transform.log_abs_det_jacobian(unconstrained, values[name])
+                jacobian.append(volume.sum())
+        with default_dtype(self._default_dtype), _At(values) as at:
+            self.model(*self.args, **self.kwargs)
+        return torch.stack([*jacobian, *at.log_prob]).sum()
+
+    def _batch(self, z: Tensor) -> Tensor:
+        self.evaluations += len(z)
+        if self.follows_vmap:
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "There is a performance drop")
+                    return torch.vmap(self._one)(z)
+            except torch.linalg.LinAlgError:  # at some of the vectors: find out which
+                pass
+            except Exception:  # branches on values, .item(): one at a time shows any real error
+                self.follows_vmap = False
+        return torch.stack([self._alone(one) for one in z])
+
+    def _alone(self, z: Tensor) -> Tensor:
+        """Log density at one vector; −∞ where a matrix that the model factorises is singular."""
+        try:
+            return self._one(z)
+        except torch.linalg.LinAlgError:
+            return (0 * z).sum() - torch.inf
+
+    def _refuse_moving_supports(self) -> None:
+        """Refuse a support that is another at another point: guides have one transform a site."""
+        zeros = {name: torch.zeros(1, *shape) for name, shape in self.shapes.items()}
+        for sign in (-1.0, 1.0):
+            moved = {n: t(zeros[n][0].to(self.dtype) + sign) for n, t in self.transforms.items()}
+            with quietly():
+                trace = poutine.trace(poutine.condition(self.model, data=moved))
+                nodes = sample_sites(trace.get_trace(*self.args, **self.kwargs))
+            gone = [name for name in self.transforms if name not in nodes]
+            for name in [*gone, *(n for n, node in nodes.items() if not node["is_observed"])]:
+                raise NotFlat(
+                    f"model: site {name!r} is not sampled in every run; a latent has to exist"
+                    " whatever the values of the others"
+                )
+            for name, transform in self.transforms.items():
+                now = biject_to(nodes[name]["fn"].support)
+                probe = torch.full(self.shapes[name], 0.5, dtype=self.dtype)
+                if not torch.allclose(transform(probe), now(probe), equal_nan=True):
+                    raise NotFlat(
+                        f"model: the support of site {name!r} depends on another latent; sample it"
+                        " on a fixed support and scale it, e.g."
+                        f" high * pyro.sample({name + '_unit'!r}, dist.Uniform(0, 1))"
+                    )
+
+    def _refuse_randomness(self) -> None:
+        """Refuse a log density that is another when the random state is another."""
+        for at in (0.0, 0.5):  # a random factor of a latent does nothing at 0
+            z = torch.full((self.dim,), at, dtype=self.dtype, device=self.device)
+            found = []
+            for seed in (0, 1):
+                with quietly(), torch.random.fork_rng(devices=[]):
+                    pyro.set_rng_seed(seed)
+                    found.append(self._one(z))
+            if not torch.equal(found[0], found[1]) and bool(torch.isfinite(found[0])):
+                raise NotFlat(
+                    f"model: its log density at the same latents was {float(found[0]):.6g} and then"
+                    f" {float(found[1]):.6g}; a random number is drawn outside pyro.sample, or a"
+                    " plate takes its own subsample"
+                )

@@ -1,0 +1,1 @@
+"""All that leaves the house: outcomes, the report, figures, notebooks."""

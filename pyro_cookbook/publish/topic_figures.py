@@ -1,0 +1,221 @@
+"""Figures of the report that belong to one topic."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import arviz as az
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+
+from pyro_cookbook.data import Table
+from pyro_cookbook.publish.figures import COLOURS, MARKERS, Array, Picture
+
+
+def plot_factors(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
+    """Draw the rows in the plane of their two most spread factors, and one row's posterior."""
+    figure = Figure(figsize=(9.0, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    tree = trees["full_rank"]
+    mean = tree.posterior.h.mean("sample").to_numpy()
+    i, j = np.argsort(-mean.std(0))[:2]
+    # Factors are known up to a rotation: the axes along which the rows spread most show them best.
+    centred = mean - mean.mean(0)
+    spread = centred @ np.linalg.svd(centred, full_matrices=False)[2].T
+    labels = np.asarray(table.labels or [table.name] * len(mean))
+    for index, label in enumerate(sorted(set(labels))):
+        rows = labels == label
+        left.scatter(
+            spread[rows, 0], spread[rows, 1], s=18, color=COLOURS[index], marker=MARKERS[index],
+            label=label,
+        )  # fmt: skip
+    left.set_xlabel("first principal axis of the factors")
+    left.set_ylabel("second principal axis")
+    left.set_title("Posterior means of the rows\n(the classes were never shown)")
+    left.legend(title="class")
+    for index, (guide, one) in enumerate(trees.items()):
+        draws = one.posterior.h.isel(row=0).to_numpy()[:, [i, j]]
+        colour = COLOURS[index]
+        if draws.std() < 1e-9 or np.allclose(draws, draws[0]):
+            right.plot(
+                *draws[0], "x", color=colour, markersize=10, mew=2, label=f"{guide} (a point)"
+            )
+        else:
+            _ellipse(right, draws.mean(0), np.cov(draws.T), colour, guide)
+    right.autoscale_view()
+    right.margins(0.15)
+    right.set_title("Posterior of row 0 under each guide\n(ellipses hold 90%)")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    right.set_xlabel(f"factor {i}")
+    right.set_ylabel(f"factor {j}")
+    return "Posterior means of all rows; posterior of one row under each guide", figure
+
+
+def plot_components(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
+    """Draw the fitted components over the third and fourth column, or the last, for two guides."""
+    figure = Figure(figsize=(9.0, 4.5), layout="constrained")
+    v = table.v.numpy()
+    i, j = min(2, v.shape[1] - 1), min(3, v.shape[1] - 1)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, guide in zip(panels, ("exact", "mean_field"), strict=True):
+        tree = trees[guide]
+        h = tree.posterior.h.to_numpy()
+        share = np.stack([(h == k).mean(0) for k in range(h.max() + 1)], axis=1)
+        top = share.argmax(1)
+        used = [k for k in range(share.shape[1]) if (top == k).any()]
+        for k in used:
+            rows = top == k
+            axes.scatter(
+                v[rows, i], v[rows, j], s=12 + 30 * (1 - share[rows, k]) * 2, color=COLOURS[k % 6],
+                marker=MARKERS[k % 6], alpha=0.8, label=f"component {k} ({rows.sum()} rows)",
+            )  # fmt: skip
+        gaussians = _gaussians(tree)
+        for k in used:
+            loc, cov = gaussians[k]
+            _ellipse(axes, loc[[i, j]], cov[np.ix_([i, j], [i, j])], COLOURS[k % 6], None)
+        empty = len(gaussians) - len(used)
+        axes.set_title(
+            f"{guide}: {len(used)} components in use, {empty} empty\n(larger marks: less certain)"
+        )
+        axes.set_xlabel(f"{table.columns[i]} (standardised)")
+        axes.legend(fontsize="small")
+    panels[0].set_ylabel(f"{table.columns[j]} (standardised)")
+    return "Fitted components in two columns, exact E step beside variational Bayes", figure
+
+
+def _gaussians(tree: xr.DataTree) -> list[tuple[Array, Array]]:
+    """Means and covariances of the components: θ, or the posterior mean of those in use."""
+    if "theta" in tree.children:
+        tril = tree.theta.scale_tril.to_numpy()
+        return list(zip(tree.theta.loc.to_numpy(), tril @ tril.swapaxes(1, 2), strict=True))
+    loc = tree.posterior["loc"].mean("sample").to_numpy()
+    precision = tree.posterior.precision.mean("sample").to_numpy()
+    return list(zip(loc, np.linalg.inv(precision), strict=True))
+
+
+def _ellipse(axes: Any, loc: Array, cov: Array, colour: str, label: str | None) -> None:
+    """Add the region that holds 90% of a normal in the plane."""
+    values, vectors = np.linalg.eigh(cov)
+    width, height = 2 * np.sqrt(4.605 * values.clip(min=0))  # χ² with 2 degrees of freedom
+    angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
+    axes.add_patch(
+        Ellipse(tuple(loc), width, height, angle=angle, fill=False, color=colour, lw=2, label=label)
+    )
+
+
+def plot_dictionary(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
+    """Draw the atoms as pictures, and the code of the first row under each guide."""
+    figure = Figure(figsize=(9.0, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    atoms = next(iter(trees.values())).theta.W.to_numpy()
+    left.imshow(_mosaic(atoms), cmap="gray")
+    left.set_axis_off()
+    left.set_title(f"The dictionary: {atoms.shape[1]} atoms, each scaled to its range")
+    for index, (guide, tree) in enumerate(trees.items()):
+        code = tree.posterior.h.isel(row=0).mean("sample").to_numpy()
+        right.plot(
+            np.arange(len(code)) + 0.15 * index, code, MARKERS[index], color=COLOURS[index],
+            ms=5, alpha=0.8, label=guide,
+        )  # fmt: skip
+    right.axhline(0, color="black", lw=0.8)
+    right.set_xlabel("atom")
+    right.set_ylabel("posterior mean of its code, row 0")
+    right.set_title(f"Which atoms explain row 0 of {table.name}")
+    right.legend(title="guide")
+    return "The dictionary as pictures; the code of one row under each guide", figure
+
+
+def _mosaic(atoms: Array) -> Array:
+    """Lay square atoms, the columns of `atoms`, out on a grid with a light frame between."""
+    side, count = round(atoms.shape[0] ** 0.5), atoms.shape[1]
+    across = int(np.ceil(count**0.5))
+    down = -(-count // across)
+    canvas = np.ones((down * (side + 1) + 1, across * (side + 1) + 1))
+    for k, atom in enumerate(atoms.T):
+        low, high = atom.min(), atom.max()
+        row, column = divmod(k, across)
+        top, start = row * (side + 1) + 1, column * (side + 1) + 1
+        square = (atom.reshape(side, side) - low) / max(high - low, 1e-12)
+        canvas[top : top + side, start : start + side] = square
+    return canvas
+
+
+def plot_intervals(
+    trees: Mapping[str, xr.DataTree], table: Table, *, names: Sequence[str], title: str
+) -> Picture:
+    """Draw ArviZ's forest plot of some variables under every guide that has them."""
+    shown = {
+        guide: xr.DataTree.from_dict({"posterior": tree.posterior.to_dataset()[list(names)]})
+        for guide, tree in trees.items()
+    }
+    rows = sum(int(np.prod(v.shape)) // v.sizes["sample"]
+               for v in next(iter(shown.values())).posterior.data_vars.values())  # fmt: skip
+    plot: Any = az.plot_forest(
+        shown,
+        sample_dims="sample",
+        color=list(COLOURS[: len(shown)]),
+        figure_kwargs={"figsize": (9.0, 1.5 + 0.16 * rows * len(shown)), "layout": "constrained"},
+    )
+    plot.add_legend("model", title="guide")
+    figure = plot.viz["figure"].item()
+    figure.suptitle(f"{title} ({table.name}; 50 and 89% intervals)")
+    return f"{title}, under every guide", figure
+
+
+def plot_correlations(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
+    """Draw the exact posterior correlations of the factors under each learned θ."""
+    figure = Figure(figsize=(4.5 * len(trees), 4.2), layout="constrained")
+    image: Any = None
+    for axes, (guide, tree) in zip(figure.subplots(1, len(trees)), trees.items(), strict=True):
+        W, scale = tree.theta.W.to_numpy(), tree.theta.scale.to_numpy()
+        scaled = W / np.broadcast_to(scale, len(W))[:, None]
+        covariance = np.linalg.inv(np.eye(W.shape[1]) + scaled.T @ scaled)
+        sd = np.sqrt(np.diag(covariance))
+        correlation = covariance / sd / sd[:, None]
+        image = axes.imshow(correlation, vmin=-1, vmax=1, cmap="RdBu_r")
+        off = np.abs(correlation - np.eye(len(sd))).max()
+        axes.set_title(f"θ learned under {guide}\nlargest correlation {off:.2f}")
+        axes.set_xlabel("factor")
+        axes.set_ylabel("factor")
+        axes.set_xticks(range(len(sd)))
+        axes.set_yticks(range(len(sd)))
+    figure.colorbar(image, ax=figure.axes, label="exact posterior correlation", shrink=0.8)
+    return f"Exact posterior correlations of the factors of {table.name} under each θ", figure
+
+
+def plot_densities(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
+    """Draw the density that each guide found, beside the Gaussian of the same mean and variance."""
+    figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for index, (guide, tree) in enumerate(trees.items()):
+        draws = tree.posterior["h"].isel(feature=0).to_numpy().ravel()
+        heights, edges = np.histogram(draws, bins=40, density=True)
+        axes.stairs(heights, edges, color=COLOURS[index], lw=1.5, label=f"{guide}, draws")
+    loc, scale = draws.mean(), draws.std()
+    grid = np.linspace(loc - 4 * scale, loc + 4 * scale, 400)
+    normal = np.exp(-(((grid - loc) / scale) ** 2) / 2) / (scale * np.sqrt(2 * np.pi))
+    axes.plot(grid, normal, color="black", lw=1, label="the Gaussian of that mean and variance")
+    axes.set_xlabel("x")
+    axes.set_ylabel("density")
+    axes.set_title("Largest entropy under a fixed mean and variance")
+    axes.legend()
+    return f"Densities of largest entropy for {table.name}", figure
+
+
+PICTURES: dict[str, Callable[[Mapping[str, xr.DataTree], Table], Picture]] = {
+    "01_inference_as_optimisation": plot_factors,
+    "02_expectation_maximisation": plot_components,
+    "03_sparse_coding": plot_dictionary,
+    "04a_binary_sparse_coding": plot_dictionary,
+    "04b_calculus_of_variations": plot_densities,
+    "04c_explaining_away": plot_factors,
+    "04c_logistic_regression": partial(
+        plot_intervals, names=("intercept", "coefficient"), title="Coefficients in log odds"
+    ),
+    "04c_eight_schools": partial(
+        plot_intervals, names=("mu", "tau", "theta"), title="Effects in points of the test"
+    ),
+    "04d_learning_meets_inference": plot_correlations,
+}

@@ -1,0 +1,1 @@
+"""May the numbers be used?"""

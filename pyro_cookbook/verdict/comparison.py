@@ -1,0 +1,164 @@
+"""`compare`: fits and runs of NUTS side by side, in one table and one plot."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.posterior.datatree import Coords, Dims, to_datatree
+from pyro_cookbook.verdict.by_weights import REWEIGHT
+from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Several answers to one question.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        A row for each fit, the best ELBO first: family, ELBO and how far it is below the best (in
+        nats), k-hat, verdict, seconds; with a reference, the largest error of a mean (in the
+        reference's sds) and of an sd (relative), and the variable where the larger one is.
+    trees : dict of str to xarray.DataTree
+        Draws, reweighted where the verdict says so.
+    diagnoses : dict of str to Diagnosis
+    """
+
+    table: pd.DataFrame
+    trees: dict[str, xr.DataTree]
+    diagnoses: dict[str, Diagnosis]
+
+    def plot(self, *, legend: bool = True, **options: Any) -> Any:
+        """Draw ArviZ's forest plot of all of them; other options go to ``arviz.plot_forest``.
+
+        Returns
+        -------
+        arviz_plots.PlotCollection
+        """
+        import arviz as az
+
+        shared = set.intersection(*(set(_variables(tree)) for tree in self.trees.values()))
+        options.setdefault("var_names", sorted(shared))
+        sizes = [_flat(next(iter(_variables(t).values()))).shape[0] for t in self.trees.values()]
+        chains = {name: _thinned(tree, min(sizes)) for name, tree in self.trees.items()}
+        plot: Any = az.plot_forest(chains, sample_dims="sample", **options)
+        if legend and len(chains) > 1:
+            plot.add_legend("model", title="")
+        return plot
+
+
+def compare(
+    fits: Mapping[str, Fit | xr.DataTree],
+    *,
+    reference: str | None = None,
+    num_draws: int = 4000,
+    seed: int = 0,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
+) -> Comparison:
+    """Put fits of one model side by side.
+
+    Parameters
+    ----------
+    fits : mapping of str to Fit or DataTree
+        Name → fit, or a run of NUTS as `sample` or `from_pyro_mcmc` gives it.
+    reference : str, optional
+        The one that the others' means and sds are measured against. Default: the first tree, if
+        there is one.
+    num_draws : int, default 4000
+        Draws of each fit.
+    seed : int, default 0
+    coords, dims : mapping, optional
+        As for `to_datatree`; a DataTree keeps its own.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to compare, or the reference is not among the names.
+    """
+    if not fits:
+        raise ValueError("fits: got none, expected a mapping of names to fits")
+    if reference is not None and reference not in fits:
+        raise ValueError(f"reference: got {reference!r}, expected one of {', '.join(fits)}")
+    sampled = [name for name, one in fits.items() if isinstance(one, xr.DataTree)]
+    reference = reference or (sampled[0] if sampled else None)
+    trees: dict[str, xr.DataTree] = {}
+    diagnoses: dict[str, Diagnosis] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, one in fits.items():
+        if isinstance(one, xr.DataTree):
+            trees[name] = one
+            rows[name] = {"family": "NUTS", "elbo": np.nan, "khat": np.nan, "verdict": ""}
+            continue
+        diagnoses[name] = found = diagnose(one, seed=seed)
+        trees[name] = to_datatree(
+            one, num_draws=num_draws, seed=seed, coords=coords, dims=dims,
+            reweight=found.verdict == REWEIGHT,
+        )  # fmt: skip
+        rows[name] = {
+            "family": one.family,
+            "elbo": found.elbo.value,
+            "khat": found.khats.get("joint", found.khat),
+            "verdict": found.verdict,
+            "seconds": one.seconds,
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    # A point's ELBO is the height of a density: it is no bound, and not comparable.
+    is_point = [name in diagnoses and np.isnan(diagnoses[name].evidence.value) for name in rows]
+    bounds = table["elbo"].mask(np.array(is_point))
+    table.insert(2, "below_best", bounds.max() - bounds)
+    if reference is not None:
+        errors = {
+            name: _errors(tree, trees[reference])
+            for name, tree in trees.items()
+            if name != reference
+        }
+        columns = ["mean_error", "sd_error", "where"]
+        table = table.join(pd.DataFrame.from_dict(errors, orient="index", columns=columns))
+    return Comparison(table.sort_values("below_best", na_position="last"), trees, diagnoses)
+
+
+def _errors(tree: xr.DataTree, reference: xr.DataTree) -> tuple[float, float, str]:
+    """Largest error of means, in the reference's sds, and of sds, relative, and the variable."""
+    found = []
+    own = _variables(tree)
+    for name, known in _variables(reference).items():
+        if name not in own:
+            continue
+        ours, theirs = _flat(own[name]), _flat(known)
+        sd = theirs.std(0)
+        varies = sd > 0
+        mean_error = np.abs(ours.mean(0) - theirs.mean(0))[varies] / sd[varies]
+        sd_error = np.abs(ours.std(0)[varies] / sd[varies] - 1)
+        found.append((float(mean_error.max(initial=0)), float(sd_error.max(initial=0)), name))
+    where = max(found, key=lambda one: max(one[:2]))[2]
+    return max(one[0] for one in found), max(one[1] for one in found), where
+
+
+def _variables(tree: xr.DataTree) -> dict[str, xr.DataArray]:
+    return {str(n): v for n, v in tree["posterior"].to_dataset().data_vars.items()}
+
+
+def _flat(value: xr.DataArray) -> np.ndarray:
+    sample = [dim for dim in ("chain", "draw", "sample") if dim in value.dims]
+    stacked = value.stack(__s=sample).transpose("__s", ...)
+    return np.asarray(stacked.to_numpy().reshape(stacked.sizes["__s"], -1))
+
+
+def _thinned(tree: xr.DataTree, num_draws: int) -> xr.DataTree:
+    """Keep as many draws as the shortest has, without chains, as plots of several trees need."""
+    posterior = tree["posterior"].to_dataset()
+    if "sample" not in posterior.dims:
+        posterior = posterior.stack(sample=("chain", "draw"))
+    taken = np.linspace(0, posterior.sizes["sample"] - 1, num_draws).astype(int)
+    posterior = posterior.isel(sample=taken).drop_vars(["sample", "chain", "draw"], errors="ignore")
+    return xr.DataTree.from_dict({"posterior": posterior})

@@ -1,0 +1,205 @@
+"""NUTS from a fit, on posteriors whose moments are known."""
+
+import arviz as az
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from build import build
+from torch import Tensor
+
+import pyro_cookbook as pc
+from guides.gaussian_mixture import GaussianMixtureExact
+from models.gaussian_mixture import GaussianMixture
+from pyro_cookbook.engines.deterministic import flat_density
+from pyro_cookbook.posterior import nuts as sampling
+
+X = torch.stack([torch.ones(12), torch.linspace(100.0, 101.0, 12)], -1).double()
+Y = torch.linspace(-2.0, 1.5, 12, dtype=torch.float64) + torch.sin(torch.arange(12.0)).double()
+PRIOR = np.array([1e3, 10.0])
+
+
+def line(x: Tensor, y: Tensor | None = None) -> None:
+    """Two coefficients of correlation −0.99999 and sds 200 and 2; known noise."""
+    w = pyro.sample("w", dist.Normal(x.new_zeros(2), x.new_tensor(PRIOR)).to_event(1))
+    pyro.deterministic("start", (x @ w[..., None])[..., 0, 0])
+    with pyro.plate("row", len(x), dim=-1):
+        pyro.sample("y", dist.Normal(x @ w, 0.7), obs=y)
+
+
+def posterior() -> tuple[np.ndarray, np.ndarray]:
+    x, y = X.numpy(), Y.numpy()
+    covariance = np.linalg.inv(x.T @ x / 0.49 + np.diag(PRIOR**-2.0))
+    return covariance @ x.T @ y / 0.49, covariance
+
+
+OPTIONS = {"num_draws": 300, "num_warmup": 150, "num_chains": 4, "processes": 1}
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return pc.fit(line, "full_rank", X, Y)
+
+
+@pytest.fixture(scope="module")
+def tree(fit):
+    return pc.sample(fit, **OPTIONS)
+
+
+def test_the_potential_is_minus_the_log_density_with_its_gradient(fit):
+    density = flat_density(line, (X, Y), {})
+    z = torch.tensor([3.0, -0.1], dtype=torch.float64, requires_grad=True)
+    potential = sampling._Potential.apply(z, density.traced())
+    (slope,) = torch.autograd.grad(2 * potential, z)
+    value, gradient = density.value_and_grad(z.detach().numpy()[None])
+    assert potential.item() == pytest.approx(-value[0], rel=1e-12)
+    np.testing.assert_allclose(slope, -2 * gradient[0], rtol=1e-9)
+
+
+def test_moments_are_those_of_the_posterior_within_their_errors(tree):
+    mean, covariance = posterior()
+    sd = np.sqrt(np.diag(covariance))
+    assert covariance[0, 1] / sd.prod() < -0.9999
+    w = tree.posterior.w
+    assert (az.rhat(tree).w < 1.02).all()
+    for method in ("mean", "sd"):
+        assert (az.ess(tree, method=method).w > 400).all()
+    error = (w.mean(("chain", "draw")) - mean) / sd
+    assert (abs(error) < 4 / az.ess(tree, method="mean").w ** 0.5).all()
+    stretch = w.std(("chain", "draw")) / sd - 1
+    assert (abs(stretch) < 4 / (2 * az.ess(tree, method="sd").w) ** 0.5).all()
+    assert not tree.sample_stats.diverging.any()
+
+
+def test_every_chain_is_another(tree):
+    chains = tree.posterior.w.to_numpy()
+    assert len(np.unique(chains[:, :, 0])) > 0.8 * chains[:, :, 0].size
+    # lp is log p(y, h): against its density by hand.
+    mean, covariance = posterior()
+    z = chains - mean
+    quadratic = -0.5 * np.einsum("cdi,ij,cdj->cd", z, np.linalg.inv(covariance), z)
+    height = tree.sample_stats.lp.to_numpy() - quadratic
+    np.testing.assert_allclose(height, height[0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["map", "mean_field"])
+def test_a_poor_fit_gives_the_same_posterior(family):
+    """A point has no spread to scale by, independent factors no correlation."""
+
+    def model(y):
+        w = pyro.sample("w", dist.Normal(y.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(w.sum(-1), 0.5), obs=y)
+
+    y = torch.tensor(1.0, dtype=torch.float64)
+    drawn = pc.sample(pc.fit(model, family, y), **OPTIONS)
+    # Given the sum, of variance 2 · 0.25 / 2.25, the difference has its prior's variance, 2.
+    variance = (2 + 2 * 0.25 / 2.25) / 4
+    ess = az.ess(drawn).w
+    assert (az.rhat(drawn).w < 1.02).all()
+    w = drawn.posterior.w
+    assert not np.isin(w[0], w[1:]).any()  # chains from one point differ by their seeds
+    mean = w.mean(("chain", "draw"))
+    assert (abs(mean - 1 / 2.25) < 4 * (variance / ess) ** 0.5).all()
+    stretch = w.var(("chain", "draw")) / variance - 1
+    assert (abs(stretch) < 4 * (2 / az.ess(drawn, method="sd").w) ** 0.5).all()
+
+
+def test_a_positive_latent_is_sampled_with_its_volume():
+    """A Gamma prior and Poisson counts: the posterior is a Gamma."""
+
+    def model(y):
+        rate = pyro.sample("rate", dist.Gamma(y.new_tensor(2.0), y.new_tensor(1.0)))
+        with pyro.plate("row", len(y), dim=-1):
+            pyro.sample("y", dist.Poisson(rate), obs=y)
+
+    y = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    drawn = pc.sample(pc.fit(model, "full_rank", y), **OPTIONS)
+    rate, ess = drawn.posterior.rate, float(az.ess(drawn).rate)
+    mean, sd = 3 / 3, 3**0.5 / 3
+    # Without the volume it would be Gamma(2, 3), of mean 2/3: 8 standard errors away.
+    assert abs(float(rate.mean()) - mean) < 4 * sd / ess**0.5 < mean / 3
+    assert float(rate.std()) == pytest.approx(sd, rel=4 / ess**0.5)
+
+
+def test_numbers_do_not_depend_on_the_processes(fit):
+    options = OPTIONS | {"num_draws": 40, "num_warmup": 40, "num_chains": 3}
+    one, two = (pc.sample(fit, **options | {"processes": n}) for n in (1, 2))
+    for name in ("w", "start"):
+        np.testing.assert_array_equal(one.posterior[name], two.posterior[name])
+    other = pc.sample(fit, **options | {"seed": 9})
+    assert not np.isin(other.posterior.w, one.posterior.w).any()
+
+
+def test_the_tree_has_the_shape_of_that_of_the_fit(fit, tree):
+    dims = {"w": ["term"]}
+    mine = pc.sample(
+        fit, **OPTIONS | {"num_draws": 5, "num_warmup": 5}, dims=dims,
+        coords={"term": ["one", "x"]},
+    )  # fmt: skip
+    assert list(mine.posterior.term.to_numpy()) == ["one", "x"]
+    theirs = pc.to_datatree(fit, num_draws=5, dims=dims, sample_dims=("chain", "draw"))
+    assert set(mine.posterior.data_vars) == set(theirs.posterior.data_vars) == {"w", "start"}
+    for name, value in theirs.posterior.data_vars.items():
+        assert mine.posterior[name].dims == value.dims
+        assert mine.posterior[name].dtype == value.dtype
+    assert (tree.posterior.sizes["chain"], tree.posterior.sizes["draw"]) == (4, 300)
+    assert tree.log_likelihood.y.dims == theirs.log_likelihood.y.dims == ("chain", "draw", "row")
+    start = (X.numpy() @ tree.posterior.w.to_numpy()[..., None])[..., 0, 0]
+    np.testing.assert_allclose(tree.posterior.start, start, rtol=1e-9)
+
+
+def test_single_precision_data_are_sampled():
+    def model(x, y):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        pyro.sample("y", dist.Normal(x @ w, 0.7).to_event(1), obs=y)
+
+    x = X.float() - torch.tensor([0.0, 100.5])
+    fit = pc.fit(model, "full_rank", x, Y.float())
+    drawn = pc.sample(fit, **OPTIONS | {"num_draws": 200})
+    assert drawn.posterior.w.dtype == np.float32
+    a, y = x.double().numpy(), Y.numpy()
+    covariance = np.linalg.inv(a.T @ a / 0.49 + np.eye(2))
+    error = drawn.posterior.w.mean(("chain", "draw")) - covariance @ a.T @ y / 0.49
+    sd = np.sqrt(np.diag(covariance))
+    assert (abs(error) / sd < 4 / az.ess(drawn).w ** 0.5).all()
+
+
+def test_parameters_of_the_model_are_held_at_their_fitted_values():
+    class Noisy(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.scale = pyro.nn.PyroParam(torch.tensor(3.0), dist.constraints.positive)
+
+        def forward(self, y):
+            h = pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
+            pyro.sample("y", dist.Normal(h, self.scale).expand(y.shape).to_event(1), obs=y)
+
+    fit = pc.as_fit(build(Noisy()), lambda y: pyro.sample("h", dist.Normal(y.mean(), 0.5)), Y + 3)
+    drawn = pc.sample(fit, **OPTIONS | {"num_draws": 200})
+    precision = 1 + 12 / 9
+    mean = float((Y + 3).sum()) / 9 / precision
+    ess = float(az.ess(drawn).h)
+    assert abs(float(drawn.posterior.h.mean()) - mean) < 4 / (precision * ess) ** 0.5
+
+
+def test_the_generators_are_left_alone(fit):
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()
+    pc.sample(fit, **OPTIONS | {"num_draws": 4, "num_warmup": 4})
+    after = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()
+    assert before[0].equal(after[0])
+    assert before[1:] == after[1:]
+
+
+def test_discrete_latents_are_refused(iris):
+    fit = pc.as_fit(GaussianMixture(4, 3).double(), GaussianMixtureExact(4, 3).double(), iris)
+    with pytest.raises(ValueError, match="site 'h'") as caught:
+        pc.sample(fit, num_draws=4)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "least"), [("num_draws", 4), ("num_chains", 1)])
+def test_bad_options_are_named(fit, name, least):
+    with pytest.raises(ValueError, match=f"{name}: got {least - 1}, expected at least {least}"):
+        pc.sample(fit, **{name: least - 1})
