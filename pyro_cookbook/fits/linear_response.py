@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from pyro_cookbook.engines import families
 from pyro_cookbook.engines.base_draws import base_draws
-from pyro_cookbook.engines.deterministic import DETERMINISTIC, flat_density
+from pyro_cookbook.engines.choosing import DETERMINISTIC
 from pyro_cookbook.engines.gaussians import Gaussian
 from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.isolation import isolated
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
 Array = npt.NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def linear_response(fit: Fit, *, seed: int = 0) -> Fit:
         )
     started = time.perf_counter()
     with isolated(seed, fit.param_state):
-        density = flat_density(fit.model, fit.args, fit.kwargs)
+        density = unconstrained_density(fit.programs.model)
         if density.dim > _MAX_LATENTS:
             raise ValueError(
                 f"fit: got {density.dim} latent scalars, expected at most {_MAX_LATENTS}"
@@ -72,7 +72,7 @@ def linear_response(fit: Fit, *, seed: int = 0) -> Fit:
         unit = np.sqrt(np.diagonal(covariance))
         root = unit[:, None] * np.linalg.cholesky(covariance / unit / unit[:, None])
         guide = families.from_gaussian(
-            NAME, fit.model, fit.args, fit.kwargs, density, Gaussian(loc, factor=root)
+            NAME, fit.programs.model, density, Gaussian(loc, factor=root)
         )
     one = as_fit(
         fit.model, guide, *fit.args, data_kwargs=fit.kwargs, family=NAME, seed=fit.seed,
@@ -87,7 +87,7 @@ def linear_response(fit: Fit, *, seed: int = 0) -> Fit:
     )  # fmt: skip
 
 
-def _location_and_scale(fit: Fit, density: FlatDensity) -> tuple[Array, Array]:
+def _location_and_scale(fit: Fit, density: UnconstrainedDensity) -> tuple[Array, Array]:
     """Read the unconstrained location and scales off the guide."""
     guide: Any = fit.guide
     locs, scales = [], []
@@ -100,7 +100,7 @@ def _location_and_scale(fit: Fit, density: FlatDensity) -> tuple[Array, Array]:
     return np.concatenate(locs), np.concatenate(scales)
 
 
-def _response(density: FlatDensity, loc: Array, scale: Array, seed: int) -> Array:
+def _response(density: UnconstrainedDensity, loc: Array, scale: Array, seed: int) -> Array:
     """Compute the ℓℓ block of H⁻¹, H the Hessian of −ELBO in location and log scales."""
     dim = density.dim
     num_draws = int(2 ** np.clip(np.floor(np.log2(_PRODUCTS / dim)), 5, 8))

@@ -1,11 +1,16 @@
 """What a fit returns: everything downstream is a function of it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from pyro_cookbook.engines.choosing import Mode
+from pyro_cookbook.programs.program import Function, Program
+
+__all__ = ["Estimate", "Fit", "Mode", "Programs", "Restart"]
 
 
 @dataclass(frozen=True)
@@ -50,32 +55,11 @@ class Restart:
     steps: int
 
 
-@dataclass(frozen=True)
-class Mode:
-    """A mode of the posterior in which climbs from dispersed starts ended.
+class Programs(NamedTuple):
+    """A fit's two programs on the data it was fitted to."""
 
-    Attributes
-    ----------
-    log_density : float
-        Of the unconstrained latents there, in nats.
-    share : float
-        Share of the mass of all modes found, by Laplace's approximation.
-    num_starts : int
-        How many climbs ended here.
-    distance : float
-        From the mode with the most mass: the largest over the latents, in sds of the narrower.
-    site : str
-        The site where it is largest.
-    location : tuple of float
-        The unconstrained latents there.
-    """
-
-    log_density: float
-    share: float
-    num_starts: int
-    distance: float
-    site: str
-    location: tuple[float, ...] = ()
+    model: Program
+    guide: Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +101,8 @@ class Fit:
         Parameters that the programs keep with ``pyro.param`` outside a module.
     """
 
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
+    model: Function
+    guide: Function
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     family: str
@@ -136,6 +120,12 @@ class Fit:
     noncentred: tuple[str, ...] = ()
     param_state: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @cached_property
+    def programs(self) -> Programs:
+        """Model and guide on the data they were fitted to."""
+        model = Program(self.model, self.args, self.kwargs, self.param_state)
+        return Programs(model, model.of(self.guide))
+
     def __repr__(self) -> str:
         """One line: what was fitted, how well, and why it stopped."""
         family = self.family
@@ -143,11 +133,7 @@ class Fit:
             family += f", {', '.join(self.noncentred)} non-centred"
         engine = f" by the {self.engine} engine" if self.engine else ""
         return (
-            f"Fit({_name(self.model)}, {family}{engine}: ELBO {self.elbo},"
+            f"Fit({self.programs.model.name}, {family}{engine}: ELBO {self.elbo},"
             f" {'converged' if self.converged else 'NOT converged'} after {len(self.losses)} steps:"
             f" {self.reason})"
         )
-
-
-def _name(program: Any) -> str:
-    return str(getattr(program, "__name__", type(program).__name__))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 
@@ -56,21 +56,21 @@ class Chains:
         )
 
 
-def num_chains(density: FlatDensity) -> int:
+def num_chains(density: UnconstrainedDensity) -> int:
     """How many chains a model can afford; 0 if not enough to be of use."""
-    if not density.follows_vmap:  # each chain costs a run of the model
+    if density.obstacle:  # each chain costs a run of the model
         return _MIN_CHAINS
     gradients = (_WARMUP + _DRAWS) * 5
     affordable = int(_BUDGET / gradients / max(1, density.scalars))
     return min(_MAX_CHAINS, affordable) if affordable >= _MIN_CHAINS else 0
 
 
-def run_chains(density: FlatDensity, starts: Array, seed: int) -> Chains:
+def run_chains(density: UnconstrainedDensity, starts: Array, seed: int) -> Chains:
     """Hamiltonian Monte Carlo from every start, all chains at once.
 
     Parameters
     ----------
-    density : FlatDensity
+    density : UnconstrainedDensity
     starts : array, shape (S, D)
         Unconstrained draws of the guide: they start the chains and scale them.
     seed : int
@@ -152,7 +152,7 @@ def moments(values: Mapping[str, Tensor], chains: int) -> dict[str, tuple[Array,
     return found
 
 
-def _evaluate(density: FlatDensity, x: Array) -> tuple[Array, Array]:
+def _evaluate(density: UnconstrainedDensity, x: Array) -> tuple[Array, Array]:
     value, gradient = density.value_and_grad(x)
     bad = ~(np.isfinite(value) & np.isfinite(gradient).all(1))
     return np.where(bad, -np.inf, value), np.where(bad[:, None], 0.0, gradient)

@@ -1,14 +1,10 @@
 """What to do when the verdict is no: which site, which reparametrisation, which family."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 
-from pyro_cookbook.engines import families
-from pyro_cookbook.engines.bound import MAX_FULL_RANK
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.programs.drawing import Site
+from pyro_cookbook.fits.settings import MAX_FULL_RANK, is_named
 from pyro_cookbook.programs.noncentring import candidates
 
 Array = npt.NDArray[np.float64]
@@ -17,16 +13,12 @@ SAMPLE = "sample it with NUTS, started and scaled by this fit: pc.sample(fit)"
 _STRONG = 0.5
 
 
-def advise(
-    fit: Fit, sites: Mapping[str, Site], worst: str, unconstrained: Array | None, labels: list[str]
-) -> list[str]:
+def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str]) -> list[str]:
     """Name concrete steps, most promising first.
 
     Parameters
     ----------
     fit : Fit
-    sites : mapping
-        The model's sites.
     worst : str
         The site whose numbers are most wrong; "" if unknown.
     unconstrained : array, shape (S, D), or None
@@ -34,19 +26,19 @@ def advise(
     labels : list of str
         Their entries' names.
     """
-    if any(site.is_discrete for site in sites.values() if not site.observed):
+    if any(site.is_discrete for site in fit.programs.model.latents.values()):
         return [
             "sum the discrete sites out of the model and fit 'full_rank', or sample it with NUTS"
         ]
     steps = []
-    splittable = candidates(fit.model, fit.args, fit.kwargs)
+    splittable = candidates(fit.programs.model)
     if splittable:
         listed = ", ".join(repr(name) for name in splittable)
         steps.append(
             f"non-centre {listed}, whose location or scale is itself a latent: fit(...,"
             " noncentred=True) does it with pyro.infer.reparam.LocScaleReparam and keeps the better"
         )
-    num_latents = families.num_latents(sites)
+    num_latents = fit.programs.model.num_latents
     narrow = fit.family in {"mean_field", "map", "laplace", "whitened_mean_field", "low_rank"}
     if narrow and num_latents <= MAX_FULL_RANK:
         steps.append(f"fit the richer family 'full_rank'{_why_full(fit, unconstrained, labels)}")
@@ -56,7 +48,7 @@ def advise(
             f"the posterior{skewed} is not Gaussian on the unconstrained scale: fit 'flow', or"
             " reparametrise"
         )
-    elif not families.is_named(fit.family):
+    elif not is_named(fit.family):
         steps.append("give the guide more capacity or fit 'full_rank'; try another start")
     steps.append(SAMPLE)
     return steps

@@ -7,12 +7,11 @@ import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-from pyro_cookbook.engines.deterministic import flat_density
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.chains import Chains, moments, num_chains, run_chains
 from pyro_cookbook.posterior.importance import Weights
 from pyro_cookbook.programs.predictive import derived_values
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.verdict.moments import columns
 
 Array = npt.NDArray[np.float64]
@@ -34,7 +33,7 @@ class Pull:
     conclusive : bool
         Whether the chains moved well enough to say something.
     chains : Chains or None
-    density : FlatDensity
+    density : UnconstrainedDensity
     loc, scale : array, shape (D,)
         Means and sds of the guide's draws on the unconstrained scale.
     """
@@ -42,7 +41,7 @@ class Pull:
     table: pd.DataFrame
     conclusive: bool
     chains: Chains | None
-    density: FlatDensity
+    density: UnconstrainedDensity
     loc: Array
     scale: Array
 
@@ -89,7 +88,7 @@ def pull(fit: Fit, weights: Weights, smoothed: Array | None, seed: int) -> Pull 
     seed : int
     """
     try:
-        density = flat_density(fit.model, fit.args, fit.kwargs)
+        density = unconstrained_density(fit.programs.model)
     except (ValueError, RuntimeError, TypeError):
         return None
     drawn = weights.draws.values
@@ -136,9 +135,9 @@ def pull(fit: Fit, weights: Weights, smoothed: Array | None, seed: int) -> Pull 
     return Pull(table, chains.conclusive and not stuck, chains, density, loc, scale)
 
 
-def _with_derived(density: FlatDensity, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_derived(density: UnconstrainedDensity, latents: dict[str, Tensor]) -> dict[str, Tensor]:
     """Add the values of deterministic sites."""
-    derived = derived_values(density.model, latents, *density.args, **density.kwargs)
+    derived = derived_values(density.program, latents)
     return latents | derived
 
 

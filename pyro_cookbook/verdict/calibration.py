@@ -18,16 +18,10 @@ from tqdm.auto import tqdm
 
 from pyro_cookbook.fits.fitting import fit
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.programs.drawing import (
-    Program,
-    draw,
-    is_derived,
-    quietly,
-    sample_sites,
-    trace_once,
-)
+from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.predictive import derived_values, released
+from pyro_cookbook.programs.program import Function, Program, is_derived, quietly, sample_sites
 
 # A family-wise error of 1%: a calibrated guide is called wrong once in a hundred studies.
 _ALPHA = 0.01
@@ -82,7 +76,7 @@ class Calibration:
 
 
 def calibrate(
-    model: Program,
+    model: Function,
     guide: str | Callable[..., Any] = "auto",
     *data: Any,
     num_simulations: int = 100,
@@ -135,13 +129,15 @@ def calibrate(
     Yao, Vehtari, Simpson and Gelman (2018), *Yes, but did it work?*, arXiv:1802.02538, algorithm 2.
     """
     kwargs = dict(data_kwargs or {})
-    observed = _observed_arguments(model, data, kwargs)
+    program = Program(model, data, kwargs)
+    with isolated(seed):
+        observed = _observed_arguments(program)
     options.setdefault("num_restarts", 2)  # modes are looked for when one fit is judged
     shown = sys.stderr.isatty() if progress is None else progress
     found: list[dict[str, np.ndarray]] = []
     failed: list[str] = []
     for s in tqdm(range(num_simulations), desc="simulations", disable=not shown):
-        latents, args, keywords = _simulate(model, observed, data, kwargs, seed + s)
+        latents, args, keywords = _simulate(program, observed, seed + s)
         try:
             if isinstance(guide, str):
                 one: Fit = fit(
@@ -153,8 +149,8 @@ def calibrate(
             failed.append(str(error))
             continue
         with isolated(seed + s, one.param_state):
-            values = draw(one.guide, num_draws, *args, **keywords).values
-            drawn = {**derived_values(one.model, values, *args, **keywords), **values}
+            values = draw(one.programs.guide, num_draws).values
+            drawn = {**derived_values(one.programs.model, values), **values}
         found.append({
             name: (drawn[name] <= value).double().mean(0).cpu().numpy()
             for name, value in latents.items()
@@ -172,13 +168,11 @@ def calibrate(
     return Calibration(probabilities, table, calibrated, len(found), len(failed))
 
 
-def _observed_arguments(model: Program, args: Any, kwargs: Any) -> dict[str, str]:
+def _observed_arguments(program: Program) -> dict[str, str]:
     """Which argument holds which observed site's value."""
-    target = model.forward if isinstance(model, nn.Module) else model
-    given = inspect.signature(target).bind_partial(*args, **kwargs).arguments
-    nodes = trace_once(model, *args, **kwargs)
+    given = _signature(program).bind_partial(*program.args, **program.kwargs).arguments
     found = {}
-    for name, node in nodes.items():
+    for name, node in program.nodes.items():
         if not node["is_observed"] or is_derived(node):
             continue
         value = node["value"]
@@ -202,13 +196,12 @@ def _observed_arguments(model: Program, args: Any, kwargs: Any) -> dict[str, str
 
 
 def _simulate(
-    model: Program, observed: Mapping[str, str], args: Any, kwargs: Any, seed: int
+    program: Program, observed: Mapping[str, str], seed: int
 ) -> tuple[dict[str, Tensor], Any, Any]:
     """Draw latents from the prior and data given them; return the latents and the new arguments."""
     with isolated(seed), quietly():
-        nodes = sample_sites(poutine.trace(released(model)).get_trace(*args, **kwargs))
-    target = model.forward if isinstance(model, nn.Module) else model
-    bound = inspect.signature(target).bind_partial(*args, **kwargs)
+        nodes = sample_sites(poutine.trace(released(program)).get_trace())
+    bound = _signature(program).bind_partial(*program.args, **program.kwargs)
     for name, argument in observed.items():
         bound.arguments[argument] = nodes[name]["value"]
     latents = {
@@ -217,6 +210,11 @@ def _simulate(
         if name not in observed and not is_derived(node)
     }
     return latents, bound.args, bound.kwargs
+
+
+def _signature(program: Program) -> inspect.Signature:
+    function = program.function
+    return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
 
 
 def _table(stacked: Mapping[str, np.ndarray], num_draws: int) -> pd.DataFrame:

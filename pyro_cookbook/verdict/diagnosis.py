@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from pyro_cookbook.engines.deterministic import DETERMINISTIC
 from pyro_cookbook.fits.result import Estimate, Fit
+from pyro_cookbook.fits.settings import DETERMINISTIC
 from pyro_cookbook.posterior.importance import (
     MAX_KHAT,
     NUM_DRAWS,
@@ -15,7 +15,6 @@ from pyro_cookbook.posterior.importance import (
     smooth,
     weigh,
 )
-from pyro_cookbook.programs.drawing import describe
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.verdict.advice import advise
 from pyro_cookbook.verdict.by_chains import Pull, pull
@@ -132,9 +131,8 @@ def diagnose(
     findings = Findings()
     _judge_convergence(fit, findings)
     with isolated(seed, fit.param_state):
-        sites = describe(fit.model, *fit.args, **fit.kwargs)
-        blocks = find_blocks(sites, describe(fit.guide, *fit.args, **fit.kwargs))
-    discrete = any(site.is_discrete for site in sites.values() if not site.observed)
+        blocks = find_blocks(fit.programs.model.sites, fit.programs.guide.sites)
+    discrete = any(site.is_discrete for site in fit.programs.model.latents.values())
     if discrete or (blocks.row and not blocks.global_sites):  # every row has weights of its own
         weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
     else:
@@ -184,7 +182,7 @@ def diagnose(
         with isolated(seed, fit.param_state):
             labels = pulled.density.labels() if pulled else []
             draws = pulled.unconstrained() if pulled else None
-            for step in advise(fit, weights.sites, worst, draws, labels):
+            for step in advise(fit, worst, draws, labels):
                 findings.advise(step)
     table = pulled.table if pulled else pd.DataFrame()
     gap = _gap(log_evidence, elbo)
