@@ -88,10 +88,10 @@ class Settings:
     def record(self, guide: Function | str, options: Deterministic | Stochastic) -> dict[str, Any]:
         """Record what must be equal for a checkpoint to continue this very fit."""
         return {
+            "engine": self.name_of(options),
+            "guide": guide if isinstance(guide, str) else "",
             "seed": self.seed,
             "lr": getattr(options, "lr", 0.0),
             "max_steps": options.max_steps,
             "batch_size": self.batch_size or 0,
-            "engine": self.name_of(options),
-            "guide": guide if isinstance(guide, str) else "",
         }

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pyro_cookbook.posterior.chains import moments, num_chains, run_chains
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 CORRELATION = torch.tensor([[1.0, 0.9, 0.0], [0.9, 1.0, 0.3], [0.0, 0.3, 1.0]]).double()
 SCALES = np.array([1e-3, 1.0, 1e4])
@@ -21,7 +22,7 @@ def gaussian():
         loc = torch.zeros(3, dtype=torch.float64)
         pyro.sample("h", dist.MultivariateNormal(loc, CORRELATION * unit * unit[:, None]))
 
-    return FlatDensity(model, (), {})
+    return UnconstrainedDensity(Program(model))
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def log_gamma():
         shape = torch.full((4,), 2.0, dtype=torch.float64)
         pyro.sample("h", dist.Gamma(shape, shape).to_event(1))
 
-    return FlatDensity(model, (), {})
+    return UnconstrainedDensity(Program(model))
 
 
 def exact_draws(size, seed=0):
@@ -83,7 +84,7 @@ def test_memory_shows_chains_that_cannot_move():
 
     rng = np.random.default_rng(0)
     starts = np.where(rng.random((2000, 1)) < 0.5, 15.0, -15.0) + rng.standard_normal((2000, 1))
-    chains = run_chains(FlatDensity(two_islands, (), {}), starts, seed=0)
+    chains = run_chains(UnconstrainedDensity(Program(two_islands)), starts, seed=0)
     assert np.abs(chains.memory).max() > 0.9
     assert not chains.conclusive
 
