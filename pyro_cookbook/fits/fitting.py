@@ -16,7 +16,7 @@ from pyro_cookbook.engines.choosing import Deterministic, Fitted, Stochastic
 from pyro_cookbook.engines.deterministic import run_deterministic
 from pyro_cookbook.engines.stochastic import run_starts
 from pyro_cookbook.fits.checkpoint import Checkpoint
-from pyro_cookbook.fits.result import Estimate, Fit, Restart
+from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
 from pyro_cookbook.fits.settings import Settings
 from pyro_cookbook.programs.checks import first_run
 from pyro_cookbook.programs.copying import copy_programs
@@ -149,7 +149,7 @@ def _fit_as_is(
     saved = Checkpoint(checkpoint, settings.record(guide, options))
     fits = []
     for end in _run(program, guide, options, settings.seed, saved, progress):
-        one = _to_fit(program, end)
+        one = _to_fit(end)
         if end.obstacle:
             why += f"; one draw at a time, as torch.vmap cannot follow the model ({end.obstacle})"
         one = replace(one, engine=settings.name_of(options), why=why)
@@ -175,7 +175,7 @@ def _run(
         yield from run_starts(program, guide, options, seed=seed, memory=saved, progress=progress)
         return
     with isolated(seed) as store:
-        own, _ = copy_programs(replace(program, store=store))
+        own, _ = copy_programs(program.keeping(store))
         family = families.choose(own) if guide == "auto" else str(guide)
         end = run_deterministic(own, family, options, seed=seed, memory=saved, progress=progress)
     yield end
@@ -243,23 +243,8 @@ def as_fit(
         param_state = _global_params()
     family = family or str(getattr(guide, "__name__", type(guide).__name__))
     program = Program(model, data, all_kwargs, param_state)
-    with isolated(seed, param_state):
-        elbo = _final_elbo(program, program.of(guide))
-    return Fit(
-        model=model,
-        guide=guide,
-        args=data,
-        kwargs=all_kwargs,
-        family=family,
-        seed=seed,
-        losses=np.asarray(losses, dtype=float),
-        elbo=elbo,
-        converged=converged,
-        reason=reason,
-        seconds=seconds,
-        restarts=(Restart(seed, elbo, converged, len(losses)),),
-        param_state=param_state,
-    )
+    end = Fitted(program, guide, family, seed, list(losses), converged, reason)
+    return replace(_to_fit(end), seconds=seconds)
 
 
 def to_device(
@@ -275,14 +260,24 @@ def to_device(
     return tuple(move(value) for value in data), {k: move(v) for k, v in kwargs.items()}
 
 
-def _to_fit(program: Program, end: Fitted) -> Fit:
+def _to_fit(end: Fitted) -> Fit:
     """Wrap what an engine returned, with the ELBO from fresh draws."""
-    one = as_fit(
-        end.model, end.guide, *program.args, data_kwargs=program.kwargs, family=end.family,
-        seed=end.seed, losses=end.losses, converged=end.converged, reason=end.reason,
-        param_state=end.store,
-    )  # fmt: skip
-    return replace(one, modes=end.modes, lost_starts=end.lost)
+    programs = Programs(end.model, end.model.of(end.guide))
+    with isolated(end.seed, end.model.store):
+        elbo = _final_elbo(*programs)
+    return Fit(
+        programs=programs,
+        family=end.family,
+        seed=end.seed,
+        losses=np.asarray(end.losses, dtype=float),
+        elbo=elbo,
+        converged=end.converged,
+        reason=end.reason,
+        seconds=0.0,
+        restarts=(Restart(end.seed, elbo, end.converged, len(end.losses)),),
+        modes=end.modes,
+        lost_starts=end.lost,
+    )
 
 
 def _final_elbo(model: Program, guide: Program) -> Estimate:

@@ -1,7 +1,6 @@
 """What a fit returns: everything downstream is a function of it."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,10 +67,15 @@ class Fit:
 
     Attributes
     ----------
+    programs : Programs
+        Model and guide on the data they were fitted to. Copies: the ones given to `fit` are as
+        they were.
     model, guide : callable
-        The fitted programs: copies, the ones given to `fit` are as they were.
+        The functions themselves.
     args, kwargs : tuple, dict
-        The data, as the programs are called with it.
+        The data, as they are called with it.
+    param_state : dict
+        Parameters that they keep with ``pyro.param`` outside a module.
     family : str
         Name of the guide's family, or of its class.
     seed : int
@@ -97,14 +101,9 @@ class Fit:
         Climbs that ended in no mode.
     noncentred : tuple of str
         Sites that `fit` has non-centred.
-    param_state : dict
-        Parameters that the programs keep with ``pyro.param`` outside a module.
     """
 
-    model: Function
-    guide: Function
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    programs: Programs
     family: str
     seed: int
     losses: npt.NDArray[np.float64]
@@ -118,13 +117,31 @@ class Fit:
     modes: tuple[Mode, ...] = ()
     lost_starts: int = 0
     noncentred: tuple[str, ...] = ()
-    param_state: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def programs(self) -> Programs:
-        """Model and guide on the data they were fitted to."""
-        model = Program(self.model, self.args, self.kwargs, self.param_state)
-        return Programs(model, model.of(self.guide))
+    @property
+    def model(self) -> Function:
+        """The fitted model."""
+        return self.programs.model.function
+
+    @property
+    def guide(self) -> Function:
+        """The fitted guide."""
+        return self.programs.guide.function
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional data."""
+        return self.programs.model.args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword data."""
+        return self.programs.model.kwargs
+
+    @property
+    def param_state(self) -> dict[str, Any]:
+        """Parameters kept outside modules."""
+        return self.programs.model.store
 
     def __repr__(self) -> str:
         """One line: what was fitted, how well, and why it stopped."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_cookbook.engines import families
 from pyro_cookbook.fits import checkpoint
-from pyro_cookbook.fits.result import Estimate, Fit, Mode, Restart
+from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Restart
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program, quietly
@@ -105,11 +105,9 @@ def load(path: str | Path, *, model: Function | None = None, guide: Function | N
             _fill(guide, content["guide_state"], "guide", path)
         else:
             guide = _rebuild(guide, content["guide"], content["guide_state"], "guide", path)
+    program = Program(model, args, kwargs, store)
     return Fit(
-        model=model,
-        guide=guide,
-        args=args,
-        kwargs=kwargs,
+        programs=Programs(program, program.of(guide)),
         family=content["family"],
         seed=content["seed"],
         losses=content["losses"].numpy(),
@@ -126,7 +124,6 @@ def load(path: str | Path, *, model: Function | None = None, guide: Function | N
         modes=tuple(Mode(*mode) for mode in content.get("modes", ())),
         lost_starts=content.get("lost_starts", 0),
         noncentred=sites,
-        param_state=store,
     )
 
 

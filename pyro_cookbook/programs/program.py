@@ -84,6 +84,12 @@ class Program:
         """Run the function on its data."""
         return self.function(*self.args, **self.kwargs)
 
+    def keeping(self, store: dict[str, Any]) -> "Program":
+        """Give the same program with parameters of its own outside modules; what is known stays."""
+        other = replace(self, store=store)
+        other.__dict__.update({k: v for k, v in vars(self).items() if k not in vars(other)})
+        return other
+
     def on(self, *args: Any, **kwargs: Any) -> "Program":
         """Give the same function on other data."""
         return replace(self, args=args, kwargs=kwargs)
@@ -98,13 +104,19 @@ class Program:
         return str(getattr(self.function, "__name__", type(self.function).__name__))
 
     @cached_property
-    def nodes(self) -> dict[str, Node]:
-        """Sample sites of one run, as Pyro's trace has them; takes no random numbers."""
+    def trace(self) -> poutine.Trace:
+        """Pyro's trace of one run, improper priors and all; takes no random numbers."""
         rng_state = pyro.util.get_rng_state()
         try:
-            return run_once(self)
+            with quietly(), ImproperAtOrigin():
+                return poutine.trace(self).get_trace()
         finally:
             pyro.util.set_rng_state(rng_state)
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """Sample sites of that run, as Pyro's trace has them."""
+        return sample_sites(self.trace)
 
     @cached_property
     def sites(self) -> dict[str, Site]:

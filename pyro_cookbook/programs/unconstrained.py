@@ -334,7 +334,7 @@ class UnconstrainedDensity:
 
 
 def unconstrained_density(program: Program, *, jacobian: bool = True) -> UnconstrainedDensity:
-    """Flatten a model, in double precision where the model allows it.
+    """Density of a model in double precision where the model allows it; made once and kept.
 
     A model that closes over single-precision tensors computes in single precision.
 
@@ -343,6 +343,13 @@ def unconstrained_density(program: Program, *, jacobian: bool = True) -> Unconst
     NoDensity
         As `UnconstrainedDensity`.
     """
+    kept: dict[bool, UnconstrainedDensity] = program.__dict__.setdefault("_densities", {})
+    if jacobian not in kept:
+        kept[jacobian] = _in_double(program, jacobian)
+    return kept[jacobian]
+
+
+def _in_double(program: Program, jacobian: bool) -> UnconstrainedDensity:
     try:
         with default_dtype(torch.float64):
             density = UnconstrainedDensity(_doubled(program), jacobian=jacobian)
