@@ -75,6 +75,19 @@ class Mode:
         The site where it is largest.
     location : tuple of float
         The unconstrained latents there.
+
+    Examples
+    --------
+    A square's two roots.
+
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     h = pyro.sample("h", dist.Normal(0.0, 2.0))
+    ...     pyro.sample("y", dist.Normal(h**2, 0.3), obs=y)
+    >>> fit = pc.fit(model, "mean_field", torch.tensor(4.0))
+    >>> [f"{mode.share:.2f}" for mode in fit.modes]
+    ['0.50', '0.50']
     """
 
     log_density: float

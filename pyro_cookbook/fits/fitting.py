@@ -119,6 +119,20 @@ def fit(
     Converged means that the bound has stopped rising, and (deterministic engine) that the
     Monte-Carlo error of every mean is below 0.05 sd and of every sd below 5%. It says nothing about
     how close the bound is to the evidence: ask `diagnose`.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> fit = pc.fit(model, "full_rank", torch.tensor([1.0, 2.0, 3.0]))
+    >>> fit.engine, fit.converged
+    ('deterministic', True)
+    >>> f"{fit.elbo.value:.1f}"
+    '-6.6'
     """
     started = time.perf_counter()
     settings = Settings(
@@ -237,6 +251,21 @@ def as_fit(
     -------
     Fit
         With the ELBO estimated from fresh draws.
+
+    Examples
+    --------
+    The exact posterior of a conjugate model as its guide: the bound is the evidence.
+
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> def guide(y):
+    ...     pyro.sample("mu", dist.Normal(y / 2, 0.5**0.5))
+    >>> fit = pc.as_fit(model, guide, torch.tensor(1.0, dtype=torch.float64))
+    >>> print(fit.elbo)
+    -1.5155 ± 0.0000
     """
     all_kwargs = {**kwargs, **(data_kwargs or {})}
     if param_state is None:

@@ -21,6 +21,12 @@ class Estimate:
     value : float
     se : float
         Its standard error; 0 for an exact value.
+
+    Examples
+    --------
+    >>> from pyro_cookbook import Estimate
+    >>> print(Estimate(-12.3456, 0.021))
+    -12.346 ± 0.021
     """
 
     value: float
@@ -46,6 +52,12 @@ class Restart:
         ELBO at its end, in nats.
     converged : bool
     steps : int
+
+    Examples
+    --------
+    >>> from pyro_cookbook import Estimate, Restart
+    >>> Restart(seed=0, elbo=Estimate(-3.0, 0.1), converged=True, steps=400).steps
+    400
     """
 
     seed: int
@@ -101,6 +113,17 @@ class Fit:
         Climbs that ended in no mode.
     noncentred : tuple of str
         Sites that `fit` has non-centred.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> fit = pc.fit(model, "mean_field", torch.tensor(1.0))
+    >>> fit.family, sorted(fit.programs.model.latents)
+    ('mean_field', ['mu'])
     """
 
     programs: Programs
