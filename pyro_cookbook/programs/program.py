@@ -109,9 +109,13 @@ class Program:
         rng_state = pyro.util.get_rng_state()
         try:
             with quietly(), ImproperAtOrigin():
-                return poutine.trace(self).get_trace()
+                trace = poutine.trace(self).get_trace()
         finally:
             pyro.util.set_rng_state(rng_state)
+        # Constrained parameters know their unconstrained selves by weak references only.
+        values: list[Any] = [node.get("value") for node in trace.nodes.values()]
+        self.__dict__["_alive"] = [v.unconstrained() for v in values if hasattr(v, "unconstrained")]
+        return trace
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
