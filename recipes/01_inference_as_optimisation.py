@@ -63,7 +63,7 @@ from guides.factor_analysis import (
 )
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook import data
-from pyro_cookbook.algorithms import factor_analysis as closed
+from pyro_cookbook.algorithms import factor_analysis as fa
 from pyro_cookbook.verdict.by_weights import MAX_STRETCH
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
@@ -137,7 +137,7 @@ print(source[: source.index('"""')] + "..." + source[source.rindex('"""') + 3 :]
 # %%
 rows = []
 for k in range(1, 5):
-    theta, trace = closed.em(v, k, max_iterations=2000)
+    theta, trace = fa.em(v, k, max_iterations=2000)
     num_free = num_features * k + 2 * num_features - k * (k - 1) // 2
     bic = -2 * trace[-1] + num_free * math.log(num_rows)
     rows.append((k, trace[-1], bic, float(theta.scale.min())))
@@ -159,7 +159,7 @@ choice.round({"log evidence": 1, "BIC": 1, "smallest noise sd": 2})
 
 # %%
 num_factors = 3
-theta, trace = closed.em(v, num_factors, tol=1e-12)
+theta, trace = fa.em(v, num_factors, tol=1e-12)
 peer = decomposition.FactorAnalysis(num_factors, svd_method="lapack", tol=1e-9, max_iter=5000)
 peer.fit(v.numpy())
 print(f"log evidence, EM:           {trace[-1]:.4f} nats")
@@ -171,7 +171,7 @@ model = FactorAnalysis(num_features, num_factors).double()
 model.W, model.b, model.scale = theta.W, theta.b, theta.scale
 model.requires_grad_(False)  # θ is fixed from here on: this recipe is about q
 
-log_evidence = float(closed.log_evidence(model, v).sum())
+log_evidence = float(fa.log_evidence(model, v).sum())
 print(f"log p(v; θ) = {log_evidence:.3f} nats")
 assert abs(log_evidence + 2684.284) < 0.01
 
@@ -224,7 +224,7 @@ weighted = model.W / model.scale[:, None] ** 2  # Ψ⁻¹W, (13, 3)
 precision = torch.eye(num_factors) + model.W.mT @ weighted  # V⁻¹, (3, 3)
 V = torch.linalg.inv(precision)
 mean = (v - model.b) @ weighted @ V  # m of every wine, (178, 3)
-for ours, theirs in zip((mean, V), closed.posterior(model, v), strict=True):
+for ours, theirs in zip((mean, V), fa.posterior(model, v), strict=True):
     assert torch.allclose(ours, theirs)
 
 # The family of full Gaussians contains the posterior: write m and V into such a guide.
@@ -628,15 +628,15 @@ R = R * signs  # the largest loading of each factor positive
 rotated = FactorAnalysis(num_features, num_factors).double()
 rotated.W, rotated.b, rotated.scale = model.W @ R, theta.b, theta.scale
 rotated.requires_grad_(False)
-rotated_mean, rotated_V = closed.posterior(rotated, v)
+rotated_mean, rotated_V = fa.posterior(rotated, v)
 
 best = FactorAnalysisMeanField(num_rows, num_factors).double()
 best.h_loc, best.h_scale = rotated_mean, rotated_V.diagonal().sqrt().expand(num_rows, -1).clone()
 rotated_gap = log_evidence - exact_bound(rotated, best)
-print(f"evidence after the rotation: {float(closed.log_evidence(rotated, v).sum()):.3f} nats")
+print(f"evidence after the rotation: {float(fa.log_evidence(rotated, v).sum()):.3f} nats")
 print(f"mean-field gap before:       {optimal_gap:.3f} nats")
 print(f"mean-field gap after:        {abs(rotated_gap):.3f} nats")
-assert abs(float(closed.log_evidence(rotated, v).sum()) - log_evidence) < 1e-8
+assert abs(float(fa.log_evidence(rotated, v).sum()) - log_evidence) < 1e-8
 assert abs(rotated_gap) < 1e-6
 assert torch.allclose(rotated_mean, mean @ R)
 
@@ -804,13 +804,13 @@ columns = ["age", "bmi", "bp", "s3", "s5", "s6"]  # 2. its numeric columns
 k = 2  # 3. the number of factors
 
 x = data.read(path, columns).v
-my_theta, _ = closed.em(x, k)
+my_theta, _ = fa.em(x, k)
 my_model = FactorAnalysis(len(columns), k).double()
 my_model.W, my_model.b, my_model.scale = my_theta.W, my_theta.b, my_theta.scale
 my_model.requires_grad_(False)
 my_guide = FactorAnalysisAmortized(len(columns), k)
 my_fit = pc.fit(my_model, my_guide, x, elbo=elbo, max_steps=1000)  # yours: no max_steps
-my_evidence = float(closed.log_evidence(my_model, x).sum())
+my_evidence = float(fa.log_evidence(my_model, x).sum())
 my_diagnosis = pc.diagnose(my_fit, log_evidence=my_evidence)
 print(my_diagnosis)
 print("smallest noise sd:", round(float(my_theta.scale.min()), 2))
@@ -838,7 +838,7 @@ my_factors.head(3).round(1)
 #    `exact_bound(model, prior)`. Derive its KL from the posterior by the formula for two Gaussians
 #    and check that bound + KL is the log evidence. Which of the two, the means or the variances,
 #    accounts for most of the KL?
-# 2. **Probabilistic PCA.** Learn θ with `closed.em(v, 3, isotropic=True)`. How many nats does it
+# 2. **Probabilistic PCA.** Learn θ with `fa.em(v, 3, isotropic=True)`. How many nats does it
 #    cost to give all 13 features one noise? Compare W with the principal axes of the wines, and
 #    compute mean field's gap in the coordinates in which W has orthogonal columns.
 # 3. **New wines.** Train the amortized guide on 128 of the wines, in mini-batches of 32

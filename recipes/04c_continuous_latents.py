@@ -59,8 +59,8 @@ from guides.logistic_regression import LogisticRegressionLaplace
 from models.eight_schools import eight_schools_centred, eight_schools_noncentred
 from models.explaining_away import ExplainingAway
 from models.logistic_regression import logistic_regression
-from pyro_cookbook.algorithms import explaining_away as closed
-from pyro_cookbook.algorithms import logistic_regression as classical
+from pyro_cookbook.algorithms import explaining_away
+from pyro_cookbook.algorithms import logistic_regression as logistic
 
 torch.set_num_threads(1)  # the tensors are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
@@ -97,9 +97,9 @@ model = ExplainingAway(2)
 model.w = w
 model.requires_grad_(False)  # θ is held: this recipe is about q
 
-mean, V = closed.posterior(w, v)
-rho = float(closed.posterior_correlation(w)[0, 1])
-log_evidence = float(closed.log_evidence(w, v).sum())
+mean, V = explaining_away.posterior(w, v)
+rho = float(explaining_away.posterior_correlation(w)[0, 1])
+log_evidence = float(explaining_away.log_evidence(w, v).sum())
 
 pyro.set_rng_seed(0)
 with pyro.poutine.trace() as tracer:
@@ -175,7 +175,7 @@ for _ in range(60):
         path.append(tuple(m))
 s = 1 / torch.sqrt(1 + w**2)
 
-library = closed.mean_field(w, v)  # the same for many rows and many causes
+library = explaining_away.mean_field(w, v)  # the same for many rows and many causes
 print(f"means by hand  {m[0]:.6f}  {m[1]:.6f}")
 print(f"exact means    {float(mean[0, 0]):.6f}  {float(mean[0, 1]):.6f}")
 assert torch.allclose(torch.tensor(m), mean[0], rtol=0, atol=1e-12)
@@ -343,13 +343,13 @@ assert abs(repaired.elbo.value - log_evidence) < 1e-3 + 4 * repaired.elbo.se
 
 # %%
 encoder = ExplainingAwayAmortized()
-at_one, covariance = closed.posterior(w, torch.ones(1, 1))
+at_one, covariance = explaining_away.posterior(w, torch.ones(1, 1))
 encoder.encoder[0].load_state_dict({"weight": at_one.mT, "bias": torch.zeros(2)})
 encoder.h_scale_tril = torch.linalg.cholesky(covariance)
 with torch.no_grad():
     unseen = model(num_obs=500)
     one_draw = -Trace_ELBO().loss(model, encoder, unseen)
-exact_sum = float(closed.log_evidence(w, unseen).sum())
+exact_sum = float(explaining_away.log_evidence(w, unseen).sum())
 print(f"500 new rows: one draw of the bound {one_draw:.6f}, log evidence {exact_sum:.6f}")
 assert abs(one_draw - exact_sum) < 1e-8
 
@@ -395,7 +395,7 @@ print(source[: source.index('"""')] + "..." + source[source.rindex('"""') + 3 :]
 # of the last Hessian is the covariance of Laplace's approximation.
 
 # %%
-newton = classical.newton(x, y, **PRIOR)
+newton = logistic.newton(x, y, **PRIOR)
 by_name = {name: pc.fit(logistic_regression, name, x, y, **PRIOR) for name in ("map", "laplace")}
 mode = pc.to_datatree(by_name["map"], num_draws=2)["posterior"]
 difference = np.abs(mode["coefficient"][0].to_numpy() - newton.mode[1:].numpy()).max()
@@ -553,7 +553,7 @@ plt.show()
 # %%
 drawn = pc.to_datatree(full_rank, num_draws=4000, reweight=True)["posterior"]
 beta = torch.tensor(np.column_stack([drawn["intercept"], drawn["coefficient"]]))
-design = classical.design(x_later)
+design = logistic.design(x_later)
 sign = 2 * y_later - 1
 log_right_plug = torch.nn.functional.logsigmoid(sign * (design @ newton.mode))
 log_right_draws = torch.nn.functional.logsigmoid(sign * (beta @ design.mT))  # (draws, tumours)
@@ -860,7 +860,7 @@ summary.round(2)
 # 2. **Sum out what you can.** Given μ and τ the effects θ of the schools can be integrated out by
 #    hand. Write the model of μ and τ alone, and fit Laplace, mean field and full rank. What is left
 #    of the funnel?
-# 3. **A bound without draws.** `classical.jaakkola_jordan` fits a full Gaussian by EM on a
+# 3. **A bound without draws.** `logistic.jaakkola_jordan` fits a full Gaussian by EM on a
 #    quadratic bound. Compare its bound and its sds with those of full rank on the 100 tumours.
 # 4. **Was it luck?** (open) Repeat section 6 for 20 random choices of the 100 tumours. How often is
 #    the posterior mean better than the plug-in, and what happens with a prior sd of 1?

@@ -49,10 +49,10 @@ import pyro_cookbook as pc
 from guides.factor_analysis import FactorAnalysisFullRank, FactorAnalysisMeanField
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook import data
-from pyro_cookbook.algorithms import factor_analysis as closed
-from pyro_cookbook.algorithms import variational_em as learning
-from pyro_cookbook.algorithms.binary_sparse_coding import em as sparse_em
-from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as sparse
+from pyro_cookbook.algorithms import factor_analysis as fa
+from pyro_cookbook.algorithms import variational_em
+from pyro_cookbook.algorithms.binary_sparse_coding import em as bsc_em
+from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as bsc
 from pyro_cookbook.data import bars
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
@@ -121,14 +121,14 @@ for step in range(800):
 @torch.no_grad()
 def look(theta):
     """Evidence, best mean-field bound and gap over all wines, and TC of one wine."""
-    _, V = closed.posterior(theta, v)
-    evidence = float(closed.log_evidence(theta, v).sum())
-    gap = num_rows * float(learning.mean_field_gap(V))
-    correlation = float(learning.total_correlation(V))
+    _, V = fa.posterior(theta, v)
+    evidence = float(fa.log_evidence(theta, v).sum())
+    gap = num_rows * float(variational_em.mean_field_gap(V))
+    correlation = float(variational_em.total_correlation(V))
     return {"evidence": evidence, "bound": evidence - gap, "gap": gap, "TC": correlation}
 
 
-exact = learning.em(v, num_factors, inference="exact", tol=1e-9)
+exact = variational_em.em(v, num_factors, inference="exact", tol=1e-9)
 best = exact.log_evidence[-1]
 paths = pd.DataFrame({"EM, exact E step": look(exact.theta), "SVI, mean field": look(model)}).T
 assert abs(best + 2684.285) < 0.01
@@ -149,13 +149,13 @@ paths.round(3)
 # \operatorname{diag}(1/\Lambda_{kk}),$$
 #
 # with the same means $m_n = V W^\top\Psi^{-1}(v_n - b)$. The M step is the regression of v on h in
-# both. `learning.em` does this for either `inference`. Ten starts of each, mean field for 1000
-# iterations:
+# both. `variational_em.em` does this for either `inference`. Ten starts of each, mean field for
+# 1000 iterations:
 
 # %%
 starts = {
-    "exact": [learning.em(v, 3, inference="exact", seed=s, tol=1e-9) for s in range(10)],
-    "mean field": [learning.em(v, 3, seed=s, tol=0, max_iterations=1000) for s in range(10)],
+    "exact": [variational_em.em(v, 3, inference="exact", seed=s, tol=1e-9) for s in range(10)],
+    "mean field": [variational_em.em(v, 3, seed=s, tol=0, max_iterations=1000) for s in range(10)],
 }
 table = pd.DataFrame(
     {
@@ -214,8 +214,8 @@ fig.tight_layout()
 # after 1000 iterations.
 
 # %%
-R = torch.linalg.eigh(closed.posterior(exact.theta, v)[1]).eigenvectors
-rotated = closed.FactorAnalysisParameters(exact.theta.W @ R, exact.theta.b, exact.theta.scale)
+R = torch.linalg.eigh(fa.posterior(exact.theta, v)[1]).eigenvectors
+rotated = fa.FactorAnalysisParameters(exact.theta.W @ R, exact.theta.b, exact.theta.scale)
 before, after = look(exact.theta), look(rotated)
 assert abs(before["evidence"] - after["evidence"]) < 1e-8
 assert before["gap"] > 30
@@ -237,7 +237,9 @@ pd.DataFrame({"θ of exact EM": before, "the same, rotated": after}).round(4)
 # %%
 triangular = torch.ones(num_features, num_factors, dtype=torch.bool).tril()
 fixed = {
-    how: [learning.em(v, 3, inference=how, mask=triangular, seed=s, tol=1e-8) for s in range(10)]
+    how: [
+        variational_em.em(v, 3, inference=how, mask=triangular, seed=s, tol=1e-8) for s in range(10)
+    ]
     for how in ("exact", "mean_field")
 }
 ends = {how: pd.DataFrame([look(one.theta) for one in found]) for how, found in fixed.items()}
@@ -272,7 +274,7 @@ summary.round({name: 4 if "TC" in name else 2 for name in summary})
 # comparison, begin *at* the best θ, and go on with mean field.
 
 # %%
-onward = learning.em(v, 3, mask=triangular, start=fixed["exact"][9].theta, tol=1e-8)
+onward = variational_em.em(v, 3, mask=triangular, start=fixed["exact"][9].theta, tol=1e-8)
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.2))
 iteration = np.arange(1, len(onward.elbo) + 1)
 left.plot(iteration, onward.log_evidence, color="black", label="evidence")
@@ -312,7 +314,7 @@ def model_at(theta):
 
 def best_mean_field(theta):
     """The guide with the posterior's means and the variances 1/Λ_kk."""
-    mean, V = closed.posterior(theta, v)
+    mean, V = fa.posterior(theta, v)
     guide = FactorAnalysisMeanField(num_rows, num_factors)
     guide.h_loc = mean
     guide.h_scale = torch.linalg.inv(V).diagonal().rsqrt().expand_as(mean).clone()
@@ -340,7 +342,7 @@ assert judged["θ mean field"].khat < judged["θ exact"].khat
 # %%
 trees, row = {}, 0
 for name, theta in thetas.items():
-    mean, V = closed.posterior(theta, v)
+    mean, V = fa.posterior(theta, v)
     full = FactorAnalysisFullRank(num_rows, num_factors)
     full.h_loc, full.h_scale_tril = mean, torch.linalg.cholesky(V)
     tree = pc.to_datatree(pc.as_fit(model_at(theta), full, v), num_draws=2000)
@@ -397,17 +399,17 @@ x = drawn.v
 @torch.no_grad()
 def examine(theta):
     """Evidence, bound, gap, TC of all images; evidence of fresh images; share of bars found."""
-    evidence = float(sparse.log_evidence(theta, x).sum())
-    bound = sparse.coordinate_ascent(theta, x).elbo[-1]
-    correlation = float(learning.binary_total_correlation(sparse.posterior(theta, x)).sum())
-    held_out = float(sparse.log_evidence(theta, fresh.v).mean())
+    evidence = float(bsc.log_evidence(theta, x).sum())
+    bound = bsc.coordinate_ascent(theta, x).elbo[-1]
+    correlation = float(variational_em.binary_total_correlation(bsc.posterior(theta, x)).sum())
+    held_out = float(bsc.log_evidence(theta, fresh.v).mean())
     found = bars.share_recovered(theta.W, drawn.atoms)
     return evidence, bound, evidence - bound, correlation, held_out, found
 
 
 columns = ["evidence", "bound", "gap", "TC", "fresh, per image", "bars found"]
 learnt = {
-    how: [sparse_em.em(x, 6, inference=how, seed=s, max_iterations=300).theta for s in range(10)]
+    how: [bsc_em.em(x, 6, inference=how, seed=s, max_iterations=300).theta for s in range(10)]
     for how in ("exact", "mean_field")
 }
 ends = {
@@ -531,8 +533,8 @@ k = 1  # 2. the number of factors
 mask = None  # 3. which loadings are free: None, or a boolean tensor (columns, factors)
 
 mine = data.read(path).v
-mine_exact = learning.em(mine, k, inference="exact", mask=mask, tol=1e-7)
-mine_mean_field = learning.em(mine, k, mask=mask, tol=1e-7)
+mine_exact = variational_em.em(mine, k, inference="exact", mask=mask, tol=1e-7)
+mine_mean_field = variational_em.em(mine, k, mask=mask, tol=1e-7)
 difference = mine_exact.log_evidence[-1] - mine_mean_field.log_evidence[-1]
 print(f"log evidence, exact: {mine_exact.log_evidence[-1]:.3f} nats; price {difference:.5f} nats")
 assert abs(difference) < 1e-3  # one factor: every posterior is factorial

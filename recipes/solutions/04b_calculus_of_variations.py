@@ -31,7 +31,7 @@ from sklearn import datasets
 
 from guides.maximum_entropy import MaximumEntropyFlow
 from models.maximum_entropy import Flat, Multipliers, maximum_entropy
-from pyro_cookbook.algorithms.calculus_of_variations import maximum_entropy as closed
+from pyro_cookbook.algorithms.calculus_of_variations import maximum_entropy as maxent
 from pyro_cookbook.algorithms.calculus_of_variations.mean_field_update import mean_field, update
 
 torch.set_num_threads(1)
@@ -51,10 +51,10 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 
 # %%
 m, b = 2.0, 0.8
-line = closed.make_grid(m - 30, m + 30, num_panels=600)
-laplace = closed.maximise_entropy(line, [lambda h: np.abs(h - m)], [b])
-half_line = closed.make_grid(0, 40, num_panels=600)
-exponential = closed.maximise_entropy(half_line, [lambda h: h], [b])
+line = maxent.make_grid(m - 30, m + 30, num_panels=600)
+laplace = maxent.maximise_entropy(line, [lambda h: np.abs(h - m)], [b])
+half_line = maxent.make_grid(0, 40, num_panels=600)
+exponential = maxent.maximise_entropy(half_line, [lambda h: h], [b])
 for name, found, known, entropy in (
     ("Laplace", laplace, stats.laplace(m, b), 1 + math.log(2 * b)),
     ("exponential", exponential, stats.expon(scale=b), 1 + math.log(b)),
@@ -76,7 +76,7 @@ for name, found, known, entropy in (
 # %%
 rows = []
 for width in (5, 10, 20, 40):
-    found = closed.maximise_entropy(closed.make_grid(m - width, m + width), [lambda h: h], [m])
+    found = maxent.maximise_entropy(maxent.make_grid(m - width, m + width), [lambda h: h], [m])
     rows.append((2 * width, found.entropy, math.log(2 * width), min(found.edges)))
 columns = ["width of the grid", "entropy", "log width", "density at the end / maximum"]
 table = pd.DataFrame(rows, columns=columns).set_index("width of the grid")
@@ -127,7 +127,7 @@ def absolute_deviation(v=None, num_obs=None, *, multipliers):
 
 rows_with_it = torch.tensor([[m - b], [m + b]])  # their E|v − m| is b
 many = Trace_ELBO(num_particles=400, vectorize_particles=True, max_plate_nesting=1)
-fine = closed.make_grid(m - 12, m + 12, num_panels=800)
+fine = maxent.make_grid(m - 12, m + 12, num_panels=800)
 true = stats.laplace(m, b).logpdf(fine.points)
 
 
@@ -145,7 +145,7 @@ def train(num_bins):
 
 
 flows = {num_bins: train(num_bins) for num_bins in (5, 6)}
-kl = {k: closed.kl_divergence(fine, q, true) for k, q in flows.items()}
+kl = {k: maxent.kl_divergence(fine, q, true) for k, q in flows.items()}
 worst = {k: fine.points[np.abs(np.exp(q) - np.exp(true)).argmax()] for k, q in flows.items()}
 print("KL(flow ‖ Laplace):", {k: round(value, 4) for k, value in kl.items()})
 print("largest error at h =", {k: round(float(value), 2) for k, value in worst.items()})
@@ -180,7 +180,7 @@ def wells(h1, h2):
     return -((h1**2 + h2**2 - 4) ** 2) - 2 * (h1 - h2) ** 2
 
 
-axis = closed.make_grid(-4, 4, num_panels=60)
+axis = maxent.make_grid(-4, 4, num_panels=60)
 starts = {
     "N(1, 0.5²)": stats.norm.logpdf(axis.points, 1, 0.5),
     "N(−1, 0.5²)": stats.norm.logpdf(axis.points, -1, 0.5),
@@ -249,8 +249,8 @@ moments = [acid.mean(), (acid**2).mean(), (acid**3).mean()]
 normal_entropy = 0.5 * math.log(2 * math.pi * math.e * sd**2)
 rows = []
 for width in (5, 10, 20, 40):
-    grid = closed.make_grid(mean - width * sd, mean + width * sd, num_panels=800)
-    found = closed.maximise_entropy(grid, [lambda h: h, np.square, lambda h: h**3], moments)
+    grid = maxent.make_grid(mean - width * sd, mean + width * sd, num_panels=800)
+    found = maxent.maximise_entropy(grid, [lambda h: h, np.square, lambda h: h**3], moments)
     p = grid.weights * np.exp(found.log_density)
     beyond = float(p[grid.points > mean + 0.8 * width * sd].sum())
     rows.append((width, found.entropy, found.edges[1], beyond))
