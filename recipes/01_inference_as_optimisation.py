@@ -38,6 +38,7 @@
 import inspect
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import arviz as az
@@ -67,9 +68,9 @@ from pyro_cookbook.algorithms import factor_analysis as fa
 from pyro_cookbook.verdict.by_weights import MAX_STRETCH
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE = "C0", "C1", "C2", "C3"
 
 # %% [markdown]
 # ## 1 The data and the question
@@ -102,11 +103,11 @@ assert names[5:7] == ["total phenols", "flavanoids"]
 
 fig, ax = plt.subplots(figsize=(8, 6))
 image = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+ax.grid(False)
 ax.set_xticks(range(num_features), names, rotation=45, ha="right", rotation_mode="anchor")
 ax.set_yticks(range(num_features), names)
 ax.set_title(f"{strong} of {len(pairs)} pairs of features have a correlation above 0.3 in size")
 fig.colorbar(image, label="correlation (no unit)")
-fig.tight_layout()
 
 # %% [markdown]
 # The features are far from independent: 34 of the 78 pairs have a correlation above 0.3 in size;
@@ -167,9 +168,7 @@ print(f"log evidence, scikit-learn: {peer.score(v.numpy()) * num_rows:.4f} nats"
 assert abs(peer.score(v.numpy()) * num_rows - trace[-1]) < 1e-3
 
 # %%
-model = FactorAnalysis(num_features, num_factors).double()
-model.W, model.b, model.scale = theta.W, theta.b, theta.scale
-model.requires_grad_(False)  # θ is fixed from here on: this recipe is about q
+model = pc.hold(FactorAnalysis(num_features, num_factors), theta)  # fixed: this recipe is about q
 
 log_evidence = float(fa.log_evidence(model, v).sum())
 print(f"log p(v; θ) = {log_evidence:.3f} nats")
@@ -300,8 +299,7 @@ ax.plot(bound_steps, color=ORANGE, lw=0.8, label="estimate of the bound (8 draws
 ax.axhline(log_evidence, color="black", ls="--", label="log evidence")
 ax.set(xlim=(0, 400), ylim=(-3000, -2640), xlabel="step of Adam", ylabel="nats")
 ax.set_title("Mean field climbs the bound, and stops short of the evidence")
-ax.legend(loc="lower right", frameon=False)
-fig.tight_layout()
+ax.legend(loc="lower right")
 
 print(f"last 100 steps: mean {last.mean():.1f}, sd {last.std():.1f} nats")
 assert 30 < log_evidence - last.mean() < 60
@@ -444,8 +442,7 @@ ax.axhline(log_evidence, color="black", ls="--", label="log evidence")
 ax.set(xlim=(0, 1500), ylim=(-2860, -2670), xlabel="step of Adam")
 ax.set_ylabel("bound, mean of 20 steps (nats)")
 ax.set_title("The richer q is, the closer the bound comes to the evidence")
-ax.legend(loc="lower right", frameon=False)
-fig.tight_layout()
+ax.legend(loc="lower right")
 
 # %% [markdown]
 # ### What exactly does mean field lose?
@@ -518,8 +515,7 @@ ax.plot(*best_line, color=ORANGE, lw=2, label="mean field, 95%")
 ax.plot(*mode, "k+", ms=12, mew=2, label="MAP point")
 ax.set(aspect="equal", xlabel="factor 1 (prior sd = 1)", ylabel="factor 3 (prior sd = 1)")
 ax.set_title(f"One wine: mean field's 95% ellipse holds {share:.0%} of the posterior")
-ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-fig.tight_layout()
+ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 # %% [markdown]
 # The posterior is a tilted ellipse; mean field may not tilt, so it shrinks to fit inside. The best
@@ -558,8 +554,7 @@ ax.annotate("", (sds[12], bounds[12]), (sds[12], energy[12]), arrowprops={"arrow
 ax.text(0.028, -3100, "entropy")
 ax.set(xscale="log", ylim=(-4300, -2300), xlabel="s, the sd of q (prior sd = 1)", ylabel="nats")
 ax.set_title("As q shrinks to a point, the bound falls without limit; the energy does not")
-ax.legend(loc="lower center", bbox_to_anchor=(0.6, 0), frameon=False)
-fig.tight_layout()
+ax.legend(loc="lower center", bbox_to_anchor=(0.6, 0))
 
 # %% [markdown]
 # The delta's number is log p(v, m) = log p(v) + log p(m | v): the evidence plus the *height of the
@@ -625,9 +620,7 @@ loadings = model.W @ R
 signs = loadings.gather(0, loadings.abs().argmax(0, keepdim=True)).sign()
 R = R * signs  # the largest loading of each factor positive
 
-rotated = FactorAnalysis(num_features, num_factors).double()
-rotated.W, rotated.b, rotated.scale = model.W @ R, theta.b, theta.scale
-rotated.requires_grad_(False)
+rotated = pc.hold(FactorAnalysis(num_features, num_factors), replace(theta, W=model.W @ R))
 rotated_mean, rotated_V = fa.posterior(rotated, v)
 
 best = FactorAnalysisMeanField(num_rows, num_factors).double()
@@ -673,8 +666,7 @@ ax.set(
     ylim=(0, 210), xlabel="gap of the best mean field (nats)", ylabel="random rotations, of 5000"
 )
 ax.set_title("Same model, same evidence: mean field's gap depends on the rotation")
-ax.legend(loc="upper center", frameon=False)
-fig.tight_layout()
+ax.legend(loc="upper center")
 
 # %% [markdown]
 # scikit-learn's solution happens to have the rotation that makes the precision diagonal: there
@@ -708,12 +700,11 @@ fig, ax = plt.subplots(figsize=(8, 5.5))
 for c, (colour, marker) in enumerate(((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"))):
     xy = map_axes[cultivar == c].T
     ax.scatter(*xy, s=28, color=colour, marker=marker, alpha=0.8, label=f"cultivar {c + 1}")
-ax.errorbar(-2.1, -2.4, xerr=float(sd[0]), yerr=float(sd[2]), color="black", capsize=3)
+ax.errorbar(-2.1, -2.4, xerr=float(sd[0]), yerr=float(sd[2]), color="black")
 ax.text(-1.8, -2.48, "± 1 posterior sd, the same for all wines")
 ax.set(xlabel="factor 1: flavanoids, total phenols", ylabel="factor 3: colour intensity, alcohol")
 ax.set_title("Posterior means of two factors separate three cultivars never shown")
-ax.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.02))
-fig.tight_layout()
+ax.legend(loc="upper right", bbox_to_anchor=(1, 1.02))
 
 # %% [markdown]
 # Assigning each wine to the nearest cultivar mean on this map, with that wine left out, is right
@@ -765,7 +756,6 @@ az.plot_ppc_dist(
 fig = plt.gcf()
 fig.suptitle("Fifty simulated data sets (blue) miss the skewness of malic acid (data: black)")
 fig.supxlabel("standardised value (sd)")
-fig.tight_layout()
 
 
 # %%
@@ -805,9 +795,7 @@ k = 2  # 3. the number of factors
 
 x = data.read(path, columns).v
 my_theta, _ = fa.em(x, k)
-my_model = FactorAnalysis(len(columns), k).double()
-my_model.W, my_model.b, my_model.scale = my_theta.W, my_theta.b, my_theta.scale
-my_model.requires_grad_(False)
+my_model = pc.hold(FactorAnalysis(len(columns), k), my_theta)
 my_guide = FactorAnalysisAmortized(len(columns), k)
 my_fit = pc.fit(my_model, my_guide, x, elbo=elbo, max_steps=1000)  # yours: no max_steps
 my_evidence = float(fa.log_evidence(my_model, x).sum())
@@ -845,5 +833,5 @@ my_factors.head(3).round(1)
 #    (`batch_size=32`), and compute the KL of its q from the posterior on the other 50. What does
 #    the mean-field guide say if you show it the 50? Why?
 # 4. **Open.** We fixed θ. Now let SVI learn θ *and* a mean-field q together, starting from EM's θ
-#    in EM's coordinates: leave out `requires_grad_(False)`. Predict first: what will happen to the
-#    gap, and to the evidence? Then look at WᵀΨ⁻¹W.
+#    in EM's coordinates: free the model with `requires_grad_(True)`. Predict first: what will
+#    happen to the gap, and to the evidence? Then look at WᵀΨ⁻¹W.

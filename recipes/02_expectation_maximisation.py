@@ -67,9 +67,9 @@ from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import fit_vari
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 The data and the question
@@ -98,7 +98,6 @@ for ax, part in zip(axes, ("sepal", "petal"), strict=True):
     ax.plot(x, y, "o", color="black", ms=5, alpha=0.35, mec="none")
     ax.set(xlabel=f"{part} length (cm)", ylabel=f"{part} width (cm)")
 fig.suptitle("One group of flowers stands apart; the others overlap", x=0.01, ha="left")
-fig.tight_layout()
 
 # %% [markdown]
 # 50 flowers have petals shorter than 2 cm; the petals of the other 100 are at least 3 cm long. The
@@ -229,7 +228,7 @@ ax.plot([], [], color=ORANGE, lw=3, label="bound during an E step (θ held)")
 ax.plot([], [], color=BLUE, lw=3, label="bound during an M step (q held)")
 ax.set(xlabel="iteration", ylabel="nats", xticks=x[1::2], xticklabels=range(first, last + 1))
 ax.set_title("The E step lifts the bound to the evidence; the M step lifts both")
-ax.legend(loc="upper left", frameon=False)
+ax.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
@@ -281,11 +280,8 @@ assert np.diff(em.elbo).min() > -1e-6
 
 # %%
 def model_at(theta):
-    """A GaussianMixture with a copy of these parameters."""
-    model = GaussianMixture(num_features, len(theta.weights))
-    for name in ("weights", "loc", "scale_tril"):
-        setattr(model, name, getattr(theta, name).clone())  # else training would change theta
-    return model
+    """A GaussianMixture that starts at a copy of these parameters, free to be trained."""
+    return pc.hold(GaussianMixture(num_features, len(theta.weights)), theta).requires_grad_(True)
 
 
 model, guide = model_at(em.theta), GaussianMixtureExact(num_features, 3)
@@ -375,7 +371,7 @@ ax.plot(below_sampled, color=ORANGE, label="20 steps of Adam, h drawn")
 ax.set(yscale="log", ylim=(1e-4, 1e3), xlim=(0, 36))
 ax.set(xlabel="E steps", ylabel="nats below the optimum")
 ax.set_title("Gradient M steps reach EM's optimum if h is summed over")
-ax.legend(loc="upper right", frameon=False)
+ax.legend(loc="upper right")
 plt.show()
 
 # %%
@@ -477,7 +473,7 @@ assert same == num_rows
 
 # %%
 def train_classifier(lr):
-    frozen = model_at(em.theta).requires_grad_(False)
+    frozen = pc.hold(GaussianMixture(num_features, 3), em.theta)
     pyro.set_rng_seed(0)  # the network's initial weights
     guide = GaussianMixtureAmortized(num_features, 3)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
@@ -586,7 +582,7 @@ ax.annotate(
 )
 ax.set(xlabel="start, from the worst to the best", ylabel="log evidence at the end (nats)")
 ax.set_title("Most of 60 starts of EM stop below the best optimum")
-ax.legend(loc="lower right", frameon=False)
+ax.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
@@ -636,7 +632,6 @@ axes[0].set_ylabel("petal width (cm)")
 fig.suptitle(
     "The highest bound has a component of three flowers (ellipses: 2 sd)", x=0.01, ha="left"
 )
-fig.tight_layout()
 
 # %% [markdown]
 # The remedy is a floor on the variances that the data justify. The measurements are rounded to
@@ -754,7 +749,7 @@ ax.plot(choice["held out"], "D-", color=ORANGE, label="held-out flowers")
 ax.plot(choice["minus BIC/2"], "s-", color=BLUE, label="training, minus BIC's charge")
 ax.set(xlabel="components K", ylabel="log evidence (nats)", xticks=choice.index)
 ax.set_title("Training likes every component; BIC and held-out flowers do not")
-ax.legend(frameon=False)
+ax.legend()
 plt.show()
 
 # %% [markdown]
@@ -952,7 +947,6 @@ for ax in fig.axes:
     ax.set(xlim=(-1.6, 1.4), xticks=[-1, 0, 1])
 fig.suptitle("Components 1 (blue) and 2 (orange) differ in all four means", x=0.01, ha="left")
 fig.supxlabel("mean of the component (in sds of the column); height: posterior density")
-fig.tight_layout()
 
 apart = tree["posterior"]["loc"].sel(component=1) - tree["posterior"]["loc"].sel(component=2)
 assert float((apart.mean("sample") / apart.std("sample")).pipe(abs).min()) > 5

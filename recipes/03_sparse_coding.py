@@ -62,9 +62,9 @@ from pyro_cookbook.data.gabors import fit_gabors
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 The data: patches of a photograph
@@ -118,7 +118,6 @@ axes[1].set_title("squares less their brightness", fontsize=10)
 show(axes[2], v[:36], 6)
 axes[2].set_title("the same, whitened", fontsize=10)
 fig.suptitle("Whitening leaves the edges and takes away the shades", x=0.01, ha="left")
-fig.tight_layout()
 
 # %% [markdown]
 # ## 2 The model
@@ -143,9 +142,7 @@ NUM_ATOMS, RATE, SCALE = 128, 2.0, 0.65
 
 def model_at(theta):
     """A SparseCoding with a copy of these parameters, held fixed."""
-    model = SparseCoding(*theta.W.shape, rate=theta.rate, scale=theta.scale)
-    model.W, model.b = theta.W.clone(), theta.b.clone()
-    return model.requires_grad_(False)
+    return pc.hold(SparseCoding(*theta.W.shape, rate=theta.rate, scale=theta.scale), theta)
 
 
 # Until section 6 the atoms are 128 of the squares, picked at random.
@@ -288,7 +285,7 @@ for name, J, colour in (
 ax.set(xscale="log", yscale="log", xlabel="iterations", ylabel="J above its minimum (relative)")
 ax.set(ylim=(1e-10, 3), xlim=(1, NUM_STEPS))
 ax.set_title("All three fall to the same objective, FISTA in the fewest steps")
-ax.legend(loc="lower left", frameon=False)
+ax.legend(loc="lower left")
 plt.show()
 
 relative = {
@@ -337,13 +334,12 @@ axes[0].hist(size_on.log10().numpy(), bins, color=BLUE, alpha=0.8, label="FISTA:
 axes[0].set(xlabel="|h| at the end of Adam", ylabel="number of codes", xticks=range(-6, 2, 2))
 axes[0].set_xticklabels([f"$10^{{{e}}}$" for e in range(-6, 2, 2)])
 axes[0].set_ylim(0, 1.35 * axes[0].get_ylim()[1])
-axes[0].legend(loc="upper left", frameon=False)
+axes[0].legend(loc="upper left")
 axes[0].set_title("Adam's codes are small, not zero", fontsize=11)
 axes[1].axhline(0, color="black", lw=1)
 axes[1].plot(steps[100:250], traces[:, k], color=ORANGE, lw=1)
 axes[1].set(xlabel="step of Adam", ylabel="one code h, whose best value is 0")
 axes[1].set_title("It steps over 0 and back", fontsize=11)
-fig.tight_layout()
 print(f"this code changes sign {int(crossings[k])} times in 150 steps")
 assert crossings[k] > 5
 
@@ -377,7 +373,6 @@ for ax in axes:
     ax.axvline(float(edge.max()), color="black", ls=":", lw=1)
 axes[0].text(1.1 * float(edge.max()), 12, "no atom in any square", rotation=90, va="bottom")
 fig.suptitle("A larger λ: fewer atoms, and more left unexplained", x=0.01, ha="left")
-fig.tight_layout()
 assert sweep["atoms in use"].is_monotonic_decreasing
 assert sweep["unexplained"].is_monotonic_increasing
 above = replace(theta, rate=1.0001 * float(edge.max()))
@@ -654,7 +649,6 @@ fig.suptitle(
     x=0.01,
     ha="left",
 )  # fmt: skip
-fig.tight_layout()
 
 # %% [markdown]
 # Quality is the PSNR in decibels, −10 log₁₀ of the mean squared error: higher is better. Before:

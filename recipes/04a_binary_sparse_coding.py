@@ -65,9 +65,9 @@ from pyro_cookbook.data.bars import make_bars, match_atoms, share_recovered
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 The data and the question
@@ -101,7 +101,6 @@ for i in range(8):
 axes[0, 0].set_ylabel("bars")
 axes[1, 0].set_ylabel("images")
 fig.suptitle("Which bars are in an image? Eight bars, and eight noisy sums", x=0.01, ha="left")
-fig.tight_layout()
 
 # %% [markdown]
 # Two questions. **Inference**: which bars are in this image, if we know what bars look like?
@@ -126,16 +125,7 @@ theta = bsc.SparseCodingParameters(
     b=torch.full((num_units,), math.log(bars.prob / (1 - bars.prob))),
     scale=torch.tensor(bars.scale),
 )  # the parameters that made the images
-
-
-def model_at(theta):
-    """A frozen model with a copy of these parameters."""
-    model = BinarySparseCoding(*theta.W.shape)
-    model.W, model.b, model.scale = theta.W.clone(), theta.b.clone(), theta.scale.clone()
-    return model.requires_grad_(False)
-
-
-model = model_at(theta)
+model = pc.hold(BinarySparseCoding(num_features, num_units), theta)
 
 # %% [markdown]
 # ## 3 The posterior, exactly
@@ -193,15 +183,15 @@ axes[0].plot(third, p_A, color="black", lw=2, label="exact posterior")
 axes[0].plot(third, q_A, color=BLUE, label="mean field")
 axes[0].set(xlabel="brightness of the third pixel, which A does not touch")
 axes[0].set(ylabel="probability that A is on", ylim=(-0.03, 1.09))
-axes[0].legend(loc="lower left", frameon=False)
+axes[0].legend(loc="lower left")
 axes[0].set_title("B's evidence switches A off")
 inhibition = bsc.inhibition(theta)
 picture = axes[1].imshow(inhibition, cmap="Reds")
+axes[1].grid(False)
 axes[1].set_xticks(range(8), names, rotation=90)
 axes[1].set_yticks(range(8), names)
 axes[1].set_title("Crossing bars inhibit")
 fig.colorbar(picture, ax=axes[1], label="taken from the log odds (nats)", shrink=0.8)
-fig.tight_layout()
 assert torch.equal(inhibition[:4, 4:], torch.full((4, 4), 4.0))  # β = 4, overlap of one pixel
 assert inhibition[:4, :4].abs().max() == inhibition[4:, 4:].abs().max() == 0
 
@@ -308,7 +298,7 @@ axes[0].plot(evidence - np.array(free.elbo), color=ORANGE, label="all at once")
 axes[0].plot(evidence - np.array(damped.elbo), color=GREEN, label="all at once, damped by ½")
 axes[0].set(yscale="log", xlim=(0, 30), ylim=(10, 6000), xlabel="sweeps over the units")
 axes[0].set(ylabel="bound: nats below the evidence")
-axes[0].legend(loc="upper right", frameon=False)
+axes[0].legend(loc="upper right")
 axes[0].set_title("Undamped, the bound stays low")
 axes[1].plot(track[:21, unit], color=ORANGE, marker="o", ms=4, label="all at once")
 axes[1].plot(
@@ -316,9 +306,8 @@ axes[1].plot(
 )
 axes[1].set(ylim=(-0.03, 1.25), xticks=range(0, 21, 5), xlabel="sweeps over the units")
 axes[1].set(ylabel=f"ĥ of the bar '{names[unit]}'")
-axes[1].legend(loc="upper right", frameon=False, ncols=2)
+axes[1].legend(loc="upper right", ncols=2)
 axes[1].set_title(f"Image {row}: a switch that swings")
-fig.tight_layout()
 
 print(f"images that still swing by more than 0.5 after {sweeps} sweeps: {int(swinging.sum())}")
 print(f"bound: undamped {free.elbo[-1]:.1f}, damped {damped.elbo[-1]:.1f} nats")
@@ -358,6 +347,7 @@ fig, axes = plt.subplots(1, 3, figsize=(8, 3.2))
 titles = ("exact posterior", "q, started near A", "q, started near B")
 for ax, table, title in zip(axes, tables, titles, strict=True):
     ax.imshow(table, cmap="Blues", vmin=0, vmax=1)
+    ax.grid(False)
     for i in range(2):
         for j in range(2):
             colour = "white" if table[i, j] > 0.5 else "black"
@@ -366,7 +356,6 @@ for ax, table, title in zip(axes, tables, titles, strict=True):
     ax.set_xticklabels(["B off", "B on"])
     ax.set_yticklabels(["A off", "A on"])
 fig.suptitle("Mean field picks one of two explanations", x=0.01, ha="left")
-fig.tight_layout()
 
 gap_tie = float(bsc.log_evidence(small, tie)) - found[0].elbo[-1]
 print(f"gap of either: {gap_tie:.3f} nats; log 2 = {math.log(2):.3f}")
@@ -540,7 +529,7 @@ ax.axhline(gaps["all at ½"], color="black", ls="--", label="coordinate ascent, 
 ax.set(yscale="log", xlim=(0, 300), ylim=(8, 2e4), xlabel="steps of Adam, all 300 images in each")
 ax.set(ylabel="exact bound: nats below the evidence")
 ax.set_title("The less noise in the gradient, the higher the bound")
-ax.legend(loc="upper right", frameon=False, ncols=2, fontsize=9)
+ax.legend(loc="upper right", ncols=2, fontsize=9)
 plt.show()
 print(
     f"gap after 300 steps: score function {by_score[-1]:.0f}, with baseline {by_baseline[-1]:.0f},"
@@ -676,7 +665,6 @@ for ax, p, s in zip(axes[1:], top.values, top.indices, strict=True):
     ax.set_title(f"p = {float(p):.2f}", loc="center")
     ax.set_xlabel(bars_on, fontsize=8)
 fig.suptitle("The hardest image: all rows, or all columns?", x=0.01, ha="left")
-fig.tight_layout()
 
 given = torch.sigmoid(fit.guide.h_logits.detach()[worst])
 print(f"switches off by less than 0.05 in every bar: {int((error < 0.05).sum())} of 300 images")
@@ -753,7 +741,6 @@ axes[1, 0].set_ylabel("worst start")
 fig.suptitle(
     "The start with the best bound has all bars (above: cosine with the bar)", x=0.01, ha="left"
 )
-fig.tight_layout()
 
 # %% [markdown]
 # With exact inference all ten starts reach the same bound and all bars. With mean field at least
@@ -788,7 +775,7 @@ assert 4 < h_digits.sum(1).mean() < 8
 assert 0.6 < explained < 0.75
 assert decided > 0.93
 
-fig = plt.figure(figsize=(9, 4.6))
+fig = plt.figure(figsize=(9, 4.6), layout="none")  # placed by hand
 upper, lower = fig.add_gridspec(2, 1, height_ratios=(3, 2), hspace=0.18, top=0.88, bottom=0.02)
 atoms_grid, image_grid = upper.subgridspec(3, 12), lower.subgridspec(2, 12)
 for i, k in enumerate(order):

@@ -59,9 +59,9 @@ from pyro_cookbook.algorithms.calculus_of_variations.mean_field_update import me
 
 torch.set_num_threads(1)  # the arrays are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 The question
@@ -320,16 +320,15 @@ left.plot(grid.points, np.exp(initial), color=GREY, lw=1, label="flow, untrained
 left.plot(grid.points, np.exp(shapes[0]), color=GREY, ls=":", label="flow, λ wrong")
 left.plot(grid.points, np.exp(flow), color=ORANGE, lw=1.2, label="flow, λ found")
 left.set(xlim=(-5, 8), ylim=(0, 0.5), xlabel="malic acid (g/L)", ylabel="density (L/g)")
-left.legend(frameon=False, loc="upper left", fontsize=9)
+left.legend(loc="upper left", fontsize=9)
 right.plot(history["mean (g/L)"], "o-", color=BLUE, ms=4, label="mean of q")
 right.plot(history["sd (g/L)"], "s-", color=ORANGE, ms=4, label="sd of q")
 for value in (mean, sd):
     right.axhline(value, color="black", ls="--", lw=1)
 right.set(xlabel="outer step (each follows an inner loop of SVI)", ylabel="g/L", ylim=(0.8, 2.9))
 right.set_xticks(range(0, 16, 3))
-right.legend(frameon=False, loc="center right")
+right.legend(loc="center right")
 fig.suptitle("A grid and a flow both end at the normal, from wrong multipliers", x=0.01, ha="left")
-fig.tight_layout()
 
 # %% [markdown]
 # At the start the flow is more than 2 nats from the normal. After the first inner loop it is within
@@ -439,8 +438,7 @@ for found, (colour, ls), shape in zip(solutions.values(), styles, form, strict=T
     ax.plot(x, y, color=colour, ls=ls, lw=2, label=f"{shape}: H = {found.entropy:.2f}")
 ax.set(xlim=(-1.5, 7), ylim=(0, 1.05), xlabel="malic acid (g/L)", ylabel="density (L/g)")
 ax.set_title("What is known decides the shape: five answers to “maximum entropy”")
-ax.legend(frameon=False, loc="upper right", fontsize=9)
-fig.tight_layout()
+ax.legend(loc="upper right", fontsize=9)
 
 # %% [markdown]
 # Five sets of constraints, five textbook densities. The more they know of the wines, the lower the
@@ -534,15 +532,14 @@ for density, colour in ((posterior, "black"), (product, ORANGE)):
 left.plot([], [], color="black", label="posterior")
 left.plot([], [], color=ORANGE, label="q₁ q₂")
 left.set(xlim=(-1.2, 2.6), ylim=(-1.8, 2.8), xlabel="h₁ (prior sds)", ylabel="h₂ (prior sds)")
-left.legend(frameon=False, loc="upper right")
+left.legend(loc="upper right")
 right.plot(x, np.exp(bumps), color=GREY, ls=":", label="q₂, start")
 right.plot(x, np.exp(first_update), color=BLUE, ls="--", label="q₁, first update")
 right.plot(x, np.exp(found.log_q[0]), color=BLUE, label="q₁, end")
 right.plot(x, np.exp(found.log_q[1]), color=ORANGE, label="q₂, end")
 right.set(xlim=(-4, 4), ylim=(0, 1), xlabel="h (prior sds)", ylabel="density")
-right.legend(frameon=False, loc="upper left", fontsize=9)
+right.legend(loc="upper left", fontsize=9)
 fig.suptitle("Nobody told the factors to be normal: the update makes them so", x=0.01, ha="left")
-fig.tight_layout()
 
 # %% [markdown]
 # The first update turns two bumps into the normal that the formula gives, to 8 digits. The end

@@ -64,9 +64,9 @@ from pyro_cookbook.algorithms import logistic_regression as logistic
 
 torch.set_num_threads(1)  # the tensors are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 Two causes, one number
@@ -93,9 +93,7 @@ print(source[: source.index('"""')] + "..." + source[source.rindex('"""') + 3 :]
 
 # %%
 w, v = torch.tensor([1.5, 2.0]), torch.tensor([[4.0]])
-model = ExplainingAway(2)
-model.w = w
-model.requires_grad_(False)  # θ is held: this recipe is about q
+model = pc.hold(ExplainingAway(2), {"w": w})  # θ is held: this recipe is about q
 
 mean, V = explaining_away.posterior(w, v)
 rho = float(explaining_away.posterior_correlation(w)[0, 1])
@@ -129,7 +127,7 @@ ax.plot(*near[:800].T, ".", color="black", ms=4, label="those with v between 3.9
 ax.plot(*ellipse(mean[0], V), color=GREEN, lw=2.5, label="exact posterior at v = 4, 90%")
 ax.set(xlabel="cause h₁", ylabel="cause h₂", xlim=(-3.5, 4.5), ylim=(-3.5, 4.5), aspect="equal")
 ax.set_title("Seeing their sum makes the causes dependent")
-ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
@@ -263,7 +261,7 @@ ax.plot(*ellipse(mean[0], s.square().diag()), color=ORANGE, lw=2.5, label="mean 
 ax.plot(*zig.T, "o-", color=BLUE, ms=4, lw=1.2, label="the updates")
 ax.set(xlabel="cause h₁", ylabel="cause h₂", xlim=(-1.2, 3), ylim=(-0.6, 3.6), aspect="equal")
 ax.set_title("Right centre, no tilt, short axes")
-ax.legend(loc="upper right", frameon=False, fontsize=9)
+ax.legend(loc="upper right", fontsize=9)
 
 grid = np.linspace(0, 0.99, 200)
 ax = axes[1]
@@ -274,8 +272,7 @@ for value, colour in ((shrunk, ORANGE), (gap, BLUE)):
 ax.annotate("this model", (abs(rho), 0.2), ha="center")
 ax.set(xlabel="correlation of the causes given v, |ρ|", ylim=(0, 2), xlim=(0, 1))
 ax.set_title("The correlation alone says how wrong")
-ax.legend(loc="upper left", frameon=False)
-fig.tight_layout()
+ax.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
@@ -506,8 +503,7 @@ ax.set_yticks(place, ranked.index)
 ax.invert_yaxis()
 ax.set(xlabel="posterior sd of the coefficient, as a share of NUTS's", xlim=(0, 1.2))
 ax.set_title("Mean field is too sure of all coefficients; linear response is not")
-ax.legend(loc="lower left", frameon=False)
-fig.tight_layout()
+ax.legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
@@ -534,7 +530,7 @@ replace(comparison, trees=trees).plot(
 )
 fig = plt.gcf()
 lines = [plt.Line2D([], [], color=colour, lw=2, label=name) for name, colour in shown.items()]
-fig.legend(handles=lines, loc="upper center", ncols=2, frameon=False, bbox_to_anchor=(0.5, 0.97))
+fig.legend(handles=lines, loc="upper center", ncols=2, bbox_to_anchor=(0.5, 0.97))
 fig.suptitle("Right middles, short bars: mean field; linear response has both", y=1)
 fig.supxlabel("coefficient (log odds for 1 sd of the column); 50 and 89% intervals")
 plt.show()
@@ -614,7 +610,7 @@ for p, colour, marker, name, shift in (
 ):
     predicted, observed, count = reliability(p).T
     error_bar = np.sqrt(observed * (1 - observed) / count)
-    ax.errorbar(predicted + shift, observed, yerr=error_bar, fmt=marker, color=colour, capsize=3,
+    ax.errorbar(predicted + shift, observed, yerr=error_bar, fmt=marker, color=colour,
                 label=name)  # fmt: skip
 ax.set(
     xlabel="predicted probability of malignant",
@@ -622,7 +618,7 @@ ax.set(
 )
 ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
 ax.set_title("Both are too sure; the plug-in more so")
-ax.legend(loc="upper left", frameon=False)
+ax.legend(loc="upper left")
 
 ax = axes[1]
 wrong_plug = np.sort(np.where(happened == 1, 1 - p_plug, p_plug))[::-1]
@@ -632,8 +628,7 @@ ax.plot(rank, 1 - wrong_plug[:40], color=ORANGE, lw=2.5, label="plug-in (MAP)")
 ax.plot(rank, 1 - wrong_bayes[:40], color=BLUE, lw=2.5, label="posterior mean")
 ax.set(yscale="log", xlabel="tumour, worst prediction first", ylabel="probability of what happened")
 ax.set_title("The plug-in's worst errors are surer")
-ax.legend(loc="lower right", frameon=False)
-fig.tight_layout()
+ax.legend(loc="lower right")
 plt.show()
 
 
@@ -792,7 +787,7 @@ ticks = [0.01, 0.1, 1, 10]
 ax.set_xticks(np.log(ticks), [f"{t:g}" for t in ticks])
 ax.set(xlabel="spread of the schools' effects, τ (points, log scale)", ylabel="density of log τ")
 ax.set_title("Centred guides never see that τ may be small")
-ax.legend(loc="upper left", frameon=False)
+ax.legend(loc="upper left")
 plt.show()
 
 below_one = {name: float((value < 0).mean()) for name, value in log_tau.items()}

@@ -57,9 +57,9 @@ from pyro_cookbook.data import bars
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 What learning does to the posterior
@@ -188,11 +188,10 @@ left.set(xscale="log", yscale="log", xlabel="iteration of EM")
 left.set(ylabel="nats below the best evidence (+ 0.01)")
 right.set(xscale="log", yscale="log", xlabel="iteration of EM", ylim=(1e-7, 2))
 right.set(ylabel="total correlation of a posterior (nats)")
-left.legend(frameon=False, loc="lower left")
+left.legend(loc="lower left")
 fig.suptitle(
     "Factor analysis: mean field learns a factorial posterior, and pays nothing", x=0.01, ha="left"
 )
-fig.tight_layout()
 
 # %% [markdown]
 # Mean field makes its posterior factorial: TC falls below 0.001 from every start; under exact EM it
@@ -281,7 +280,7 @@ left.plot(iteration, onward.log_evidence, color="black", label="evidence")
 left.plot(iteration, onward.elbo, color=ORANGE, label="mean-field bound")
 left.fill_between(iteration, onward.elbo, onward.log_evidence, color=GREY, alpha=0.3, lw=0)
 left.set(xlabel="iteration of mean-field EM, from the best θ", ylabel="nats", xscale="log")
-left.legend(frameon=False, loc="lower right")
+left.legend(loc="lower right")
 right.plot(iteration, onward.total_correlation, color=PURPLE)
 right.set_xscale("log")
 right.set(xlabel="iteration of mean-field EM, from the best θ", ylim=(0, None))
@@ -289,7 +288,6 @@ right.set(ylabel="total correlation of a posterior (nats)")
 fig.suptitle(
     "From the best θ mean field climbs its bound, and the model gets worse", x=0.01, ha="left"
 )
-fig.tight_layout()
 assert np.diff(onward.elbo).min() > -1e-9
 assert onward.elbo[-1] - onward.elbo[0] > 18
 assert 4 < onward.log_evidence[0] - onward.log_evidence[-1] < 6
@@ -305,13 +303,6 @@ assert onward.total_correlation[-1] < 0.05 * onward.total_correlation[0]
 
 
 # %%
-def model_at(theta):
-    """A FactorAnalysis with these parameters, held."""
-    model = FactorAnalysis(num_features, num_factors)
-    model.W, model.b, model.scale = theta.W, theta.b, theta.scale
-    return model.requires_grad_(False)
-
-
 def best_mean_field(theta):
     """The guide with the posterior's means and the variances 1/Λ_kk."""
     mean, V = fa.posterior(theta, v)
@@ -324,7 +315,8 @@ def best_mean_field(theta):
 thetas = {"θ exact": fixed["exact"][9].theta, "θ mean field": onward.theta}
 fits, judged = {}, {}
 for name, theta in thetas.items():
-    fits[name] = pc.as_fit(model_at(theta), best_mean_field(theta), v)
+    held = pc.hold(FactorAnalysis(num_features, num_factors), theta)
+    fits[name] = pc.as_fit(held, best_mean_field(theta), v)
     judged[name] = pc.diagnose(fits[name], log_evidence=look(theta)["evidence"], num_draws=8000)
     print(f"{name}\n{judged[name]}\n")
     assert abs(judged[name].gap.value - look(theta)["gap"]) < 5 * judged[name].gap.se
@@ -345,7 +337,7 @@ for name, theta in thetas.items():
     mean, V = fa.posterior(theta, v)
     full = FactorAnalysisFullRank(num_rows, num_factors)
     full.h_loc, full.h_scale_tril = mean, torch.linalg.cholesky(V)
-    tree = pc.to_datatree(pc.as_fit(model_at(theta), full, v), num_draws=2000)
+    tree = pc.to_datatree(pc.as_fit(fits[name].model, full, v), num_draws=2000)
     h = tree["posterior"]["h"].isel(row=row).rename(h_dim_1="factor")
     trees[name] = h.assign_coords(factor=[1, 2, 3]).to_dataset()
 strongest = {name: np.corrcoef(tree["h"].values.T) for name, tree in trees.items()}
@@ -365,7 +357,6 @@ for ax, (name, tree), colour in zip(axes, trees.items(), (BLUE, ORANGE), strict=
 fig.suptitle(
     "The posterior of one wine: learning with mean field removes its correlation", x=0.01, ha="left"
 )
-fig.tight_layout()
 assert size["θ exact"] > 0.3
 assert size["θ mean field"] < 0.12
 pd.concat(
@@ -492,8 +483,7 @@ ax.set(
     ylim=(-2142, -2120),
 )
 ax.set_title("The highest bounds are orange; the highest evidences are blue")
-ax.legend(frameon=False, loc="lower left")
-fig.tight_layout()
+ax.legend(loc="lower left")
 
 best_bound, best_evidence = b["bound"].idxmax(), a["evidence"].idxmax()
 assert b["bound"].max() > a["bound"].max() + 2

@@ -17,6 +17,7 @@
 # the exact posterior.
 
 # %%
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import MultivariateNormal
@@ -30,6 +31,7 @@ from pyro_cookbook import data
 from pyro_cookbook.algorithms import factor_analysis as fa
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 v = data.load("wine").v
 num_rows, num_features, num_factors = 178, 13, 3
 theta, _ = fa.em(v, num_factors, tol=1e-12)
@@ -37,13 +39,6 @@ log_evidence = float(fa.log_evidence(theta, v).sum())
 mean, V = fa.posterior(theta, v)
 precision = torch.linalg.inv(V)
 elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
-
-
-def model_of(theta):
-    """The model, with these parameters."""
-    model = FactorAnalysis(num_features, num_factors, isotropic=len(theta.scale) == 1).double()
-    model.W, model.b, model.scale = theta.W, theta.b, theta.scale
-    return model
 
 
 def kl_of(guide, theta, v):
@@ -118,7 +113,7 @@ assert abs(gap_after) < 1e-6
 # %%
 shuffled = v[torch.randperm(num_rows, generator=torch.Generator().manual_seed(0))]
 old, new = shuffled[:128], shuffled[128:]
-model = model_of(theta).requires_grad_(False)
+model = pc.hold(FactorAnalysis(num_features, num_factors), theta)
 torch.manual_seed(1)  # for the initial weights of the encoder
 encoder = FactorAnalysisAmortized(num_features, num_factors)
 fit = pc.fit(model, encoder, old, batch_size=32, elbo=elbo)
@@ -142,7 +137,8 @@ assert "use an amortized guide" in message
 # ## 4 Learning θ under mean field
 
 # %%
-both = pc.fit(model_of(theta), FactorAnalysisMeanField(num_rows, num_factors), v, elbo=elbo)
+free = pc.hold(FactorAnalysis(num_features, num_factors), theta).requires_grad_(True)
+both = pc.fit(free, FactorAnalysisMeanField(num_rows, num_factors), v, elbo=elbo)
 learnt = both.model.requires_grad_(False)
 learnt_evidence = float(fa.log_evidence(learnt, v).sum())
 gap_before, gap_after = mean_field_gap(precision), kl_of(both.guide, learnt, v)

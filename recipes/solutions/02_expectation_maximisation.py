@@ -27,11 +27,13 @@ from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from sklearn import cluster, datasets
 
+import pyro_cookbook as pc
 from models.gaussian_mixture import GaussianMixture
 from pyro_cookbook.algorithms.gaussian_mixture import em as gmm
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 
 
 def standardised(frame):
@@ -155,8 +157,7 @@ guide = QuadraticClassifier(num_features, 3)
 weight = torch.cat([slope, -precision.flatten(1) / 2], dim=1)
 guide.logits.load_state_dict({"weight": weight, "bias": constant})
 
-model = GaussianMixture(num_features, 3)
-model.weights, model.loc, model.scale_tril = theta.weights, theta.loc, theta.scale_tril
+model = pc.hold(GaussianMixture(num_features, 3), theta)
 pyro.set_rng_seed(0)
 draw = -Trace_ELBO().loss(model, guide, v)
 print(f"one draw of the bound {draw:.6f}; log evidence {em.elbo[-1]:.6f}")

@@ -31,6 +31,7 @@ from pyro_cookbook.data import patches
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 
 squares = patches.random_patches(patches.photograph("china.jpg", shrink=2), 10, 8000, seed=0)
 squares = patches.most_varied(squares)

@@ -35,13 +35,12 @@ from pyro_cookbook.data.bars import make_bars, share_recovered
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 
 bars = make_bars(300, 4, scale=0.5, seed=1)
 v = bars.v
 theta = bsc.SparseCodingParameters(bars.atoms, torch.full((8,), math.log(1 / 3)), torch.tensor(0.5))
-model = BinarySparseCoding(16, 8)
-model.W, model.b, model.scale = theta.W.clone(), theta.b.clone(), theta.scale.clone()
-model.requires_grad_(False)
+model = pc.hold(BinarySparseCoding(16, 8), theta)
 evidence = float(bsc.log_evidence(theta, v).sum())
 
 # %% [markdown]

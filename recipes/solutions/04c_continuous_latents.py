@@ -36,9 +36,9 @@ from pyro_cookbook.algorithms import logistic_regression as logistic
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE = "#0072B2", "#D55E00"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("../cookbook.mplstyle")
+BLUE, ORANGE = "C0", "C1"
 
 # %% [markdown]
 # ## 1 All at once
@@ -84,7 +84,7 @@ for a, colour in ((0.9, BLUE), (1.1, ORANGE)):
     assert sequential[-1] < 1e-3
 ax.set(yscale="log", xlabel="sweeps", ylabel="largest error of a mean", ylim=(1e-8, 1e3))
 ax.set_title("Three causes: parallel updates diverge beyond a = 1, sequential ones never")
-ax.legend(loc="lower right", frameon=False)
+ax.legend(loc="lower right")
 plt.show()
 assert parallel(5.0, num_causes=2, sweeps=400)[-1] < 1e-3
 

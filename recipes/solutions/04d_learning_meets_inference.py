@@ -32,9 +32,8 @@ from pyro_cookbook.data import bars
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+plt.style.use("../cookbook.mplstyle")
+BLUE, ORANGE, GREY = "C0", "C1", "0.47"
 v = data.load("wine").v
 x = bars.make_bars(200, 3, scale=0.6, seed=0).v
 
@@ -88,7 +87,6 @@ right.set(yscale="log", xlabel="iteration", ylabel="total correlation (nats)")
 fig.suptitle(
     "The plateau is a saddle: after thousands of iterations EM leaves it", x=0.01, ha="left"
 )
-fig.tight_layout()
 
 # %% [markdown]
 # Start 6 is a saddle, not a local optimum: after 1000 iterations it is 6 to 7 nats short, after
