@@ -2,15 +2,18 @@
 
 import base64
 import copy
+import re
 import struct
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import pytest
 import typer
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from pyro_cookbook.publish.figures import COLOURS
 from pyro_cookbook.publish.notebook_diff import text_difference
 from pyro_cookbook.publish.notebooks import NotebookError, build, differences, main, sources, write
 
@@ -41,6 +44,47 @@ def test_committed_notebook_is_what_its_source_gives(source):
     )
     assert not [output for output in outputs(committed) if output.output_type == "error"]
     assert path.stat().st_size < 2_000_000
+
+
+STYLE = ROOT / "recipes" / "cookbook.mplstyle"
+
+
+def style_faults(source: str, folder: Path) -> list[str]:
+    """Return what a recipe's source says against the one style of all figures."""
+    used = [
+        folder / path for path in re.findall(r'^plt\.style\.use\("(.*)"\)$', source, re.MULTILINE)
+    ]
+    found = [word for word in ("rcParams", "rc_context", "tight_layout") if word in source]
+    if re.search(r"\bplt\.(subplots|figure|gcf)\b|\baz\.plot", source):
+        found += ["no style"] * ([path.resolve() for path in used] != [STYLE])
+    return found
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_that_draws_uses_the_style(source):
+    assert style_faults(source.read_text("utf-8"), source.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "faults"),
+    [
+        ('plt.style.use("cookbook.mplstyle")\nplt.subplots()', "recipes", []),
+        ('plt.style.use("../cookbook.mplstyle")\naz.plot_forest(tree)', "recipes/solutions", []),
+        ("print(1)", "recipes", []),
+        ("fig, ax = plt.subplots()", "recipes", ["no style"]),
+        ('plt.style.use("cookbook.mplstyle")\nplt.gcf()', "recipes/solutions", ["no style"]),
+        ('plt.style.use("ggplot")\nplt.subplots()', "recipes", ["no style"]),
+        ('plt.rcParams["font.size"] = 9', "recipes", ["rcParams"]),
+        ("fig.tight_layout()", "recipes", ["tight_layout"]),
+    ],
+)
+def test_a_figure_without_the_style_is_a_fault(source, folder, faults):
+    assert style_faults(source, ROOT / folder) == faults
+
+
+def test_the_style_has_the_colours_of_the_report():
+    style = matplotlib.rc_params_from_file(STYLE, fail_on_error=True, use_default_template=False)
+    assert tuple(style["axes.prop_cycle"].by_key()["color"]) == COLOURS
 
 
 def png(width: int, height: int, size: int = 1000) -> str:
