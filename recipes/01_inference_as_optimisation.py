@@ -107,6 +107,7 @@ ax.set_xticks(range(num_features), names, rotation=45, ha="right", rotation_mode
 ax.set_yticks(range(num_features), names)
 ax.set_title(f"{strong} of {len(pairs)} pairs of features have a correlation above 0.3 in size")
 fig.colorbar(image, label="correlation (no unit)")
+plt.show()
 
 # %% [markdown]
 # The features are far from independent: 34 of the 78 pairs have a correlation above 0.3 in size;
@@ -441,6 +442,7 @@ ax.set(xlim=(0, 1500), ylim=(-2860, -2670), xlabel="step of Adam")
 ax.set_ylabel("bound, mean of 20 steps (nats)")
 ax.set_title("The richer q is, the closer the bound comes to the evidence")
 ax.legend(loc="lower right")
+plt.show()
 
 # %% [markdown]
 # ### What exactly does mean field lose?
@@ -514,6 +516,7 @@ ax.plot(*mode, "k+", ms=12, mew=2, label="MAP point")
 ax.set(aspect="equal", xlabel="factor 1 (prior sd = 1)", ylabel="factor 3 (prior sd = 1)")
 ax.set_title(f"One wine: mean field's 95% ellipse holds {share:.0%} of the posterior")
 ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+plt.show()
 
 # %% [markdown]
 # The posterior is a tilted ellipse; mean field may not tilt, so it shrinks to fit inside. The best
@@ -553,6 +556,7 @@ ax.text(0.028, -3100, "entropy")
 ax.set(xscale="log", ylim=(-4300, -2300), xlabel="s, the sd of q (prior sd = 1)", ylabel="nats")
 ax.set_title("As q shrinks to a point, the bound falls without limit; the energy does not")
 ax.legend(loc="lower center", bbox_to_anchor=(0.6, 0))
+plt.show()
 
 # %% [markdown]
 # The delta's number is log p(v, m) = log p(v) + log p(m | v): the evidence plus the *height of the
@@ -665,6 +669,7 @@ ax.set(
 )
 ax.set_title("Same model, same evidence: mean field's gap depends on the rotation")
 ax.legend(loc="upper center")
+plt.show()
 
 # %% [markdown]
 # scikit-learn's solution happens to have the rotation that makes the precision diagonal: there
@@ -703,6 +708,7 @@ ax.text(-1.8, -2.48, "± 1 posterior sd, the same for all wines")
 ax.set(xlabel="factor 1: flavanoids, total phenols", ylabel="factor 3: colour intensity, alcohol")
 ax.set_title("Posterior means of two factors separate three cultivars never shown")
 ax.legend(loc="upper right", bbox_to_anchor=(1, 1.02))
+plt.show()
 
 # %% [markdown]
 # Assigning each wine to the nearest cultivar mean on this map, with that wine left out, is right
@@ -754,6 +760,7 @@ az.plot_ppc_dist(
 fig = plt.gcf()
 fig.suptitle("Fifty simulated data sets (blue) miss the skewness of malic acid (data: black)")
 fig.supxlabel("standardised value (sd)")
+plt.show()
 
 
 # %%

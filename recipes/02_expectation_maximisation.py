@@ -98,6 +98,7 @@ for ax, part in zip(axes, ("sepal", "petal"), strict=True):
     ax.plot(x, y, "o", color="black", ms=5, alpha=0.35, mec="none")
     ax.set(xlabel=f"{part} length (cm)", ylabel=f"{part} width (cm)")
 fig.suptitle("One group of flowers stands apart; the others overlap", x=0.01, ha="left")
+plt.show()
 
 # %% [markdown]
 # 50 flowers have petals shorter than 2 cm; the petals of the other 100 are at least 3 cm long. The
@@ -632,6 +633,7 @@ axes[0].set_ylabel("petal width (cm)")
 fig.suptitle(
     "The highest bound has a component of three flowers (ellipses: 2 sd)", x=0.01, ha="left"
 )
+plt.show()
 
 # %% [markdown]
 # The remedy is a floor on the variances that the data justify. The measurements are rounded to

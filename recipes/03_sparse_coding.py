@@ -118,6 +118,7 @@ axes[1].set_title("squares less their brightness", fontsize=10)
 show(axes[2], v[:36], 6)
 axes[2].set_title("the same, whitened", fontsize=10)
 fig.suptitle("Whitening leaves the edges and takes away the shades", x=0.01, ha="left")
+plt.show()
 
 # %% [markdown]
 # ## 2 The model
@@ -649,6 +650,7 @@ fig.suptitle(
     x=0.01,
     ha="left",
 )  # fmt: skip
+plt.show()
 
 # %% [markdown]
 # Quality is the PSNR in decibels, −10 log₁₀ of the mean squared error: higher is better. Before:

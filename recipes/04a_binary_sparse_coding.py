@@ -101,6 +101,7 @@ for i in range(8):
 axes[0, 0].set_ylabel("bars")
 axes[1, 0].set_ylabel("images")
 fig.suptitle("Which bars are in an image? Eight bars, and eight noisy sums", x=0.01, ha="left")
+plt.show()
 
 # %% [markdown]
 # Two questions. **Inference**: which bars are in this image, if we know what bars look like?
@@ -741,6 +742,7 @@ axes[1, 0].set_ylabel("worst start")
 fig.suptitle(
     "The start with the best bound has all bars (above: cosine with the bar)", x=0.01, ha="left"
 )
+plt.show()
 
 # %% [markdown]
 # With exact inference all ten starts reach the same bound and all bars. With mean field at least

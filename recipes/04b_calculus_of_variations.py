@@ -329,6 +329,7 @@ right.set(xlabel="outer step (each follows an inner loop of SVI)", ylabel="g/L",
 right.set_xticks(range(0, 16, 3))
 right.legend(loc="center right")
 fig.suptitle("A grid and a flow both end at the normal, from wrong multipliers", x=0.01, ha="left")
+plt.show()
 
 # %% [markdown]
 # At the start the flow is more than 2 nats from the normal. After the first inner loop it is within
@@ -439,6 +440,7 @@ for found, (colour, ls), shape in zip(solutions.values(), styles, form, strict=T
 ax.set(xlim=(-1.5, 7), ylim=(0, 1.05), xlabel="malic acid (g/L)", ylabel="density (L/g)")
 ax.set_title("What is known decides the shape: five answers to “maximum entropy”")
 ax.legend(loc="upper right", fontsize=9)
+plt.show()
 
 # %% [markdown]
 # Five sets of constraints, five textbook densities. The more they know of the wines, the lower the
@@ -540,6 +542,7 @@ right.plot(x, np.exp(found.log_q[1]), color=ORANGE, label="q₂, end")
 right.set(xlim=(-4, 4), ylim=(0, 1), xlabel="h (prior sds)", ylabel="density")
 right.legend(loc="upper left", fontsize=9)
 fig.suptitle("Nobody told the factors to be normal: the update makes them so", x=0.01, ha="left")
+plt.show()
 
 # %% [markdown]
 # The first update turns two bumps into the normal that the formula gives, to 8 digits. The end

@@ -192,6 +192,7 @@ left.legend(loc="lower left")
 fig.suptitle(
     "Factor analysis: mean field learns a factorial posterior, and pays nothing", x=0.01, ha="left"
 )
+plt.show()
 
 # %% [markdown]
 # Mean field makes its posterior factorial: TC falls below 0.001 from every start; under exact EM it

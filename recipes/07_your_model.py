@@ -161,6 +161,7 @@ ax.set(xlabel="effect of the course (points), with its 95% interval", ylabel="sc
 ax.set_yticks(range(num_schools), schools)
 ax.invert_yaxis()
 ax.set_title("School A gained 28 points, school C lost 3; yet all eight intervals overlap")
+plt.show()
 
 # %% [markdown]
 # How much do the courses *really* differ? The usual model gives every school its own effect θ,
@@ -425,6 +426,7 @@ axes[1].plot([], [], color=ORANGE, lw=2, label="mean field, 95%")
 axes[1].set(xlabel="effect of school A minus μ (points)")
 axes[1].set_title("The guide sits in the funnel's mouth;\nthe neck is out of its reach")
 axes[1].legend(loc="lower right")
+plt.show()
 
 # %% [markdown]
 # ### Why the guide is so sure of τ

@@ -87,6 +87,7 @@ right.set(yscale="log", xlabel="iteration", ylabel="total correlation (nats)")
 fig.suptitle(
     "The plateau is a saddle: after thousands of iterations EM leaves it", x=0.01, ha="left"
 )
+plt.show()
 
 # %% [markdown]
 # Start 6 is a saddle, not a local optimum: after 1000 iterations it is 6 to 7 nats short, after
