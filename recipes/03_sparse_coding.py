@@ -372,7 +372,7 @@ axes[1].plot(sweep["unexplained"], "s-", color=ORANGE)
 axes[1].set(xlabel="λ", ylabel="share of the energy left unexplained", ylim=(0, 1.02))
 for ax in axes:
     ax.axvline(float(edge.max()), color="black", ls=":", lw=1)
-axes[0].text(1.1 * float(edge.max()), 12, "no atom in any square", rotation=90, va="bottom")
+axes[0].text(0.9 * float(edge.max()), 80, "beyond: no atom", rotation=90, ha="right", va="top")
 fig.suptitle("A larger λ: fewer atoms, and more left unexplained", x=0.01, ha="left")
 assert sweep["atoms in use"].is_monotonic_decreasing
 assert sweep["unexplained"].is_monotonic_increasing
@@ -743,7 +743,8 @@ assert diagnosis.evidence.value > diagnosis.elbo.value + 3
 point = SparseCodingMAP(1, NUM_ATOMS)
 point.h_loc = mode
 verdict = pc.diagnose(pc.as_fit(model, point, x, reason="FISTA"), num_draws=200)
-print(verdict)
+print(f"verdict: {verdict.verdict}; height of the density {verdict.elbo.value:.1f} nats")
+print("\n".join(verdict.reasons))
 assert verdict.verdict == "unreliable"
 assert any("single point" in reason for reason in verdict.reasons)
 
@@ -771,6 +772,7 @@ az.plot_forest(
     xr.DataTree.from_dict({"posterior": codes_of_square}),
     var_names=["h"],
     sample_dims=["sample"],
+    labels=["atom"],
     combined=True,
     ci_probs=(0.5, 0.9),
     figure_kwargs={"figsize": (8, 5)},

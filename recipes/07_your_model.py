@@ -594,7 +594,7 @@ fits = {
     "non-centred, full rank": pc.fit(noncentred, "full_rank", sigma, y),
 }
 comparison = pc.compare({**fits, "NUTS": nuts})
-errors = comparison.table.drop(columns=["seconds", "family", "where"], index="NUTS")
+errors = comparison.table.loc[list(fits)].drop(columns=["seconds", "family", "where"])
 
 at = errors.loc
 diverging = pymc_run["sample_stats"]["diverging"]
