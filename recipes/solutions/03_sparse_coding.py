@@ -68,7 +68,7 @@ guide = SparseCodingMAP(len(x), 128)
 guide.h_loc = ridge.mT
 loss = Trace_ELBO().loss_and_grads(gaussian_codes, guide, x)
 slope = float(guide.h_loc_unconstrained.grad.abs().max())
-print(f"largest slope of the delta's bound at the ridge solution: {slope:.0e}")
+print("largest slope of the delta's bound at the ridge solution: below 1e-8")
 print(f"codes that are exactly 0: {int((ridge == 0).sum())} of {ridge.numel()}")
 assert slope < 1e-8
 assert (ridge == 0).sum() == 0
@@ -115,9 +115,9 @@ g = beta * (x - b - h @ W.mT) @ W / theta.rate
 off = torch.where(h > 0, (g - 1).abs(), (g - 1).clamp_min(0)).max()
 signed = fista.fista(theta, x, tol=1e-9)
 J = float(fista.objective(theta, x, h).sum())
-print(f"worst violation of the conditions: {float(off):.0e} λ")
 print(f"J without signs {J:.1f}, with signs {signed.trace[-1]:.1f}")
 assert off < 1e-3
+print("worst violation of the conditions: below 0.001 λ")
 assert (h >= 0).all()
 assert signed.trace[-1] * 1.05 < J
 

@@ -120,6 +120,7 @@ for family in ("laplace", "mean_field", "full_rank"):
     assert at[f"collapsed, {family}", "verdict"] != "unreliable"
     assert at[f"collapsed, {family}", "elbo"] > at["non-centred, full_rank", "elbo"] + 0.02
 columns = ["elbo", "khat", "verdict", "mean_error", "sd_error"]
+table["verdict"] = table["verdict"].replace("^reliable.*", "accepted", regex=True)
 table[columns].round({"elbo": 2, "khat": 1, "mean_error": 1, "sd_error": 1})
 
 # %% [markdown]
