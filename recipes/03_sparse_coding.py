@@ -778,7 +778,8 @@ az.plot_forest(
     figure_kwargs={"figsize": (8, 5)},
 )
 fig = plt.gcf()
-ax = fig.axes[1]
+labels, ax = fig.axes
+labels.axis("off")
 ax.plot(mode[0, shown.copy()], np.arange(len(shown))[::-1], "x", color=ORANGE, ms=9, mew=2)
 ax.axvline(0, color="black", lw=1, ls=":")
 ax.set_xlabel("code h (units of whitened brightness)")

@@ -530,9 +530,11 @@ replace(comparison, trees=trees).plot(
 )
 fig = plt.gcf()
 lines = [plt.Line2D([], [], color=colour, lw=2, label=name) for name, colour in shown.items()]
-fig.legend(handles=lines, loc="upper center", ncols=2, bbox_to_anchor=(0.5, 0.97))
-fig.suptitle("Right middles, short bars: mean field; linear response has both", y=1)
-fig.supxlabel("coefficient (log odds for 1 sd of the column); 50 and 89% intervals")
+labels, ax = fig.axes
+labels.axis("off")
+ax.legend(handles=lines, loc="lower right", ncols=2, bbox_to_anchor=(1, 1))
+fig.suptitle("Right middles, short bars: mean field; linear response has both", x=0.01, ha="left")
+ax.set_xlabel("coefficient (log odds for 1 sd of the column); 50 and 89% intervals")
 plt.show()
 
 # %% [markdown]

@@ -447,6 +447,7 @@ for line, (label, atoms) in zip(axes, pictures.items(), strict=True):
     for ax, atom in zip(line, atoms.mT, strict=True):
         image = ax.imshow(atom.reshape(3, 3).numpy(), cmap="RdBu_r", vmin=-1.2, vmax=1.2)
         ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(True)
     line[0].set_ylabel(label)
 fig.suptitle(
     "From one start: exact inference finds the six bars, mean field fewer", x=0.01, ha="left"

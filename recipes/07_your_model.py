@@ -621,9 +621,13 @@ replace(comparison, trees=trees).plot(
 )
 fig = plt.gcf()
 lines = [plt.Line2D([], [], color=colour, lw=2, label=name) for name, colour in shown.items()]
-fig.legend(handles=lines, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 0.955))
-fig.suptitle("Non-centred mean field follows NUTS; centred is too sure of μ and τ", y=1)
-fig.supxlabel("points of the test; 50 and 89% intervals, median")
+labels, ax = fig.axes
+labels.axis("off")
+ax.legend(handles=lines, loc="lower right", ncols=3, bbox_to_anchor=(1, 1))
+fig.suptitle(
+    "Non-centred mean field follows NUTS; centred is too sure of μ and τ", x=0.01, ha="left"
+)
+ax.set_xlabel("points of the test; 50 and 89% intervals, median")
 plt.show()
 
 # %% [markdown]
