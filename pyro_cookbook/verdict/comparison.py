@@ -10,8 +10,8 @@ import xarray as xr
 
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.datatree import Coords, Dims, to_datatree
-from pyro_cookbook.verdict.by_weights import REWEIGHT
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
+from pyro_cookbook.verdict.findings import REWEIGHT
 
 
 @dataclass(frozen=True, eq=False)
