@@ -17,8 +17,8 @@ from pyro_cookbook.posterior.datatree import to_datatree
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.publish import figures
 from pyro_cookbook.publish import topic_figures as pictures
-from pyro_cookbook.verdict.by_weights import VERDICTS
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
+from pyro_cookbook.verdict.findings import VERDICTS
 
 
 @dataclass(frozen=True, eq=False)

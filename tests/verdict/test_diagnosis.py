@@ -12,7 +12,7 @@ from guides.gaussian_mixture import GaussianMixtureExact, GaussianMixtureMAP
 from models.gaussian_mixture import GaussianMixture
 from pyro_cookbook.algorithms.gaussian_mixture import em as gaussian_mixture
 from pyro_cookbook.posterior.importance import smooth, weigh
-from pyro_cookbook.verdict.by_weights import Findings, judge_weights
+from pyro_cookbook.verdict.by_weights import check_weights
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 
@@ -147,7 +147,7 @@ def independent_guide(y):
 
 def khats(fit):
     """k-hat of every block, the rows summed out of the global one."""
-    return judge_weights(weigh(fit), lambda: weigh(fit, seed=1), Findings())[1]
+    return check_weights(weigh(fit), lambda: weigh(fit, seed=1)).khats
 
 
 def test_blocks_are_judged_apart_where_the_joint_weights_are_useless():
