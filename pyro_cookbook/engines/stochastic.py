@@ -1,6 +1,5 @@
 """The stochastic engine's starts: SVI from each, the best one kept."""
 
-import copy
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer.autoguide import AutoGuide
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from pyro_cookbook.engines import families
@@ -18,8 +16,9 @@ from pyro_cookbook.engines.multistart import NoStart, find_start
 from pyro_cookbook.engines.svi import SVI, NonFiniteELBO, Options
 from pyro_cookbook.fits.checkpoint import Checkpoint
 from pyro_cookbook.programs.checks import first_run, same_sites
+from pyro_cookbook.programs.copying import copy_programs
 from pyro_cookbook.programs.drawing import Program, describe
-from pyro_cookbook.programs.isolation import adopt, isolated
+from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.unconstrained import FlatDensity
 
 
@@ -88,37 +87,6 @@ def _compare_sites(model: Program, guide: Program, args: Any, kwargs: Any) -> No
     rng_state = torch.get_rng_state()
     same_sites(describe(model, *args, **kwargs), describe(guide, *args, **kwargs))
     torch.set_rng_state(rng_state)
-
-
-def copy_programs(model: Program, guide: Any, args: Any, kwargs: Any) -> tuple[Program, Any]:
-    """Copy both programs, together: a guide may hold its model; in the data's dtype and place."""
-    model, guide = _copied(model, guide)
-    floats = [
-        value
-        for value in (*args, *kwargs.values())
-        if isinstance(value, Tensor) and value.is_floating_point()
-    ]
-    for program in (model, guide):
-        adopt(program)
-        if isinstance(program, nn.Module) and floats:
-            program.to(device=floats[0].device, dtype=floats[0].dtype)
-    return model, guide
-
-
-def _copied(model: Program, guide: Any) -> tuple[Program, Any]:
-    """Copy both; an automatic guide forgets its model when it is copied, and so does the copy."""
-
-    def parts(program: Any) -> list[AutoGuide]:
-        modules = program.modules() if isinstance(program, nn.Module) else ()
-        return [part for part in modules if isinstance(part, AutoGuide)]
-
-    held = [(part._model, part.master) for part in parts(guide)]
-    own_model, own_guide, models = copy.deepcopy((model, guide, [one for one, _ in held]))
-    for part, (its_model, master) in zip(parts(guide), held, strict=True):
-        part._model, part.master = its_model, master
-    for part, its_model in zip(parts(own_guide), models, strict=True):
-        part._model = its_model
-    return own_model, own_guide
 
 
 def _instantiate(

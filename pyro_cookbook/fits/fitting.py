@@ -13,11 +13,12 @@ from torch import Tensor
 
 from pyro_cookbook.engines import families
 from pyro_cookbook.engines.deterministic import DETERMINISTIC, choose_engine, run_deterministic
-from pyro_cookbook.engines.stochastic import copy_programs, run_starts
+from pyro_cookbook.engines.stochastic import run_starts
 from pyro_cookbook.engines.svi import Options
 from pyro_cookbook.fits.checkpoint import Checkpoint
 from pyro_cookbook.fits.result import Estimate, Fit, Restart
 from pyro_cookbook.programs.checks import first_run
+from pyro_cookbook.programs.copying import copy_as_trained, copy_programs, copy_store
 from pyro_cookbook.programs.drawing import Program, Site, describe, draw, log_density, total
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.noncentring import noncentre
@@ -125,9 +126,10 @@ def fit(
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     started = time.perf_counter()
     with isolated(seed):
-        sites = first_run(model, args, kwargs)
+        trial, _ = copy_programs(model, None, args, kwargs)  # a run may change what a module keeps
+        sites = first_run(trial, args, kwargs)
         chosen, why = choose_engine(
-            engine, model, guide, args, kwargs, elbo=elbo, batch_size=batch_size
+            engine, trial, guide, args, kwargs, elbo=elbo, batch_size=batch_size
         )
     settings = {
         "seed": seed, "lr": lr, "max_steps": max_steps, "batch_size": batch_size or 0,
@@ -135,7 +137,8 @@ def fit(
     }  # fmt: skip
     common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, "progress": progress}
     if noncentred:
-        tried = noncentre(model, noncentred, args, kwargs)
+        with isolated(seed):
+            tried = noncentre(model, noncentred, args, kwargs)
         other = fit(
             tried.model, guide, *args, data_kwargs=kwargs, engine=engine, elbo=elbo, lr=lr,
             max_steps=max_steps, tol=tol, batch_size=batch_size, num_restarts=num_restarts,
@@ -178,8 +181,10 @@ def fit(
         model, guide, args, kwargs, seed=seed, options=options, num_restarts=num_restarts or 1,
         saved=saved, progress=progress,
     ):  # fmt: skip
+        with isolated(ended.seed, ended.store):
+            finished = _finish(ended.guide, ended.family, args, kwargs)
         one = as_fit(
-            ended.model, _finish(ended.guide, ended.family, args, kwargs), *args,
+            ended.model, finished, *args,
             data_kwargs=kwargs, family=ended.family, seed=ended.seed, losses=ended.run.losses,
             converged=ended.run.converged, reason=ended.run.reason,
             seconds=time.perf_counter() - started, param_state=ended.store,
@@ -213,7 +218,7 @@ def as_fit(
     Parameters
     ----------
     model, guide : callable
-        The fitted programs. They are not copied.
+        The fitted programs. They are copied: what is trained later does not reach the fit.
     *data, data_kwargs, **kwargs
         The data, as for `fit`.
     family : str, optional
@@ -235,7 +240,10 @@ def as_fit(
     """
     all_kwargs = {**kwargs, **(data_kwargs or {})}
     if param_state is None:
-        param_state = _global_params()
+        model, guide, param_state = copy_as_trained(model, guide, data, all_kwargs)
+    else:
+        model, guide = copy_programs(model, guide, (), {})
+        param_state = copy_store(param_state)
     family = family or str(getattr(guide, "__name__", type(guide).__name__))
     with isolated(seed, param_state):
         sites = describe(model, *data, **all_kwargs)
@@ -304,11 +312,3 @@ def _final_elbo(
     log_p = total(log_density(model, latents, *args, **kwargs))
     log_ratio = (log_p - drawn.total()).double()
     return Estimate(float(log_ratio.mean()), float(log_ratio.std()) / num_draws**0.5)
-
-
-def _global_params() -> dict[str, Any]:
-    import pyro  # local: only fits made without `fit` read the global store
-
-    store = pyro.get_param_store()
-    state: Any = store.get_state()
-    return {key: dict(value) for key, value in state.items()} if len(store) else {}

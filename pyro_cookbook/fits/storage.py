@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_cookbook.engines import families
 from pyro_cookbook.fits import checkpoint
 from pyro_cookbook.fits.result import Estimate, Fit, Mode, Restart
+from pyro_cookbook.programs.copying import copy_programs, keep_parameters_local
 from pyro_cookbook.programs.drawing import Program, quietly
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.noncentring import noncentre
@@ -105,6 +106,8 @@ def load(path: str | Path, *, model: Program | None = None, guide: Program | Non
             _fill(guide, content["guide_state"], "guide", path)
         else:
             guide = _rebuild(guide, content["guide"], content["guide_state"], "guide", path)
+        for program in (model, guide):
+            keep_parameters_local(program)
     return Fit(
         model=model,
         guide=guide,
@@ -167,9 +170,7 @@ def _rebuild(
             )
         program = found(**reference["init"]) if is_class else found
     elif isinstance(program, nn.Module):
-        import copy  # the caller's module stays as it is
-
-        program = copy.deepcopy(program)
+        program, _ = copy_programs(program, None, (), {})
     if isinstance(program, nn.Module):
         _fill(program, state, role, path)
     elif state:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.resampling import resample
+from pyro_cookbook.programs.copying import copy_as_trained
 from pyro_cookbook.programs.drawing import (
     Program,
     Site,
@@ -173,7 +174,10 @@ def from_pyro_mcmc(
     for chain, steps in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
         diverging[chain, steps] = True
     latents = {name: value.flatten(0, 1) for name, value in samples.items()}
-    return mcmc_tree(model, latents, diverging, args, kwargs, coords=coords, dims=dims)
+    model, _, store = copy_as_trained(model, None, args, kwargs)
+    return mcmc_tree(
+        model, latents, diverging, args, kwargs, param_state=store, coords=coords, dims=dims
+    )
 
 
 def mcmc_tree(

@@ -20,7 +20,7 @@ from pyro_cookbook.engines.deterministic import flat_density
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.datatree import Coords, Dims, mcmc_tree
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.isolation import exclusive, isolated
 from pyro_cookbook.programs.unconstrained import FlatDensity
 
 Array = npt.NDArray[np.float64]
@@ -89,7 +89,17 @@ def sample(
         z = density.unconstrain({name: drawn.values[name].double() for name in density.shapes})
         starts, loc, root = _starts_and_scaling(z, num_chains)
     jobs = [
-        _Job(density, loc, root, starts[c], seed + c, num_draws, num_warmup, target_accept)
+        _Job(
+            density=density,
+            store=fit.param_state,
+            loc=loc,
+            root=root,
+            start=starts[c],
+            seed=seed + c,
+            num_draws=num_draws,
+            num_warmup=num_warmup,
+            target_accept=target_accept,
+        )
         for c in range(num_chains)
     ]
     shown = sys.stderr.isatty() if progress is None else progress
@@ -117,6 +127,7 @@ class _Job:
     """One chain to run."""
 
     density: FlatDensity
+    store: dict[str, Any]
     loc: Array
     root: Array
     start: Array
@@ -157,15 +168,14 @@ def _run(jobs: Sequence[_Job], processes: int) -> Any:
         yield from map(_run_chain, jobs)
         return
     global _JOBS  # noqa: PLW0603 - models do not pickle: forked children find them here
-    _JOBS = list(jobs)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork")
-            pool = multiprocessing.get_context("fork").Pool(min(processes, len(jobs)))
-        with pool:
-            yield from pool.imap(_run_forked, range(len(jobs)))
-    finally:
+    # Alone: a child forked while another thread runs a program would start with its handlers.
+    with exclusive(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork")
+        _JOBS = list(jobs)
+        pool = multiprocessing.get_context("fork").Pool(min(processes, len(jobs)))
         _JOBS = []
+    with pool:
+        yield from pool.imap(_run_forked, range(len(jobs)))
 
 
 _JOBS: list[_Job] = []
@@ -198,7 +208,8 @@ def _run_chain(job: _Job) -> _Chain:
     loc = torch.as_tensor(job.loc)
     root = torch.as_tensor(job.root)
 
-    evaluate = density.traced()
+    with isolated(job.seed, job.store):
+        evaluate = density.traced()
 
     def potential(values: dict[str, Tensor]) -> Tensor:
         apply: Any = _Potential.apply
@@ -206,23 +217,18 @@ def _run_chain(job: _Job) -> _Chain:
         return found
 
     start = torch.as_tensor(np.linalg.solve(job.root, job.start - job.loc))
-    # Same numbers whether forked or not: one thread adds in one order.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with isolated(job.seed):
-            kernel = NUTS(potential_fn=potential, target_accept_prob=job.target_accept)
-            run = MCMC(
-                kernel,
-                num_samples=job.num_draws,
-                warmup_steps=job.num_warmup,
-                initial_params={"u": start},
-                disable_progbar=True,
-            )
-            run.run()
-            u = run.get_samples()["u"].numpy()
-            diverging = np.zeros(job.num_draws, dtype=bool)
-            diverging[run.diagnostics()["divergences"]["chain 0"]] = True
-    finally:
-        torch.set_num_threads(threads)
+    with isolated(job.seed, job.store):
+        torch.set_num_threads(1)  # same numbers whether forked or not: it adds in one order
+        kernel = NUTS(potential_fn=potential, target_accept_prob=job.target_accept)
+        run = MCMC(
+            kernel,
+            num_samples=job.num_draws,
+            warmup_steps=job.num_warmup,
+            initial_params={"u": start},
+            disable_progbar=True,
+        )
+        run.run()
+        u = run.get_samples()["u"].numpy()
+        diverging = np.zeros(job.num_draws, dtype=bool)
+        diverging[run.diagnostics()["divergences"]["chain 0"]] = True
     return _Chain(job.loc + u @ job.root.T, diverging)

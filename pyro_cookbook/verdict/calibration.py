@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from pyro_cookbook.fits.fitting import fit
 from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.programs.copying import copy_programs
 from pyro_cookbook.programs.drawing import (
     Program,
     draw,
@@ -135,7 +136,9 @@ def calibrate(
     Yao, Vehtari, Simpson and Gelman (2018), *Yes, but did it work?*, arXiv:1802.02538, algorithm 2.
     """
     kwargs = dict(data_kwargs or {})
-    observed = _observed_arguments(model, data, kwargs)
+    model, _ = copy_programs(model, None, (), {})
+    with isolated(seed):
+        observed = _observed_arguments(model, data, kwargs)
     options.setdefault("num_restarts", 2)  # modes are looked for when one fit is judged
     shown = sys.stderr.isatty() if progress is None else progress
     found: list[dict[str, np.ndarray]] = []
