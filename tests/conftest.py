@@ -11,8 +11,8 @@ import torch
 from sklearn.datasets import load_iris, load_wine
 from torch import Tensor
 
-# Tests of models and guides run them by Pyro alone: parameters stay in the module that owns them,
-# not in one store for all, where a second guide of a class would start at what the first has learnt.
+# Tests of models and guides run them by Pyro alone: parameters stay in the module that owns them.
+# In one store for all, a second guide of a class would start at what the first has learnt.
 pyro.settings.set(module_local_params=True)
 
 

@@ -5,7 +5,7 @@ Programs are copied before they are trained or kept, a param store before it is 
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MethodType
 from typing import Any
 
@@ -20,18 +20,19 @@ from pyro_cookbook.programs.drawing import Program, trace_once
 from pyro_cookbook.programs.isolation import exclusive, isolated
 
 
-def modules_of(program: Any) -> Iterator[nn.Module]:
-    """Yield the outermost modules behind a program: itself, a method's object, what it wraps.
+def modules_of(program: Any) -> list[nn.Module]:
+    """Return the outermost modules behind a program: itself, a method's object, what it wraps.
 
     ``functools.partial`` and Pyro's handlers (``poutine.condition(model, …)``) wrap.
     """
     if isinstance(program, nn.Module):
-        yield program
-    elif isinstance(program, MethodType):
-        yield from modules_of(program.__self__)
+        return [program]
+    inside: tuple[Any, ...] = ()
+    if isinstance(program, MethodType):
+        inside = (program.__self__,)
     elif isinstance(program, functools.partial):
-        for part in (program.func, *program.args, *program.keywords.values()):
-            yield from modules_of(part)
+        inside = (program.func, *program.args, *program.keywords.values())
+    return list(dict.fromkeys(module for part in inside for module in modules_of(part)))
 
 
 def copy_programs(model: Program, guide: Any, args: Any, kwargs: Any) -> tuple[Program, Any]:
