@@ -245,7 +245,7 @@ def as_fit(
         model, guide = copy_programs(model, guide, (), {})
         param_state = copy_store(param_state)
     family = family or str(getattr(guide, "__name__", type(guide).__name__))
-    with isolated(seed, param_state):
+    with isolated(seed, param_state) as store:  # with the networks that functions register
         sites = describe(model, *data, **all_kwargs)
         elbo = _final_elbo(model, guide, sites, data, all_kwargs)
     return Fit(
@@ -261,7 +261,7 @@ def as_fit(
         reason=reason,
         seconds=seconds,
         restarts=(Restart(seed, elbo, converged, len(losses)),),
-        param_state=param_state,
+        param_state=store if store["params"] else {},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyro
 import torch
 import xarray as xr
 from pyro.infer import MCMC, NUTS
@@ -208,16 +209,16 @@ def _run_chain(job: _Job) -> _Chain:
     loc = torch.as_tensor(job.loc)
     root = torch.as_tensor(job.root)
 
-    with isolated(job.seed, job.store):
-        evaluate = density.traced()
-
-    def potential(values: dict[str, Tensor]) -> Tensor:
-        apply: Any = _Potential.apply
-        found: Tensor = apply(loc + root @ values["u"], evaluate)
-        return found
-
     start = torch.as_tensor(np.linalg.solve(job.root, job.start - job.loc))
     with isolated(job.seed, job.store):
+        evaluate = density.traced()
+        pyro.set_rng_seed(job.seed)  # tracing may have drawn
+
+        def potential(values: dict[str, Tensor]) -> Tensor:
+            apply: Any = _Potential.apply
+            found: Tensor = apply(loc + root @ values["u"], evaluate)
+            return found
+
         torch.set_num_threads(1)  # same numbers whether forked or not: it adds in one order
         kernel = NUTS(potential_fn=potential, target_accept_prob=job.target_accept)
         run = MCMC(

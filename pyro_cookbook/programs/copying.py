@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pyro_cookbook.programs.drawing import Program, trace_once
-from pyro_cookbook.programs.isolation import exclusive, isolated
+from pyro_cookbook.programs.isolation import exclusive, isolated, keep
 
 
 def modules_of(program: Any) -> list[nn.Module]:
@@ -50,7 +50,8 @@ def copy_programs(model: Program, guide: Any, args: Any, kwargs: Any) -> tuple[P
     -------
     model, guide
         With parameters that live in their modules wherever the copies are called, whatever Pyro's
-        ``module_local_params`` says then. Functions are as they were: they cannot be copied.
+        ``module_local_params`` says then. Functions are as they were, they cannot be copied: the
+        weights that they register by ``pyro.module`` are kept in the store that `isolated` yields.
 
     Raises
     ------
@@ -88,6 +89,8 @@ def _copied(model: Program, guide: Any) -> tuple[Program, Any]:
             part._model, part.master = its_model, master
     for part, its_model in zip(_automatic(own_model, own_guide), models, strict=True):
         part._model = its_model
+    for module in (*modules_of(own_model), *modules_of(own_guide)):
+        keep(module)
     return own_model, own_guide
 
 

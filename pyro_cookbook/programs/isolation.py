@@ -14,7 +14,10 @@ import numpy as np
 import pyro
 import torch
 from pyro.nn.module import _Context
+from pyro.params.param_store import _MODULE_NAMESPACE_DIVIDER
 from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+from torch.distributions import constraints
 
 # Re-entrant: a fit diagnoses, a diagnosis draws, and each isolates itself.
 _lock = threading.RLock()
@@ -68,7 +71,8 @@ def isolated(seed: int | None, param_state: Any = None) -> Iterator[Any]:
     """Run a block with its own seed and param store, alone, and leave no trace of it.
 
     Inside, parameters live in the `PyroModule` that owns them (Pyro's ``module_local_params``),
-    whichever way the module was built. Other threads wait until the block ends.
+    whichever way the module was built. A network that a function registers by ``pyro.module`` has
+    weights of the block's own, from `param_state` where it has them. Other threads wait.
 
     Parameters
     ----------
@@ -82,7 +86,7 @@ def isolated(seed: int | None, param_state: Any = None) -> Iterator[Any]:
     ------
     dict
         The block's param store, filled when the block ends: empty unless a program calls
-        ``pyro.param`` outside a module.
+        ``pyro.param`` or ``pyro.module`` outside a `PyroModule`.
     """
     own: Any = {"params": {}, "constraints": {}}
     if param_state:
@@ -97,6 +101,7 @@ def isolated(seed: int | None, param_state: Any = None) -> Iterator[Any]:
         torch.enable_grad(),
         _every_module_has_a_store(),
         pyro.get_param_store().scope(own) as state,
+        _networks_lent(),
     ):
         pyro.settings.set(module_local_params=True)
         if seed is not None:
@@ -136,3 +141,44 @@ def _every_module_has_a_store() -> Iterator[None]:
         yield
     finally:
         del contexts.param_state
+
+
+def keep(module: nn.Module) -> None:
+    """Mark a module as our own: its weights need not be put back, nor come from a param store."""
+    for parameter in module.parameters():
+        vars(parameter)["is_kept"] = True
+
+
+@contextmanager
+def _networks_lent() -> Iterator[None]:
+    """Lend the block the networks that functions register by ``pyro.module``, and put them back.
+
+    A function cannot be copied, nor can what it refers to: its network is the caller's. Without
+    this a fit would train it in place, and a later fit would change what an earlier one has learnt.
+    """
+    store: Any = pyro.get_param_store()
+    outer = vars(store).get("setdefault")
+    lent: dict[str, tuple[nn.Parameter, Tensor, Tensor | None]] = {}
+
+    def setdefault(name: str, value: Any, *constraint: Any, **named: Any) -> Tensor:
+        is_weight = _MODULE_NAMESPACE_DIVIDER in name and isinstance(value, nn.Parameter)
+        if is_weight and name not in lent and "is_kept" not in vars(value):
+            lent[name] = value, value.data, value.grad
+            value.data = store._params.get(name, value).detach().clone()
+            value.grad = None
+            store._params[name], store._param_to_name[value] = value, name
+            store._constraints[name] = constraints.real
+        found: Tensor = type(store).setdefault(store, name, value, *constraint, **named)
+        return found
+
+    store.setdefault = setdefault
+    try:
+        yield
+    finally:
+        del store.setdefault
+        if outer is not None:
+            store.setdefault = outer
+        for name, (value, data, grad) in lent.items():
+            if store._params.get(name) is value:  # else the program has removed it
+                store._params[name] = nn.Parameter(value.data, value.requires_grad)
+            value.data, value.grad = data, grad
