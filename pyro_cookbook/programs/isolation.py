@@ -55,15 +55,22 @@ def calm_threads() -> Iterator[None]:
     was imported before this package, and ``OMP_WAIT_POLICY`` is not set, one thread is the only
     setting that cannot collapse. The number of threads is as it was after the block.
     """
-    with exclusive():  # the number of threads is global as well
-        threads = torch.get_num_threads()
-        try:
-            if IDLE_THREADS_SPIN:
-                torch.set_num_threads(1)
-            yield
-        finally:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
+    if not IDLE_THREADS_SPIN:
+        yield
+        return
+    with exclusive(), _threads_put_back():
+        torch.set_num_threads(1)
+        yield
+
+
+@contextmanager
+def _threads_put_back() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -92,6 +99,8 @@ def isolated(seed: int | None, param_state: Any = None) -> Iterator[Any]:
     if param_state:
         own = {key: dict(value) for key, value in param_state.items()}
     with (
+        exclusive(),
+        _threads_put_back(),
         calm_threads(),
         _streams_put_back(),
         # NumPy's threads and torch's wait for each other: small products take ten times longer
