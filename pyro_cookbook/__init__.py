@@ -1,11 +1,14 @@
 """Fit any Pyro model, look at it through ArviZ, and be told whether the numbers may be used."""
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
-import pyro
-
-pyro.settings.set(module_local_params=True)
+# Read once, when torch loads its OpenMP: threads that spin while they wait collapse beside others.
+# Where torch is here already, `programs.isolation` computes in one thread.
+if {"sklearn", "torch"}.isdisjoint(sys.modules):
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from pyro_cookbook.engines.svi import NonFiniteELBO

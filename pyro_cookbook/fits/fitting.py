@@ -19,7 +19,7 @@ from pyro_cookbook.fits.checkpoint import Checkpoint
 from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
 from pyro_cookbook.fits.settings import Settings
 from pyro_cookbook.programs.checks import first_run
-from pyro_cookbook.programs.copying import copy_programs
+from pyro_cookbook.programs.copying import copy_as_trained, copy_programs, copy_store
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.log_density import log_density, total
@@ -142,24 +142,26 @@ def fit(
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     program = Program(model, args, kwargs)
     with isolated(seed):
-        first_run(program)
+        trial, _ = copy_programs(program)  # a run may change what a module keeps
+        first_run(trial)
     if noncentred:
         found = _fit_noncentred(program, guide, noncentred, settings, checkpoint, progress)
     else:
-        found = _fit_as_is(program, guide, settings, checkpoint, progress)
+        found = _fit_as_is(program, trial, guide, settings, checkpoint, progress)
     return replace(found, seconds=time.perf_counter() - started)
 
 
 def _fit_as_is(
     program: Program,
+    trial: Program,
     guide: Function | str,
     settings: Settings,
     checkpoint: str | Path | None,
     progress: bool | None,
 ) -> Fit:
-    """Choose an engine, run it, and keep the start with the highest ELBO."""
+    """Choose an engine by a trial copy, run it, and keep the start with the highest ELBO."""
     with isolated(settings.seed):
-        options, why = settings.choose(program, guide)
+        options, why = settings.choose(trial, guide)
     saved = Checkpoint(checkpoint, settings.record(guide, options))
     fits = []
     for end in _run(program, guide, options, settings.seed, saved, progress):
@@ -206,10 +208,12 @@ def _fit_noncentred(
     """Fit with sites non-centred; if any may be, as the model is too, and keep the better."""
     with isolated(settings.seed):
         other, chosen = noncentre(program, sites)
-    tried = replace(_fit_as_is(other, guide, settings, checkpoint, progress), noncentred=chosen)
+        trial, _ = copy_programs(other)
+    tried = _fit_as_is(other, trial, guide, settings, checkpoint, progress)
+    tried = replace(tried, noncentred=chosen)
     if sites is not True:
         return tried
-    as_is = _fit_as_is(program, guide, settings, None, progress)
+    as_is = _fit_as_is(program, copy_programs(program)[0], guide, settings, None, progress)
     return max((tried, as_is), key=lambda one: (one.converged, one.elbo.value))
 
 
@@ -232,7 +236,7 @@ def as_fit(
     Parameters
     ----------
     model, guide : callable
-        The fitted programs. They are not copied.
+        The fitted programs. They are copied: what is trained later does not reach the fit.
     *data, data_kwargs, **kwargs
         The data, as for `fit`.
     family : str, optional
@@ -267,12 +271,13 @@ def as_fit(
     >>> print(fit.elbo)
     -1.5155 ± 0.0000
     """
-    all_kwargs = {**kwargs, **(data_kwargs or {})}
+    program = Program(model, data, {**kwargs, **(data_kwargs or {})})
     if param_state is None:
-        param_state = _global_params()
+        own, own_guide = copy_as_trained(program, guide)
+    else:
+        own, own_guide = copy_programs(program.keeping(copy_store(param_state)), guide)
     family = family or str(getattr(guide, "__name__", type(guide).__name__))
-    program = Program(model, data, all_kwargs, param_state)
-    end = Fitted(program, guide, family, seed, list(losses), converged, reason)
+    end = Fitted(own, own_guide, family, seed, list(losses), converged, reason)
     return replace(_to_fit(end), seconds=seconds)
 
 
@@ -291,9 +296,11 @@ def to_device(
 
 def _to_fit(end: Fitted) -> Fit:
     """Wrap what an engine returned, with the ELBO from fresh draws."""
-    programs = Programs(end.model, end.model.of(end.guide))
-    with isolated(end.seed, end.model.store):
-        elbo = _final_elbo(*programs)
+    # The store that the block yields also has the networks that functions register.
+    with isolated(end.seed, end.model.store) as store:
+        elbo = _final_elbo(end.model, end.model.of(end.guide))
+    model = end.model.keeping(store if store["params"] else {})
+    programs = Programs(model, model.of(end.guide))
     return Fit(
         programs=programs,
         family=end.family,
@@ -318,11 +325,3 @@ def _final_elbo(model: Program, guide: Program) -> Estimate:
     log_p = total(log_density(model, latents))
     log_ratio = (log_p - drawn.total()).double()
     return Estimate(float(log_ratio.mean()), float(log_ratio.std()) / num_draws**0.5)
-
-
-def _global_params() -> dict[str, Any]:
-    import pyro  # local: only fits made without `fit` read the global store
-
-    store = pyro.get_param_store()
-    state: Any = store.get_state()
-    return {key: dict(value) for key, value in state.items()} if len(store) else {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_cookbook.engines import families
 from pyro_cookbook.fits import checkpoint
 from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Restart
+from pyro_cookbook.programs.copying import copy_programs, keep_parameters_local
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program, quietly
@@ -105,6 +106,8 @@ def load(path: str | Path, *, model: Function | None = None, guide: Function | N
             _fill(guide, content["guide_state"], "guide", path)
         else:
             guide = _rebuild(guide, content["guide"], content["guide_state"], "guide", path)
+        for function in (model, guide):
+            keep_parameters_local(function)
     program = Program(model, args, kwargs, store)
     return Fit(
         programs=Programs(program, program.of(guide)),
@@ -164,9 +167,7 @@ def _rebuild(
             )
         program = found(**reference["init"]) if is_class else found
     elif isinstance(program, nn.Module):
-        import copy  # the caller's module stays as it is
-
-        program = copy.deepcopy(program)
+        program = copy_programs(Program(program))[0].function
     if isinstance(program, nn.Module):
         _fill(program, state, role, path)
     elif state:

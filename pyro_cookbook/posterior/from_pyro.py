@@ -11,6 +11,7 @@ from pyro.infer import MCMC
 from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.posterior.datatree import mcmc_tree, to_datatree
 from pyro_cookbook.posterior.layout import Coords, Dims
+from pyro_cookbook.programs.copying import copy_as_trained
 from pyro_cookbook.programs.program import Function, Program
 
 
@@ -76,4 +77,5 @@ def from_pyro_mcmc(
     for chain, steps in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
         diverging[chain, steps] = True
     latents = {name: value.flatten(0, 1) for name, value in samples.items()}
-    return mcmc_tree(Program(model, args, kwargs), latents, diverging, coords=coords, dims=dims)
+    own, _ = copy_as_trained(Program(model, args, kwargs))
+    return mcmc_tree(own, latents, diverging, coords=coords, dims=dims)

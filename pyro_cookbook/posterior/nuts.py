@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyro
 import torch
 import xarray as xr
 from pyro.infer import MCMC, NUTS
@@ -21,7 +22,7 @@ from pyro_cookbook.posterior.datatree import mcmc_tree
 from pyro_cookbook.posterior.layout import Coords, Dims
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.isolation import exclusive, isolated
 from pyro_cookbook.programs.progress import shown
 from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
@@ -97,7 +98,7 @@ def sample(
         shrinkage = 0.02 if len(z) < 10 * density.dim else 1e-9
         scaled = from_draws(z, max_dense=_MAX_DENSE, shrinkage=shrinkage)
     jobs = [
-        _Job(density, scaled, z[c], seed + c, num_draws, num_warmup, target_accept)
+        _Job(density, model.store, scaled, z[c], seed + c, num_draws, num_warmup, target_accept)
         for c in range(num_chains)
     ]
     with tqdm(total=num_chains, desc="NUTS, chains done", disable=not shown(progress)) as bar:
@@ -121,6 +122,7 @@ class _Job:
     """One chain to run."""
 
     density: UnconstrainedDensity
+    store: dict[str, Any]
     coordinates: Coordinates
     start: Array
     seed: int
@@ -144,15 +146,14 @@ def _run(jobs: Sequence[_Job], processes: int) -> Any:
         yield from map(_run_chain, jobs)
         return
     global _JOBS  # noqa: PLW0603 - models do not pickle: forked children find them here
-    _JOBS = list(jobs)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork")
-            pool = multiprocessing.get_context("fork").Pool(min(processes, len(jobs)))
-        with pool:
-            yield from pool.imap(_run_forked, range(len(jobs)))
-    finally:
+    # Alone: a child forked while another thread runs a program would start with its handlers.
+    with exclusive(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork")
+        _JOBS = list(jobs)
+        pool = multiprocessing.get_context("fork").Pool(min(processes, len(jobs)))
         _JOBS = []
+    with pool:
+        yield from pool.imap(_run_forked, range(len(jobs)))
 
 
 _JOBS: list[_Job] = []
@@ -184,31 +185,27 @@ def _run_chain(job: _Job) -> _Chain:
     density, coordinates = job.density, job.coordinates
     loc = torch.as_tensor(coordinates.loc)
     root = torch.as_tensor(coordinates.matrix)
-    evaluate = density.traced()
-
-    def potential(values: dict[str, Tensor]) -> Tensor:
-        apply: Any = _Potential.apply
-        found: Tensor = apply(loc + root @ values["u"], evaluate)
-        return found
-
     start = torch.as_tensor(coordinates.solve(job.start - coordinates.loc))
-    # Same numbers whether forked or not: one thread adds in one order.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with isolated(job.seed):
-            kernel = NUTS(potential_fn=potential, target_accept_prob=job.target_accept)
-            run = MCMC(
-                kernel,
-                num_samples=job.num_draws,
-                warmup_steps=job.num_warmup,
-                initial_params={"u": start},
-                disable_progbar=True,
-            )
-            run.run()
-            u = run.get_samples()["u"].numpy()
-            diverging = np.zeros(job.num_draws, dtype=bool)
-            diverging[run.diagnostics()["divergences"]["chain 0"]] = True
-    finally:
-        torch.set_num_threads(threads)
+    with isolated(job.seed, job.store):
+        evaluate = density.traced()
+        pyro.set_rng_seed(job.seed)  # tracing may have drawn
+
+        def potential(values: dict[str, Tensor]) -> Tensor:
+            apply: Any = _Potential.apply
+            found: Tensor = apply(loc + root @ values["u"], evaluate)
+            return found
+
+        torch.set_num_threads(1)  # same numbers whether forked or not: it adds in one order
+        kernel = NUTS(potential_fn=potential, target_accept_prob=job.target_accept)
+        run = MCMC(
+            kernel,
+            num_samples=job.num_draws,
+            warmup_steps=job.num_warmup,
+            initial_params={"u": start},
+            disable_progbar=True,
+        )
+        run.run()
+        u = run.get_samples()["u"].numpy()
+        diverging = np.zeros(job.num_draws, dtype=bool)
+        diverging[run.diagnostics()["divergences"]["chain 0"]] = True
     return _Chain(coordinates.place(u), diverging)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from pyro_cookbook.fits.fitting import fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.arguments import named_arguments, observed_arguments, with_arguments
+from pyro_cookbook.programs.copying import copy_programs
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.predictive import derived_values, released
@@ -130,7 +131,7 @@ def calibrate(
     """
     if num_simulations < 1:
         raise ValueError(f"num_simulations: got {num_simulations}, expected 1 or more")
-    program = Program(model, data, dict(data_kwargs or {}))
+    program, _ = copy_programs(Program(model, data, dict(data_kwargs or {})))
     observed = _observed(program)
     _refuse_feedback(program, observed, seed)
     options.setdefault("num_restarts", 2)  # modes are looked for when one fit is judged
