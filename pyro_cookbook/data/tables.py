@@ -58,7 +58,7 @@ class Table:
         """
         if column not in self.columns:
             raise InputError(
-                f"{self.source}: no column {column!r}; there are {', '.join(self.columns)}"
+                f"{self.name}: no column {column!r}; there are {', '.join(self.columns)}"
             )
         order = [i for i, name in enumerate(self.columns) if name != column]
         order.append(self.columns.index(column))

@@ -130,5 +130,5 @@ def test_a_column_can_be_moved_to_the_end(frame, tmp_path):
     assert moved.raw[:, 2].tolist() == [1, 2, 4]
     torch.testing.assert_close(moved.v * moved.scale + moved.loc, moved.raw)
     assert table.ending_in("c").raw.equal(table.raw)
-    with pytest.raises(data.InputError, match=r"t.csv: no column 'd'; there are a, b, c"):
+    with pytest.raises(data.InputError, match=r"t: no column 'd'; there are a, b, c"):
         table.ending_in("d")
