@@ -162,7 +162,7 @@ def _fit_as_is(
     """Choose an engine by a trial copy, run it, and keep the start with the highest ELBO."""
     with isolated(settings.seed):
         options, why = settings.choose(trial, guide)
-    saved = Checkpoint(checkpoint, settings.record(guide, options))
+    saved = Checkpoint(checkpoint, settings.record(program, guide, options) if checkpoint else {})
     fits = []
     for end in _run(program, guide, options, settings.seed, saved, progress):
         one = _to_fit(end)
