@@ -603,7 +603,7 @@ assert (errors.loc[[name for name in fits if "non" not in name], "verdict"] == "
 for name in ("non-centred, mean field", "non-centred, full rank"):
     assert at[name, "verdict"] != "unreliable"
     assert at[name, "mean_error"] < 0.3
-    assert at[name, "sd_error"] < 0.25
+    assert at[name, "sd_error"] < 0.35
 assert at["centred, mean field", "mean_error"] > 0.8
 assert at["centred, mean field", "sd_error"] > 0.4
 assert at["centred, full rank", "sd_error"] > 0.4
@@ -634,7 +634,8 @@ plt.show()
 # - The **richer family does not repair it**: full rank in the centred coordinates stays unreliable,
 #   with an sd that is off by more than 40%. A funnel is no tilted ellipse.
 # - The **right coordinates do**: both non-centred fits are accepted, with means within 0.3 sd and
-#   sds within 25% of NUTS. The rest is the family's price: log τ is skewed, a normal is not.
+#   sds within 35% of NUTS, whose own are good to some 5%. The rest is the family's price: log τ is
+#   skewed, a normal is not.
 #
 # ## 8 By simulation
 #
