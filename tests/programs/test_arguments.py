@@ -195,7 +195,9 @@ def test_values_are_put_in_the_place_of_arguments():
     assert (args, kwargs) == ((1, 2, 30), {"last": 40})
     args, kwargs = with_arguments(Module(), (1, 2), {"last": None}, {"x": None})
     assert (args, kwargs) == ((None, 2), {"last": None})
-    with pytest.raises(ValueError, match=r"argument: got 'z', expected one of those given: x, last"):
+    with pytest.raises(
+        ValueError, match=r"argument: got 'z', expected one of those given: x, last"
+    ):
         with_arguments(Module(), (1,), {"last": 4}, {"z": 0})
 
 

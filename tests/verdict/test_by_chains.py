@@ -84,9 +84,9 @@ def test_chains_that_remember_their_start_have_moved_by_the_rest_of_the_error(me
 
 
 def test_the_table_of_chains_is_in_their_sds():
-    table = chain_table(
-        summary(mean_se=0.1, sd_se=0.2, mean_drift=0.7, sd_drift=0.0), ["h"]
-    ).loc["h"]
+    table = chain_table(summary(mean_se=0.1, sd_se=0.2, mean_drift=0.7, sd_drift=0.0), ["h"]).loc[
+        "h"
+    ]
     assert table.to_dict() == pytest.approx(
         {"chain_mean": 10, "chain_sd": 2, "shift_margin": 0.4 / 2, "stretch_margin": 0.2 / 2}
     )
