@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from pyro_cookbook.fits.linear_response import linear_response
     from pyro_cookbook.fits.result import Estimate, Fit, Mode, Restart
     from pyro_cookbook.fits.storage import load, save
-    from pyro_cookbook.posterior.datatree import from_pyro_mcmc, from_pyro_svi, to_datatree
+    from pyro_cookbook.posterior.datatree import to_datatree
+    from pyro_cookbook.posterior.from_pyro import from_pyro_mcmc, from_pyro_svi
     from pyro_cookbook.posterior.nuts import sample
     from pyro_cookbook.posterior.prediction import predict
+    from pyro_cookbook.programs.holding import hold
     from pyro_cookbook.verdict.calibration import Calibration, calibrate
     from pyro_cookbook.verdict.comparison import Comparison, compare
     from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
@@ -36,8 +38,9 @@ _HOMES = {
     "compare": "verdict.comparison",
     "diagnose": "verdict.diagnosis",
     "fit": "fits.fitting",
-    "from_pyro_mcmc": "posterior.datatree",
-    "from_pyro_svi": "posterior.datatree",
+    "from_pyro_mcmc": "posterior.from_pyro",
+    "from_pyro_svi": "posterior.from_pyro",
+    "hold": "programs.holding",
     "linear_response": "fits.linear_response",
     "load": "fits.storage",
     "predict": "posterior.prediction",
@@ -62,6 +65,7 @@ __all__ = [
     "fit",
     "from_pyro_mcmc",
     "from_pyro_svi",
+    "hold",
     "linear_response",
     "load",
     "predict",

@@ -11,6 +11,7 @@ from guides.gaussian_mixture import BayesianGaussianMixtureMeanField
 from pyro_cookbook.algorithms import factor_analysis
 from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import MixturePosterior
 from pyro_cookbook.engines.climbing import Centre
+from pyro_cookbook.programs.coordinates import Coordinates
 
 
 def build[M: nn.Module](module: M, dtype: torch.dtype = torch.float64, **values: Any) -> M:
@@ -61,4 +62,4 @@ def some_centre(dim: int, seed: int, *, dense: bool) -> Centre:
     """Coordinates that have nothing to do with any posterior."""
     rng = np.random.default_rng(seed)
     whiten = 0.3 * rng.standard_normal((dim, dim)) + np.eye(dim) if dense else 1 + rng.random(dim)
-    return Centre(rng.standard_normal(dim), whiten, -10.0, 0.0, True, np.ones(dim), 0)
+    return Centre(Coordinates(rng.standard_normal(dim), whiten), -10.0, 0.0, True, np.ones(dim), 0)

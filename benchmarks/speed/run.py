@@ -28,7 +28,7 @@ torch.set_default_dtype(torch.float64)
 from pyro_models import MODELS, data  # noqa: E402
 
 from pyro_cookbook.engines.base_draws import base_draws  # noqa: E402
-from pyro_cookbook.programs.unconstrained import FlatDensity  # noqa: E402
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity  # noqa: E402
 
 HERE = Path(__file__).parent
 RATES, STEPS = (0.1, 0.03, 0.01), (1_000, 2_000, 5_000, 10_000, 20_000)
@@ -47,7 +47,7 @@ def run(python: str, script: str, *options: object) -> tuple[float, dict]:
     return seconds, json.loads(done.stdout.splitlines()[-1])
 
 
-def elbo(density: FlatDensity, found: dict) -> float:
+def elbo(density: UnconstrainedDensity, found: dict) -> float:
     """Bound of a mean-field fit, in nats."""
     loc, scale = np.array(found["loc"]), np.array(found["scale"])
     eps = base_draws(32_768, len(loc), seed=1)
@@ -70,7 +70,7 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     for name in args.problems:
-        density = FlatDensity(MODELS[name], data(name), {})
+        density = UnconstrainedDensity(MODELS[name], data(name), {})
         # Settings of one length stand together: a longer run is never faster than a shorter one.
         numpyro, pymc = (args.peers, "with_numpyro.py", name), (args.peers, "with_pymc.py", name)
         settings: dict[str, list[list[tuple]]] = {

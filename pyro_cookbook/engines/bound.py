@@ -25,7 +25,8 @@ from pyro_cookbook.engines.gaussians import (
     MeanField,
     low_rank_start,
 )
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.coordinates import Coordinates
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 
@@ -34,8 +35,6 @@ TOLERANCE = 0.05
 MIN_DRAWS, MAX_DRAWS = 64, 16384
 # Scalars that the draws of one bound may fill, all sites together.
 _MAX_SCALARS = 2**26
-# Whole covariances above this many latents have too many entries for any number of draws here.
-MAX_FULL_RANK = 500
 _RANK = 10
 _CYCLE, _MAX_CYCLES = 100, 10
 # A round ends when an iteration gains less than this, in nats.
@@ -48,9 +47,19 @@ _BLOWN_UP = 1e3
 GAUSSIAN = ("mean_field", "whitened_mean_field", "low_rank", "full_rank")
 
 
-@dataclass
-class Outcome:
-    """How a deterministic fit ended."""
+@dataclass(frozen=True)
+class Maximum:
+    """Where a deterministic fit ended.
+
+    Attributes
+    ----------
+    gaussian : Gaussian
+    losses : list of float
+        −bound after every iteration, in nats.
+    converged, reason : bool, str
+    num_draws : int
+        Base draws of the last round.
+    """
 
     gaussian: Gaussian
     losses: list[float] = field(default_factory=list)
@@ -60,7 +69,7 @@ class Outcome:
 
 
 def maximise(
-    density: FlatDensity,
+    density: UnconstrainedDensity,
     name: str,
     centre: Centre,
     *,
@@ -69,12 +78,12 @@ def maximise(
     on_step: Callable[[float], None] = lambda _: None,
     state: Mapping[str, Any] | None = None,
     save: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> Outcome:
+) -> Maximum:
     """Maximise the bound of a Gaussian family over base draws, doubled until they are enough.
 
     Parameters
     ----------
-    density : FlatDensity
+    density : UnconstrainedDensity
     name : str
         One of `GAUSSIAN`.
     centre : Centre
@@ -92,70 +101,107 @@ def maximise(
 
     Returns
     -------
-    Outcome
+    Maximum
         Converged if on fresh base draws a Newton step would move no mean by more than `TOLERANCE`
         sds, and no sd by more than that share.
     """
-    family = make(name, centre)
-    num_draws, most = num_base_draws(density, family)
-    family, parameters = _feasible(density, family, num_draws, seed)
-    outcome = Outcome(family.unpack(parameters))
-    done, blown_up = 0, 0
+    rounds = _Rounds(density, name, centre, seed, max_steps)
     if state:
-        parameters, family.z, family.whiten = state["x"], state["z"], state["whiten"]
-        done, blown_up, num_draws = state["rounds"]
-        outcome.losses = list(state["losses"])
+        rounds.load_state_dict(state)
     while True:
-        save({"x": parameters, "z": family.z, "whiten": family.whiten,
-              "rounds": [done, blown_up, num_draws], "losses": outcome.losses})  # fmt: skip
-        error, where = _error(density, family, parameters, num_draws, seed + 7919 * (done + 1))
-        outcome.num_draws = num_draws
-        if not np.isfinite(error):
-            outcome.reason = (
+        save(rounds.state_dict())
+        error, where = rounds.measure()
+        ended = rounds.consider_stopping(error, where) or rounds.climb(error, on_step)
+        if ended is not None:
+            converged, reason = ended
+            gaussian = rounds.family.unpack(rounds.parameters)
+            return Maximum(gaussian, rounds.losses, converged, reason, rounds.num_draws)
+
+
+class _Rounds:
+    """Rounds of climbing on given base draws, with more draws in each."""
+
+    def __init__(
+        self, density: UnconstrainedDensity, name: str, centre: Centre, seed: int, max_steps: int
+    ) -> None:
+        self.density, self.name, self.seed, self.max_steps = density, name, seed, max_steps
+        family = make(name, centre)
+        self.num_draws, self.most = num_base_draws(density, family)
+        self.family, self.parameters = _feasible(density, family, self.num_draws, seed)
+        self.losses: list[float] = []
+        self.done, self.blown_up = 0, 0  # rounds done; rounds running in which a scale has exploded
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue with the same numbers."""
+        at = self.family.coordinates
+        return {
+            "x": self.parameters,
+            "loc": at.loc,
+            "root": at.root,
+            "rounds": [self.done, self.blown_up, self.num_draws],
+            "losses": self.losses,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.parameters = state["x"]
+        self.family.coordinates = Coordinates(state["loc"], state["root"])
+        self.done, self.blown_up, self.num_draws = state["rounds"]
+        self.losses = list(state["losses"])
+
+    def measure(self) -> tuple[float, int]:
+        """Monte-Carlo error of the present member on fresh draws, and where it is largest."""
+        seed = self.seed + 7919 * (self.done + 1)
+        return _error(self.density, self.family, self.parameters, self.num_draws, seed)
+
+    def consider_stopping(self, error: float, where: int) -> tuple[bool, str] | None:
+        """Say whether the fit has converged and why it stops; None to go on."""
+        if not np.isfinite(error) and self.done:
+            return False, (
                 "the log density is not finite at some draws of the guide: the posterior ends, or"
                 " is not a number, where the guide has mass"
             )
-            if done:
-                break
-        elif error <= TOLERANCE and (done or name != "low_rank"):
-            outcome.converged = True
-            outcome.reason = (
-                f"Monte-Carlo error at most {max(error, 1e-3):.1g} sd on {num_draws} fresh draws"
+        # The start of low rank is not stationary, even where its error is small.
+        if error <= TOLERANCE and (self.done or self.name != "low_rank"):
+            return True, (
+                f"Monte-Carlo error at most {max(error, 1e-3):.1g} sd on {self.num_draws} fresh"
+                " draws"
             )
-            break
-        if done and num_draws >= most:
-            outcome.reason = (
-                f"with {num_draws} draws the Monte-Carlo error is still {error:.2g} sd, at"
-                f" {density.labels()[where]!r}"
+        if self.done and self.num_draws >= self.most:
+            return False, (
+                f"with {self.num_draws} draws the Monte-Carlo error is still {error:.2g} sd, at"
+                f" {self.density.labels()[where]!r}"
             )
-            break
-        if len(outcome.losses) >= max_steps:
-            outcome.reason = f"out of steps after {max_steps}, Monte-Carlo error {error:.2g} sd"
-            break
-        if done:
-            num_draws = min(most, num_draws * (4 if error > 2 * TOLERANCE else 2))
-        before = family.unpack(parameters).scale
-        family, parameters, settled = _optimise(
-            density, family, parameters, base_draws(num_draws, family.num_base, seed + done),
-            max_steps - len(outcome.losses), outcome, on_step,
+        if len(self.losses) >= self.max_steps:
+            return False, (f"out of steps after {self.max_steps}, Monte-Carlo error {error:.2g} sd")
+        return None
+
+    def climb(self, error: float, on_step: Callable[[float], None]) -> tuple[bool, str] | None:
+        """Take one round, with more draws than the last; say why it must be the last, if so."""
+        if self.done:
+            growth = 4 if error > 2 * TOLERANCE else 2
+            self.num_draws = min(self.most, self.num_draws * growth)
+        before = self.family.unpack(self.parameters).scale
+        eps = base_draws(self.num_draws, self.family.num_base, self.seed + self.done)
+        self.family, self.parameters, settled = _optimise(
+            self.density, self.family, self.parameters, eps,
+            self.max_steps - len(self.losses), self.losses, on_step,
         )  # fmt: skip
-        done += 1
-        grown = family.unpack(parameters).scale / before
-        blown_up = blown_up + 1 if grown.max() > _BLOWN_UP else 0
-        if blown_up > 1 or (blown_up and not settled):
-            outcome.reason = (
-                f"the bound keeps rising as the scale of {density.labels()[int(grown.argmax())]!r}"
-                " grows: the posterior is improper, or nearly so"
+        self.done += 1
+        grown = self.family.unpack(self.parameters).scale / before
+        self.blown_up = self.blown_up + 1 if grown.max() > _BLOWN_UP else 0
+        if self.blown_up > 1 or (self.blown_up and not settled):
+            return False, (
+                "the bound keeps rising as the scale of"
+                f" {self.density.labels()[int(grown.argmax())]!r} grows: the posterior is improper,"
+                " or nearly so"
             )
-            break
         if not settled:
-            outcome.reason = (
-                f"the bound was still rising after {len(outcome.losses)} iterations, Monte-Carlo"
+            return False, (
+                f"the bound was still rising after {len(self.losses)} iterations, Monte-Carlo"
                 f" error {error:.2g} sd"
             )
-            break
-    outcome.gaussian = family.unpack(parameters)
-    return outcome
+        return None
 
 
 def make(name: str, centre: Centre) -> Family:
@@ -168,7 +214,7 @@ def make(name: str, centre: Centre) -> Family:
     return MeanField(centre, whitened=name == "whitened_mean_field")
 
 
-def num_base_draws(density: FlatDensity, family: Family) -> tuple[int, int]:
+def num_base_draws(density: UnconstrainedDensity, family: Family) -> tuple[int, int]:
     """Choose the first and the largest number of base draws for a family.
 
     Families with correlations start from four draws for each base dimension: with fewer than one
@@ -184,7 +230,7 @@ def num_base_draws(density: FlatDensity, family: Family) -> tuple[int, int]:
 
 
 def _feasible(
-    density: FlatDensity, family: Family, num_draws: int, seed: int
+    density: UnconstrainedDensity, family: Family, num_draws: int, seed: int
 ) -> tuple[Family, Array]:
     """Start narrower, where not all draws at the start have a density."""
     parameters = family.start.copy()
@@ -200,12 +246,12 @@ def _feasible(
 
 
 def _optimise(
-    density: FlatDensity,
+    density: UnconstrainedDensity,
     family: Family,
     parameters: Array,
     eps: Array,
     max_steps: int,
-    outcome: Outcome,
+    losses: list[float],
     on_step: Callable[[float], None],
 ) -> tuple[Family, Array, bool]:
     """Maximise the bound on given base draws by L-BFGS; a whole covariance is recentred between.
@@ -214,7 +260,7 @@ def _optimise(
     """
     settled = False
     for _ in range(_MAX_CYCLES):
-        guard, first = Guard(), len(outcome.losses)
+        guard, first = Guard(), len(losses)
 
         def descend(x: Array, family: Family = family, guard: Guard = guard) -> tuple[float, Array]:
             log_p, gradient = density.value_and_grad(family.unpack(x).draw(eps))
@@ -223,9 +269,9 @@ def _optimise(
             return guard(x, -bound, -slope)
 
         def after(intermediate_result: object, guard: Guard = guard, first: int = first) -> None:
-            outcome.losses.append(guard.value)
+            losses.append(guard.value)
             on_step(-guard.value)
-            recent = outcome.losses[first:]
+            recent = losses[first:]
             if len(recent) > _PATIENCE and recent[-1 - _PATIENCE] - recent[-1] < _SLOW:
                 raise StopIteration  # which scipy takes for the end
 
@@ -257,7 +303,7 @@ def _optimise(
 
 
 def _error(
-    density: FlatDensity, family: Family, parameters: Array, num_draws: int, seed: int
+    density: UnconstrainedDensity, family: Family, parameters: Array, num_draws: int, seed: int
 ) -> tuple[float, int]:
     """Largest Newton step of a mean (in sds) or an sd (relative) on fresh draws, and where."""
     gaussian = family.unpack(parameters)
@@ -278,10 +324,9 @@ def _error(
         unit = gaussian.scale
         stretch = np.einsum("ij,jk,ik->i", root, rest, root) / (2 * unit**2)
     else:
-        whiten = family.whiten
-        root = np.diag(whiten) if whiten.ndim == 1 else whiten
-        step = root @ (root.T @ mean)
-        unit = np.maximum(gaussian.scale, np.linalg.norm(root, axis=1))
+        at = family.coordinates
+        step = at.stretch(at.gradient(mean))
+        unit = np.maximum(gaussian.scale, at.scale)
         # The slope in the log of an sd, diagonal and factors together: −2 δ where all sds of a
         # Gaussian are too wide by a share δ.
         spread = gaussian.draw(eps) - gaussian.loc

@@ -1,29 +1,24 @@
-"""Which engine fits what, and the deterministic one's way from a family's name to a guide."""
+"""The deterministic engine: from a family's name to a guide."""
 
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
-from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_cookbook.engines import families
-from pyro_cookbook.engines.bound import GAUSSIAN, MAX_FULL_RANK, maximise
-from pyro_cookbook.engines.climbing import MAX_DENSE, Centre, whitening
+from pyro_cookbook.engines.bound import maximise
+from pyro_cookbook.engines.choosing import Deterministic, Fitted, Memory, Mode
+from pyro_cookbook.engines.climbing import FLAT, MAX_DENSE, Centre
 from pyro_cookbook.engines.gaussians import Gaussian
 from pyro_cookbook.engines.multistart import Start, find_start
-from pyro_cookbook.engines.stochastic import is_trained
-from pyro_cookbook.fits.checkpoint import Checkpoint
-from pyro_cookbook.fits.result import Mode
-from pyro_cookbook.programs.drawing import Program, Site, improper_at_origin, quietly
-from pyro_cookbook.programs.unconstrained import FlatDensity, default_dtype
+from pyro_cookbook.programs.coordinates import Coordinates, from_precision
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.progress import shown
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
-DETERMINISTIC, STOCHASTIC = "deterministic", "stochastic"
 # Climbs from dispersed points by default, and fewer where the model is large: a climb costs some
 # hundred runs.
 _STARTS, _FEWEST, _START_SCALARS = 8, 2, 2e6
@@ -31,236 +26,134 @@ _STARTS, _FEWEST, _START_SCALARS = 8, 2, 2e6
 _MAX_LAPLACE = 3000
 
 
-def choose_engine(
-    requested: str | None,
-    model: Program,
-    guide: Program | str,
-    args: Any,
-    kwargs: Any,
-    *,
-    elbo: ELBO | None,
-    batch_size: int | None,
-) -> tuple[str, str]:
-    """Choose an engine and say why.
-
-    Raises
-    ------
-    ValueError
-        If the deterministic engine is asked for where it cannot serve, or the name is unknown.
-    """
-    if requested not in {None, DETERMINISTIC, STOCHASTIC}:
-        raise ValueError(f"engine: got {requested!r}, expected {DETERMINISTIC!r} or {STOCHASTIC!r}")
-    if requested == STOCHASTIC:
-        return STOCHASTIC, "it was asked for"
-    obstacle = _obstacle(model, guide, args, kwargs, elbo, batch_size)
-    if obstacle and requested == DETERMINISTIC:
-        raise ValueError(f"engine: got {DETERMINISTIC!r}, but {obstacle}")
-    if obstacle:
-        return STOCHASTIC, obstacle
-    return DETERMINISTIC, "continuous latents, all data and a Gaussian family by name"
-
-
-def _obstacle(
-    model: Program,
-    guide: Program | str,
-    args: Any,
-    kwargs: Any,
-    elbo: ELBO | None,
-    batch_size: int | None,
-) -> str:
-    """Why the deterministic engine cannot serve; "" if it can."""
-    if not isinstance(guide, str):
-        return "the guide is a program of its own"
-    if guide == "flow":
-        return "a flow is fitted by SVI, from the posterior's curvature"
-    if batch_size is not None:
-        return "mini-batches make the bound random"
-    if elbo is not None:
-        return "an estimator of the bound was given"
-    if is_trained(model):
-        return "the model has parameters to learn"
-    with quietly(), improper_at_origin():
-        nodes: Any = poutine.trace(model).get_trace(*args, **kwargs).nodes
-    for name, node in nodes.items():
-        if node["type"] == "param" and _is_free(node["value"]):
-            if not isinstance(model, nn.Module):
-                raise ValueError(
-                    f"model: it calls pyro.param({name!r}), which a family by name cannot learn;"
-                    " make the model a PyroModule with that PyroParam, or give a guide of your own"
-                )
-            return f"the model has a parameter to learn, {name!r}"
-        if node["type"] == "sample" and poutine.util.site_is_subsample(node):
-            size, taken = node["fn"].size, len(node["value"])
-            if taken < size:
-                return f"plate {name!r} takes a subsample of {taken} of {size}"
-    return ""
-
-
-def _is_free(value: Any) -> bool:
-    """Whether a parameter's value, perhaps constrained, is to be learnt."""
-    return bool((value.unconstrained() if hasattr(value, "unconstrained") else value).requires_grad)
-
-
-@dataclass
-class Found:
-    """What the deterministic engine returns."""
-
-    guide: Program
-    losses: list[float] = field(default_factory=list)
-    converged: bool = True
-    reason: str = ""
-    modes: tuple[Mode, ...] = ()
-    lost: int = 0
-
-
 def run_deterministic(
     model: Program,
     family: str,
-    sites: Mapping[str, Site],
-    args: Any,
-    kwargs: Any,
+    options: Deterministic,
     *,
     seed: int,
-    num_restarts: int | None,
-    max_steps: int,
-    saved: Checkpoint,
+    memory: Memory,
     progress: bool | None,
-) -> Found:
+) -> Fitted:
     """Fit a family by name with the deterministic engine.
+
+    Parameters
+    ----------
+    model : Program
+        A copy: it becomes the fit's own.
+    family : str
+        One of `families.FAMILIES`, "flow" excepted.
+    options : Deterministic
+    seed : int
+    memory : Memory
+        Gone on from, if it holds a state.
+    progress : bool or None
 
     Raises
     ------
     ValueError
         If the model has no usable density, or the family cannot serve it.
     """
-    families.check(family, sites)
-    dim = families.num_latents(sites)
-    if family in {"full_rank", "whitened_mean_field"} and dim > MAX_FULL_RANK:
-        raise ValueError(
-            f"guide: {family!r} of {dim} latent scalars has {dim * (dim + 1) // 2} entries in its"
-            f" covariance, more than draws can settle (at most {MAX_FULL_RANK} scalars); use"
-            " 'low_rank' or 'mean_field'"
-        )
-    density = flat_density(model, args, kwargs, jacobian=family != "map")
-    shown = sys.stderr.isatty() if progress is None else progress
-    state = saved.starts.get(0, {})
+    families.check(family, model)
+    density = unconstrained_density(model, jacobian=family != "map")
+    state = memory.starts.get(0, {})
     # Points without a density are met on the way and dealt with; NumPy need not tell.
-    with np.errstate(all="ignore"), tqdm(desc=family, disable=not shown) as bar:
+    with np.errstate(all="ignore"), tqdm(desc=family, disable=not shown(progress)) as bar:
         if state:
             start = _unpack_start(state["start"])
         else:
             bar.set_postfix_str("climbing to the mode")
-            affordable = max(_FEWEST, int(_START_SCALARS / max(1, density.scalars)))
-            start = find_start(density, num_restarts or min(_STARTS, affordable), seed)
-        packed = _pack_start(start)
-        found = Found(model, modes=start.modes, lost=start.lost)
+            start = find_start(density, options.num_starts or _affordable(density), seed)
         if family == "map":
-            return _at_mode(found, family, model, args, kwargs, density, start)
-        if family == "laplace":
-            return _laplace(found, model, args, kwargs, density, start)
-        assert family in GAUSSIAN
-
-        def on_step(bound: float) -> None:
-            bar.update(1)
-            bar.set_postfix_str(f"ELBO {bound:.6g}")
-
-        outcome = maximise(
-            density,
-            family,
-            start.centre,
-            seed=seed,
-            max_steps=max_steps,
-            on_step=on_step,
-            state=_to_numpy(state.get("round")),
-            save=lambda now: saved.save(0, {"start": packed, "round": _to_torch(now)}),
-        )
-    found.guide = families.from_gaussian(family, model, args, kwargs, density, outcome.gaussian)
-    found.losses, found.converged, found.reason = outcome.losses, outcome.converged, outcome.reason
-    return found
+            found = _at_mode(density, start)
+        elif family == "laplace":
+            found = _laplace(density, start)
+        else:
+            found = _maximise(density, family, start, options, seed, state, memory, bar)
+    gaussian, losses, converged, reason = found
+    guide = families.from_gaussian(family, model, density, gaussian)
+    return Fitted(
+        model, guide, family, seed, losses, converged, reason,
+        modes=start.modes, lost=start.lost, obstacle=density.obstacle,
+    )  # fmt: skip
 
 
-def flat_density(model: Program, args: Any, kwargs: Any, *, jacobian: bool = True) -> FlatDensity:
-    """Flatten a model, in double precision where the model allows it.
-
-    A model that closes over single-precision tensors computes in single precision.
-    """
-
-    def double(value: Any) -> Any:
-        is_float = isinstance(value, Tensor) and value.is_floating_point()
-        return value.double() if is_float else value
-
-    try:
-        with default_dtype(torch.float64):
-            wide_args = tuple(double(value) for value in args)
-            wide_kwargs = {key: double(value) for key, value in kwargs.items()}
-            wide = _double_module(model)
-            density = FlatDensity(wide, wide_args, wide_kwargs, jacobian=jacobian)
-            density.value_and_grad(np.zeros((1, density.dim)))
-            return density
-    except (RuntimeError, TypeError):  # a dtype of its own somewhere; NotFlat passes
-        return FlatDensity(model, args, kwargs, jacobian=jacobian)
+# The Gaussian, the losses, whether it converged, and why it ended.
+_Found = tuple[Gaussian, list[float], bool, str]
 
 
-def _double_module(model: Program) -> Program:
-    if not isinstance(model, nn.Module):
-        return model
-    import copy
-
-    return copy.deepcopy(model).double()
+def _affordable(density: UnconstrainedDensity) -> int:
+    return min(_STARTS, max(_FEWEST, int(_START_SCALARS / max(1, density.scalars))))
 
 
-def _at_mode(
-    found: Found,
+def _maximise(
+    density: UnconstrainedDensity,
     family: str,
-    model: Program,
-    args: Any,
-    kwargs: Any,
-    density: FlatDensity,
     start: Start,
-) -> Found:
+    options: Deterministic,
+    seed: int,
+    state: Mapping[str, Any],
+    memory: Memory,
+    bar: Any,
+) -> _Found:
+    """Maximise the bound of a Gaussian family, saving the state before every round."""
+    packed = _pack_start(start)
+
+    def on_step(bound: float) -> None:
+        bar.update(1)
+        bar.set_postfix_str(f"ELBO {bound:.6g}")
+
+    end = maximise(
+        density,
+        family,
+        start.centre,
+        seed=seed,
+        max_steps=options.max_steps,
+        on_step=on_step,
+        state=_to_numpy(state["round"]) if state else None,
+        save=lambda now: memory.save(0, {"start": packed, "round": _to_torch(now)}),
+    )
+    return end.gaussian, end.losses, end.converged, end.reason
+
+
+def _at_mode(density: UnconstrainedDensity, start: Start) -> _Found:
     """Finish a MAP fit: the point, or why it is none."""
     centre = start.centre
-    gaussian = Gaussian(centre.z, diagonal=np.ones_like(centre.z))
-    found.guide = families.from_gaussian(family, model, args, kwargs, density, gaussian)
-    found.converged = centre.is_mode
     if centre.is_mode:
-        found.reason = f"a Newton step would gain {centre.decrement:.1g} nats"
+        reason = f"a Newton step would gain {centre.decrement:.1g} nats"
     else:
-        found.reason = _no_mode(density, start.stray or centre)
-    found.losses = [-centre.log_density]
-    return found
+        reason = _no_mode(density, start.stray or centre)
+    gaussian = Gaussian(centre.z, diagonal=np.ones_like(centre.z))
+    return gaussian, [-centre.log_density], centre.is_mode, reason
 
 
-def _laplace(
-    found: Found, model: Program, args: Any, kwargs: Any, density: FlatDensity, start: Start
-) -> Found:
+def _laplace(density: UnconstrainedDensity, start: Start) -> _Found:
+    """Finish a Laplace fit: the Gaussian of the curvature at the mode."""
     centre = start.centre
-    if centre.is_mode and density.dim > MAX_DENSE:
+    coordinates, eigenvalues = centre.coordinates, centre.eigenvalues
+    is_mode = centre.is_mode
+    if is_mode and density.dim > MAX_DENSE:
         if density.dim > _MAX_LAPLACE:
             raise ValueError(
                 f"guide: 'laplace' needs the whole Hessian, of {density.dim} latent scalars (at"
                 f" most {_MAX_LAPLACE}); use 'low_rank' or 'mean_field'"
             )
-        whiten, eigenvalues, weakest = whitening(-density.hessian(centre.z))
-        centre = Centre(centre.z, whiten, centre.log_density, centre.decrement,
-                        bool(eigenvalues[0] > 0), eigenvalues, weakest)  # fmt: skip
-    if not centre.is_mode:
+        coordinates, eigenvalues, _ = from_precision(centre.z, -density.hessian(centre.z), FLAT)
+        is_mode = bool(eigenvalues[0] > 0)
+    if not is_mode:
         raise ValueError(
             f"guide: 'laplace' needs a mode with a positive definite precision, and there is none:"
             f" {_no_mode(density, start.stray or centre)}; try 'full_rank'"
         )
-    gaussian = Gaussian(centre.z, factor=centre.whiten)
-    found.guide = families.from_gaussian("laplace", model, args, kwargs, density, gaussian)
-    low, high = centre.eigenvalues[0], centre.eigenvalues[-1]
-    found.reason = (
+    reason = (
         f"a Newton step would gain {centre.decrement:.1g} nats; eigenvalues of the scaled precision"
-        f" from {low:.2g} to {high:.2g}"
+        f" from {eigenvalues[0]:.2g} to {eigenvalues[-1]:.2g}"
     )
-    found.losses = [-centre.log_density]
-    return found
+    gaussian = Gaussian(centre.z, factor=coordinates.matrix)
+    return gaussian, [-centre.log_density], True, reason
 
 
-def _no_mode(density: FlatDensity, centre: Centre) -> str:
+def _no_mode(density: UnconstrainedDensity, centre: Centre) -> str:
     """Say why a centre is no mode."""
     far = density.labels()[int(np.abs(centre.z).argmax())]
     if centre.eigenvalues[0] <= 1e-9:
@@ -279,20 +172,22 @@ def _to_torch(state: Mapping[str, Any]) -> dict[str, Any]:
     return {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
 
 
-def _to_numpy(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if state is None:
-        return None
+def _to_numpy(state: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in state.items()}
 
 
 def _pack_start(start: Start) -> dict[str, Any]:
+    centre = vars(start.centre) | vars(start.centre.coordinates)
+    del centre["coordinates"]
     return {
-        "centre": _to_torch(vars(start.centre)),
-        "modes": [list(vars(mode).values()) for mode in start.modes],
+        "centre": _to_torch(centre),
+        "modes": [vars(mode) for mode in start.modes],
         "lost": start.lost,
     }
 
 
 def _unpack_start(state: Mapping[str, Any]) -> Start:
-    centre = Centre(**(_to_numpy(state["centre"]) or {}))
-    return Start(centre, tuple(Mode(*mode) for mode in state["modes"]), state["lost"])
+    values = _to_numpy(state["centre"])
+    coordinates = Coordinates(values.pop("loc"), values.pop("root"))
+    modes = tuple(Mode(**mode) for mode in state["modes"])
+    return Start(Centre(coordinates, **values), modes, state["lost"])

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from pyro_cookbook.engines.climbing import Centre
 from pyro_cookbook.engines.gaussians import Gaussian
-from pyro_cookbook.programs.drawing import Program, Site, quietly, trace_once
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.program import Program, quietly
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 # Up to this many latent scalars "auto" takes a full covariance.
 MAX_AUTO_FULL_RANK = 250
+# Whole covariances above this many latents have too many entries for any number of draws here.
+MAX_FULL_RANK = 500
 
 
 class AutoWhitenedFlow(autoguide.AutoIAFNormal):
@@ -69,44 +71,44 @@ def is_named(family: str) -> bool:
     return family in FAMILIES or family in STORED_AS
 
 
-def choose(sites: Mapping[str, Site]) -> str:
+def choose(model: Program) -> str:
     """Name the family behind "auto": full rank while its covariance is small, else low rank."""
-    return "full_rank" if num_latents(sites) <= MAX_AUTO_FULL_RANK else "low_rank"
+    return "full_rank" if model.num_latents <= MAX_AUTO_FULL_RANK else "low_rank"
 
 
-def num_latents(sites: Mapping[str, Site]) -> int:
-    """Count the latent scalars of a program."""
-    return sum(site.shape.numel() for site in sites.values() if not site.observed)
-
-
-def check(name: str, sites: Mapping[str, Site]) -> None:
+def check(name: str, model: Program) -> None:
     """Refuse a family that cannot serve a model.
 
     Raises
     ------
     ValueError
-        For an unknown name, a model without latents, or a discrete latent, naming the site.
+        For an unknown name, a model without latents, too many latents for a whole covariance, or a
+        discrete latent, naming the site.
     """
     if name not in FAMILIES:
         raise ValueError(f"guide: got {name!r}, expected a guide or one of {', '.join(FAMILIES)}")
-    latents = {key: site for key, site in sites.items() if not site.observed}
-    if not latents:
+    if not model.latents:
         raise ValueError(f"model: it has no latent site for guide {name!r} to approximate")
-    for key, site in latents.items():
+    for key, site in model.latents.items():
         if site.is_discrete:
             raise ValueError(
                 f"guide: site {key!r} is discrete, and family {name!r} needs continuous latents;"
                 " sum it out of the model or give a guide of your own"
             )
-    if name == "flow" and num_latents(sites) < 2:  # an autoregressive flow needs a predecessor
+    dim = model.num_latents
+    if name == "flow" and dim < 2:  # an autoregressive flow needs a predecessor
         raise ValueError("guide: 'flow' needs two latent scalars or more, got 1; use 'full_rank'")
+    if name in {"full_rank", "whitened_mean_field"} and dim > MAX_FULL_RANK:
+        raise ValueError(
+            f"guide: {name!r} of {dim} latent scalars has {dim * (dim + 1) // 2} entries in its"
+            f" covariance, more than draws can settle (at most {MAX_FULL_RANK} scalars); use"
+            " 'low_rank' or 'mean_field'"
+        )
 
 
 def build(
     name: str,
     model: Program,
-    args: Any,
-    kwargs: Any,
     values: Mapping[str, Tensor] | None = None,
     rank: int | None = None,
 ) -> PyroModule:
@@ -118,9 +120,8 @@ def build(
         One of `FAMILIES`. Each is the textbook family in the model's unconstrained coordinates,
         except "whitened_mean_field", which is independent in coordinates that the curvature of the
         log density makes round.
-    model : callable
-    args, kwargs
-        Its data.
+    model : Program
+        A model on its data.
     values : mapping of str to Tensor, optional
         Where the latents start. Default: Pyro's own start, with improper priors at 0.
     rank : int, optional
@@ -132,41 +133,39 @@ def build(
     if name == "low_rank":
         options["rank"] = rank
     if values is None:
-        values = _improper_starts(model, args, kwargs)
+        values = _improper_starts(model)
     fallback = init_to_median if name == "map" else init_to_feasible
     if name != "flow":
         options["init_loc_fn"] = init_to_value(values=dict(values), fallback=fallback)
-    return FAMILIES[name](model, **options)
+    return FAMILIES[name](model.function, **options)
 
 
-def _improper_starts(model: Program, args: Any, kwargs: Any) -> dict[str, Tensor]:
+def _improper_starts(model: Program) -> dict[str, Tensor]:
     """Where to start at priors that Pyro's initialisers cannot draw from."""
     from pyro.distributions import ImproperUniform
 
-    nodes = trace_once(model, *args, **kwargs)
     return {
         name: node["value"]
-        for name, node in nodes.items()
+        for name, node in model.nodes.items()
         if isinstance(getattr(node["fn"], "base_dist", node["fn"]), ImproperUniform)
     }
 
 
 def from_gaussian(
-    name: str, model: Program, args: Any, kwargs: Any, density: FlatDensity, gaussian: Gaussian
+    name: str, model: Program, density: UnconstrainedDensity, gaussian: Gaussian
 ) -> PyroModule:
     """Make the guide of a family that draws from a given Gaussian of the unconstrained latents.
 
-    The guide has the dtype and the device of the latents under `args` and `kwargs`.
+    The guide has the dtype and the device of the model's latents.
     """
-    nodes = trace_once(model, *args, **kwargs)
-    first = next(node["value"] for key, node in nodes.items() if key in density.shapes)
+    first = next(node["value"] for key, node in model.nodes.items() if key in density.shapes)
     constrained = density.constrain(gaussian.loc[None])
     values = {key: value[0].to(first) for key, value in constrained.items()}
     name = STORED_AS.get(name, name)
     rank = gaussian.factor.shape[1] if name == "low_rank" and gaussian.factor is not None else None
-    guide: Any = build(name, model, args, kwargs, values, rank)
+    guide: Any = build(name, model, values, rank)
     with quietly():
-        guide(*args, **kwargs)  # an automatic guide makes its parameters when first called
+        guide(*model.args, **model.kwargs)  # an automatic guide makes its parameters on this call
     guide.to(device=first.device, dtype=first.dtype)
 
     def tensor(value: Any) -> Tensor:
@@ -193,16 +192,14 @@ def from_gaussian(
     return guide  # type: ignore[no-any-return]
 
 
-def flow_from(
-    model: Program, args: Any, kwargs: Any, density: FlatDensity, centre: Centre
-) -> PyroModule:
+def flow_from(model: Program, centre: Centre) -> PyroModule:
     """Make a flow that starts at the Gaussian of a centre."""
-    guide: Any = build("flow", model, args, kwargs)
+    guide: Any = build("flow", model)
     with quietly():
-        guide(*args, **kwargs)
-        whiten = centre.whiten if centre.whiten.ndim == 2 else np.diag(centre.whiten)
+        guide(*model.args, **model.kwargs)
+        gaussian = Gaussian(centre.z, factor=centre.coordinates.matrix)
         guide.loc.copy_(torch.as_tensor(centre.z))
-        guide.scale_tril.copy_(torch.as_tensor(cholesky(Gaussian(centre.z, factor=whiten))))
+        guide.scale_tril.copy_(torch.as_tensor(cholesky(gaussian)))
         for parameter in guide.parameters():
             parameter.mul_(0.1)  # the flow itself starts near the identity
     return guide  # type: ignore[no-any-return]

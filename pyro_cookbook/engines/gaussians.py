@@ -2,16 +2,18 @@
 
 A member of a family is q(z) = N(loc, S Sᵀ), drawn as z = loc + S ε with ε ~ N(0, I). The bound on
 given base draws is the mean of log p(z) − log q(z), exactly Trace_ELBO's on the same draws. For
-each family ``unpack`` maps a flat vector of parameters to a `Gaussian`, and ``pull`` maps the
-gradient at the draws back to that vector.
+each family ``unpack`` maps the vector of parameters to a `Gaussian`, and ``bound`` gives the bound
+and its gradient in that vector.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pyro_cookbook.engines.climbing import Centre, apply, apply_transposed
+from pyro_cookbook.engines.climbing import Centre
+from pyro_cookbook.programs.coordinates import Coordinates
 
 Array = npt.NDArray[np.float64]
 
@@ -86,16 +88,15 @@ class MeanField:
     """
 
     def __init__(self, centre: Centre, whitened: bool) -> None:
-        self.z, self.whiten, self.dim = centre.z, centre.whiten, len(centre.z)
+        self.coordinates, self.dim = centre.coordinates, len(centre.z)
         self.nats = max(1.0, abs(centre.log_density))
         self.whitened = whitened
-        diagonal = self.whiten.ndim == 1
         if whitened:
             self.unit: Array = np.ones(self.dim)
-        elif diagonal:
-            self.unit = self.whiten
+        elif self.coordinates.is_diagonal:
+            self.unit = self.coordinates.root
         else:  # best for a Gaussian: one over the root of the precision's diagonal
-            inverse = np.linalg.inv(self.whiten)
+            inverse = np.linalg.inv(self.coordinates.root)
             self.unit = 1 / np.sqrt((inverse**2).sum(0))
         self.num_base = self.dim
         self.start = np.zeros(2 * self.dim)
@@ -103,24 +104,24 @@ class MeanField:
     def unpack(self, parameters: Array) -> Gaussian:
         """Read location and scales off the flat vector."""
         m, rho = parameters[: self.dim], parameters[self.dim :]
-        loc, scale = self.z + apply(self.whiten, m), self.unit * np.exp(rho)
+        loc, scale = self.coordinates.place(m), self.unit * np.exp(rho)
         if not self.whitened:
             return Gaussian(loc, diagonal=scale)
-        if self.whiten.ndim == 1:
-            return Gaussian(loc, diagonal=self.whiten * scale)
-        return Gaussian(loc, factor=self.whiten * scale)
+        if self.coordinates.is_diagonal:
+            return Gaussian(loc, diagonal=self.coordinates.root * scale)
+        return Gaussian(loc, factor=self.coordinates.root * scale)
 
     def bound(
         self, parameters: Array, eps: Array, log_p: Array, gradient: Array
     ) -> tuple[float, Array]:
         """Bound on base draws, and its gradient, from log p and its gradient at the draws."""
         scale = self.unit * np.exp(parameters[self.dim :])
-        pulled = apply_transposed(self.whiten, gradient)
+        inward = self.coordinates.gradient(gradient)
         bound = log_p.mean() + np.log(scale).sum() + _base_entropy(eps)
         if self.whitened:
-            bound += _log_det(self.whiten)
-        noise = pulled if self.whitened else gradient
-        return float(bound), np.concatenate([pulled.mean(0), scale * (noise * eps).mean(0) + 1])
+            bound += self.coordinates.log_det
+        noise = inward if self.whitened else gradient
+        return float(bound), np.concatenate([inward.mean(0), scale * (noise * eps).mean(0) + 1])
 
 
 class FullRank:
@@ -133,10 +134,8 @@ class FullRank:
     """
 
     def __init__(self, centre: Centre) -> None:
-        self.z, self.whiten, self.dim = centre.z, centre.whiten, len(centre.z)
-        self.nats = max(1.0, abs(centre.log_density))
-        if self.whiten.ndim == 1:
-            self.whiten = np.diag(self.whiten)
+        self.coordinates = Coordinates(centre.z, centre.coordinates.matrix)
+        self.dim, self.nats = len(centre.z), max(1.0, abs(centre.log_density))
         self.num_base = self.dim
         self.rows, self.columns = np.tril_indices(self.dim)
         self.on_diagonal = self.rows == self.columns
@@ -152,28 +151,27 @@ class FullRank:
 
     def unpack(self, parameters: Array) -> Gaussian:
         """Read location and factor off the flat vector."""
-        loc = self.z + self.whiten @ parameters[: self.dim]
-        return Gaussian(loc, factor=self.whiten @ self._triangle(parameters))
+        loc = self.coordinates.place(parameters[: self.dim])
+        return Gaussian(loc, factor=self.coordinates.root @ self._triangle(parameters))
 
     def bound(
         self, parameters: Array, eps: Array, log_p: Array, gradient: Array
     ) -> tuple[float, Array]:
         """Bound on base draws, and its gradient, from log p and its gradient at the draws."""
-        pulled = gradient @ self.whiten
+        inward = self.coordinates.gradient(gradient)
         log_diagonal = parameters[self.dim :][self.on_diagonal]
-        bound = log_p.mean() + log_diagonal.sum() + _log_det(self.whiten) + _base_entropy(eps)
-        slope = (pulled.T @ eps / len(eps))[self.rows, self.columns]
+        bound = log_p.mean() + log_diagonal.sum() + self.coordinates.log_det + _base_entropy(eps)
+        slope = (inward.T @ eps / len(eps))[self.rows, self.columns]
         slope[self.on_diagonal] *= np.exp(log_diagonal)
         slope[self.on_diagonal] += 1
-        return float(bound), np.concatenate([pulled.mean(0), slope])
+        return float(bound), np.concatenate([inward.mean(0), slope])
 
     def recentred(self, parameters: Array) -> "FullRank":
         """Return the same family, written about the member that the parameters give."""
         gaussian = self.unpack(parameters)
-        again = FullRank.__new__(FullRank)
-        again.__dict__.update(self.__dict__)
         assert gaussian.factor is not None
-        again.z, again.whiten = gaussian.loc, gaussian.factor
+        again = copy(self)
+        again.coordinates = Coordinates(gaussian.loc, gaussian.factor)
         return again
 
 
@@ -192,7 +190,7 @@ class LowRank:
     """
 
     def __init__(self, centre: Centre, factor: Array, diagonal: Array) -> None:
-        self.z, self.whiten, self.dim = centre.z, centre.whiten, len(centre.z)
+        self.coordinates, self.dim = centre.coordinates, len(centre.z)
         self.nats = max(1.0, abs(centre.log_density))
         self.rank = factor.shape[1]
         self.unit = diagonal
@@ -208,7 +206,7 @@ class LowRank:
     def unpack(self, parameters: Array) -> Gaussian:
         """Read location, diagonal and factors off the flat vector."""
         d, factor = self._parts(parameters)
-        loc = self.z + apply(self.whiten, parameters[: self.dim])
+        loc = self.coordinates.place(parameters[: self.dim])
         return Gaussian(loc, diagonal=d, factor=factor)
 
     def bound(
@@ -242,8 +240,8 @@ class LowRank:
             + r.T @ common / size
             - r.T @ (r @ loadings) / size
         )
-        pulled = apply_transposed(self.whiten, gradient).mean(0)
-        return float(bound), np.concatenate([pulled, slope_d, slope.ravel()])
+        inward = self.coordinates.gradient(gradient).mean(0)
+        return float(bound), np.concatenate([inward, slope_d, slope.ravel()])
 
 
 Family = MeanField | FullRank | LowRank
@@ -252,11 +250,11 @@ Family = MeanField | FullRank | LowRank
 def low_rank_start(centre: Centre, rank: int) -> tuple[Array, Array]:
     """Factor and diagonal near a centre's covariance: its leading directions in units of scale."""
     scale = centre.scale
-    if centre.whiten.ndim == 1:
+    if centre.coordinates.is_diagonal:
         rng = np.random.default_rng(0)
         small = 0.1 / np.sqrt(rank) * rng.standard_normal((len(scale), rank))
         return scale[:, None] * small, scale
-    correlation = centre.whiten / scale[:, None]
+    correlation = centre.coordinates.root / scale[:, None]
     vectors, values, _ = np.linalg.svd(correlation, full_matrices=False)
     loadings = vectors[:, :rank] * np.sqrt(np.maximum(values[:rank] ** 2 - 1, 1e-4))
     rest = np.sqrt(np.maximum(1 - (loadings**2).sum(1), 1e-3))
@@ -266,9 +264,3 @@ def low_rank_start(centre: Centre, rank: int) -> tuple[Array, Array]:
 def _base_entropy(eps: Array) -> float:
     """−mean log N(ε; 0, I) of the base draws."""
     return float((eps**2).sum(1).mean() / 2 + eps.shape[1] * _HALF_LOG_2PI)
-
-
-def _log_det(whiten: Array) -> float:
-    if whiten.ndim == 1:
-        return float(np.log(np.abs(whiten)).sum())
-    return float(np.linalg.slogdet(whiten)[1])

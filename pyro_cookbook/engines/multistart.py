@@ -1,24 +1,16 @@
 """Where to begin: climbs from dispersed points, and the modes in which they end."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pyro_cookbook.engines.base_draws import base_draws
-from pyro_cookbook.engines.climbing import (
-    MAX_DENSE,
-    Centre,
-    Guard,
-    apply,
-    ascend,
-    climb,
-    look,
-    solve,
-    whitening,
-)
-from pyro_cookbook.fits.result import Mode
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.engines.choosing import Mode
+from pyro_cookbook.engines.climbing import FLAT, MAX_DENSE, Centre, Guard, ascend, climb, look
+from pyro_cookbook.programs.coordinates import Coordinates, from_precision
+from pyro_cookbook.programs.log_density import log_density
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 
@@ -68,12 +60,12 @@ class Improper(ValueError):
     """The log density does not fall, however far one goes in some direction."""
 
 
-def find_start(density: FlatDensity, num_starts: int, seed: int) -> Start:
+def find_start(density: UnconstrainedDensity, num_starts: int, seed: int) -> Start:
     """Climb from several dispersed points.
 
     Parameters
     ----------
-    density : FlatDensity
+    density : UnconstrainedDensity
     num_starts : int
     seed : int
 
@@ -100,7 +92,7 @@ def find_start(density: FlatDensity, num_starts: int, seed: int) -> Start:
     stray: Centre | None = None
     while rest:
         if ends and not together:  # in coordinates that are round at a mode, one call for all
-            rest = list(ascend(density, np.stack(rest), ends[0].whiten, _TOGETHER))
+            rest = list(ascend(density, np.stack(rest), ends[0].coordinates, _TOGETHER))
             together = True
         point = rest.pop(0)
         known = [k for k, other in enumerate(ends) if _leads_to(density, point, other)]
@@ -123,7 +115,7 @@ def find_start(density: FlatDensity, num_starts: int, seed: int) -> Start:
     return _ranked(density, ends, counts, lost)
 
 
-def _candidates(density: FlatDensity, seed: int) -> Array:
+def _candidates(density: UnconstrainedDensity, seed: int) -> Array:
     """Origin, prior draws and their median, and a box around the origin."""
     prior = density.prior_draws(_PRIOR_DRAWS)
     box = np.random.default_rng(seed).uniform(-2, 2, (_BOX_DRAWS, density.dim))
@@ -131,13 +123,13 @@ def _candidates(density: FlatDensity, seed: int) -> Array:
     return np.vstack([np.zeros(density.dim), *middle, prior, box])
 
 
-def _holds(density: FlatDensity, end: Centre) -> bool:
+def _holds(density: UnconstrainedDensity, end: Centre) -> bool:
     """Whether most draws of a mode's Gaussian have a density: on a ridge its scales run away."""
     eps = base_draws(2 * _SOFT_DRAWS, density.dim, seed=0)
-    return bool(np.isfinite(density.value(end.z + apply(end.whiten, eps))).mean() > 0.5)
+    return bool(np.isfinite(density.value(end.coordinates.place(eps))).mean() > 0.5)
 
 
-def _refuse_flat(density: FlatDensity, end: Centre) -> None:
+def _refuse_flat(density: UnconstrainedDensity, end: Centre) -> None:
     """Refuse a density that is as high a thousand sds away: it has no finite integral.
 
     Looked at where the gradient vanishes, both ways along every direction of the whitening and
@@ -150,8 +142,8 @@ def _refuse_flat(density: FlatDensity, end: Centre) -> None:
     """
     if end.decrement > _SETTLED:
         return
-    steps = np.diag(end.whiten) if end.whiten.ndim == 1 else end.whiten.T
-    come = float(np.linalg.norm(solve(end.whiten, end.z)))
+    steps = end.coordinates.matrix.T
+    come = float(np.linalg.norm(end.coordinates.solve(end.z)))
     if come > 0:
         steps = np.vstack([steps, end.z / come])
     # A spike's sds are tiny: far is also far on the unconstrained scale itself.
@@ -175,11 +167,10 @@ def _refuse_flat(density: FlatDensity, end: Centre) -> None:
 
 
 def _same(z: Array, other: Centre) -> bool:
-    distance = float(np.linalg.norm(solve(other.whiten, z - other.z)))
-    return bool(distance < _SAME * max(1.0, np.sqrt(len(z))))
+    return bool(other.coordinates.distance(z) < _SAME * max(1.0, np.sqrt(len(z))))
 
 
-def _leads_to(density: FlatDensity, z: Array, other: Centre) -> bool:
+def _leads_to(density: UnconstrainedDensity, z: Array, other: Centre) -> bool:
     """Whether the log density rises all the way from a point to a mode: then it is on its hill.
 
     Climbs end in modes, and from one mode the way to another first goes down.
@@ -190,7 +181,9 @@ def _leads_to(density: FlatDensity, z: Array, other: Centre) -> bool:
     return bool(np.isfinite(way).all() and (np.diff(way) >= 0).all())
 
 
-def _ranked(density: FlatDensity, ends: list[Centre], counts: list[int], lost: int) -> Start:
+def _ranked(
+    density: UnconstrainedDensity, ends: list[Centre], counts: list[int], lost: int
+) -> Start:
     """Order modes by Laplace's approximation of their mass."""
     order = sorted(range(len(ends)), key=lambda k: -ends[k].log_mass)
     best = ends[order[0]]
@@ -207,7 +200,7 @@ def _ranked(density: FlatDensity, ends: list[Centre], counts: list[int], lost: i
     return Start(best, tuple(modes), lost)
 
 
-def _soft_centre(density: FlatDensity, point: Array) -> Centre:
+def _soft_centre(density: UnconstrainedDensity, point: Array) -> Centre:
     """Fit a rough mean field where the density has no mode: its entropy keeps it off the spike.
 
     The whitening is that of the Hessian averaged over its draws.
@@ -237,24 +230,21 @@ def _soft_centre(density: FlatDensity, point: Array) -> Centre:
     scale = unit * np.exp(guard.x[dim:])
     if dim > MAX_DENSE:
         found = look(density, z)
-        return Centre(z, scale, found.log_density, found.decrement, False, found.eigenvalues,
-                      found.weakest)  # fmt: skip
+        return replace(found, coordinates=Coordinates(z, scale), is_mode=False)
     hessian = density.mean_hessian((z + scale * eps)[:16])
     if not np.isfinite(hessian).all():
         hessian = -np.diag(scale**-2.0)
-    whiten, eigenvalues, weakest = whitening(-hessian)
-    if (np.linalg.norm(whiten, axis=1) > _WIDEST * scale).any():  # all but flat in places
-        whiten = np.diag(scale)
+    coordinates, eigenvalues, weakest = from_precision(z, -hessian, FLAT)
+    if (coordinates.scale > _WIDEST * scale).any():  # all but flat in places
+        coordinates = Coordinates(z, np.diag(scale))
     value = float(density.value(z[None])[0])
-    return Centre(z, whiten, value, np.inf, False, eigenvalues, weakest)
+    return Centre(coordinates, value, np.inf, False, eigenvalues, weakest)
 
 
-def _blame(density: FlatDensity, points: Array) -> str:
+def _blame(density: UnconstrainedDensity, points: Array) -> str:
     """Name the sites whose log density is not finite at the points tried."""
-    from pyro_cookbook.programs.drawing import log_density
-
     values = density.constrain(points[:1])
-    log_prob = log_density(density.model, values, *density.args, **density.kwargs)
+    log_prob = log_density(density.program, values)
     bad = [name for name, value in log_prob.items() if not bool(np.isfinite(value.sum().item()))]
     where = ", ".join(repr(name) for name in bad) or "the transformation of the latents"
     return (

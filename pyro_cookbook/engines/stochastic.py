@@ -1,158 +1,142 @@
-"""The stochastic engine's starts: SVI from each, the best one kept."""
+"""The stochastic engine's starts: SVI from each, one after the other."""
 
-import copy
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer.autoguide import AutoGuide
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from pyro_cookbook.engines import families
+from pyro_cookbook.engines.choosing import Fitted, Memory, Stochastic
 from pyro_cookbook.engines.multistart import NoStart, find_start
-from pyro_cookbook.engines.svi import SVI, NonFiniteELBO, Options
-from pyro_cookbook.fits.checkpoint import Checkpoint
-from pyro_cookbook.programs.checks import first_run, same_sites
-from pyro_cookbook.programs.drawing import Program, describe
-from pyro_cookbook.programs.isolation import adopt, isolated
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.engines.svi import SVI, NonFiniteELBO
+from pyro_cookbook.programs.checks import same_sites
+from pyro_cookbook.programs.copying import copy_programs
+from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.program import Function, Program
+from pyro_cookbook.programs.progress import shown
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
-
-@dataclass
-class Ended:
-    """How one start ended."""
-
-    model: Program
-    guide: Program
-    family: str
-    seed: int
-    run: SVI
-    store: dict[str, Any]
-    failure: NonFiniteELBO | None = None
+# How often the state is saved, in steps.
+_SAVE_EVERY = 500
 
 
 def run_starts(
     model: Program,
-    guide: Program | str,
-    args: Any,
-    kwargs: Any,
+    guide: Function | str,
+    options: Stochastic,
     *,
     seed: int,
-    options: Options,
-    num_restarts: int,
-    saved: Checkpoint,
+    memory: Memory,
     progress: bool | None,
-) -> Iterator[Ended]:
+) -> Iterator[Fitted]:
     """Run SVI from every start, one after the other.
+
+    Parameters
+    ----------
+    model : Program
+    guide : callable or str
+        A guide, or the name of a family.
+    options : Stochastic
+    seed : int
+        Start r has ``seed + r``.
+    memory : Memory
+        Gone on from, if it holds states.
+    progress : bool or None
 
     Raises
     ------
     NonFiniteELBO
-        If the very first estimate is not finite.
+        If the very first estimate is not finite; later ones are in the `Fitted` of their start.
     ValueError
         If several starts are asked for and nothing can be drawn anew, or the sites do not match.
     """
-    for r in range(num_restarts):
+    for r in range(options.num_starts):
         with isolated(seed + r) as store:
-            one_model, one_guide, family = _instantiate(model, guide, args, kwargs, num_restarts)
-            run = SVI(one_model, one_guide, args, kwargs, options)
+            one, own_guide, family = _instantiate(model, guide, options.num_starts)
+            run = SVI(one, one.of(own_guide), options)
             failure: NonFiniteELBO | None = None
             try:
                 if not isinstance(guide, str) and not options.batch_size:
-                    _compare_sites(one_model, one_guide, args, kwargs)
+                    same_sites(one, one.of(own_guide))
                 run.prepare()
-                if r in saved.starts:
-                    run.load_state_dict(saved.starts[r])
-                with _progress(progress, run, f"start {r + 1} of {num_restarts}") as bar:
-                    run.run(partial(_report, bar=bar, saved=saved, start=r))
+                if r in memory.starts:
+                    run.load_state_dict(memory.starts[r])
+                with _bar(progress, run, f"start {r + 1} of {options.num_starts}") as bar:
+                    run.run(partial(_report, bar=bar, memory=memory, start=r))
             except NonFiniteELBO as error:
                 if not error.step:  # nothing was fitted
                     raise
                 failure = error
                 run.reason = str(error).split(";", maxsplit=1)[0]
             except KeyboardInterrupt:
-                saved.save(r, run.state_dict())
+                memory.save(r, run.state_dict())
                 raise
             if failure is None:
-                saved.save(r, run.state_dict())
-        yield Ended(one_model, one_guide, family, seed + r, run, store, failure)
-
-
-def _compare_sites(model: Program, guide: Program, args: Any, kwargs: Any) -> None:
-    """Refuse a guide of another model, without using up random numbers."""
-    rng_state = torch.get_rng_state()
-    same_sites(describe(model, *args, **kwargs), describe(guide, *args, **kwargs))
-    torch.set_rng_state(rng_state)
-
-
-def copy_programs(model: Program, guide: Any, args: Any, kwargs: Any) -> tuple[Program, Any]:
-    """Copy both programs, together: a guide may hold its model; in the data's dtype and place."""
-    model, guide = _copied(model, guide)
-    floats = [
-        value
-        for value in (*args, *kwargs.values())
-        if isinstance(value, Tensor) and value.is_floating_point()
-    ]
-    for program in (model, guide):
-        adopt(program)
-        if isinstance(program, nn.Module) and floats:
-            program.to(device=floats[0].device, dtype=floats[0].dtype)
-    return model, guide
-
-
-def _copied(model: Program, guide: Any) -> tuple[Program, Any]:
-    """Copy both; an automatic guide forgets its model when it is copied, and so does the copy."""
-
-    def parts(program: Any) -> list[AutoGuide]:
-        modules = program.modules() if isinstance(program, nn.Module) else ()
-        return [part for part in modules if isinstance(part, AutoGuide)]
-
-    held = [(part._model, part.master) for part in parts(guide)]
-    own_model, own_guide, models = copy.deepcopy((model, guide, [one for one, _ in held]))
-    for part, (its_model, master) in zip(parts(guide), held, strict=True):
-        part._model, part.master = its_model, master
-    for part, its_model in zip(parts(own_guide), models, strict=True):
-        part._model = its_model
-    return own_model, own_guide
+                memory.save(r, run.state_dict())
+                own_guide = _finish(one, own_guide, family)
+        yield Fitted(
+            one.keeping(store), own_guide, family, seed + r, run.losses, run.converged,
+            run.reason, failure=failure,
+        )  # fmt: skip
 
 
 def _instantiate(
-    model: Program, guide: Program | str, args: Any, kwargs: Any, num_restarts: int
-) -> tuple[Program, Program, str]:
+    model: Program, guide: Function | str, num_starts: int
+) -> tuple[Program, Function, str]:
     """Copy both programs and draw their start."""
-    model, guide = copy_programs(model, guide, args, kwargs)
+    model, own_guide = copy_programs(model, None if isinstance(guide, str) else guide)
     redrawn = isinstance(guide, str)
-    for program in (model, guide):
-        if isinstance(program, nn.Module) and num_restarts > 1:
-            redrawn |= _redraw(program)
-    if num_restarts > 1 and not redrawn:
+    for function in (model.function, own_guide):
+        if isinstance(function, nn.Module) and num_starts > 1:
+            redrawn |= _redraw(function)
+    if num_starts > 1 and not redrawn:
         raise ValueError(
-            f"num_restarts: got {num_restarts}, but neither model nor guide has a"
+            f"num_restarts: got {num_starts}, but neither model nor guide has a"
             " reset_parameters() to draw a new start"
         )
-    if not isinstance(guide, str):
-        return model, guide, type(guide).__name__
-    sites = first_run(model, args, kwargs)
-    family = families.choose(sites) if guide == "auto" else guide
-    families.check(family, sites)
-    if family == "flow":
-        return model, _flow(model, args, kwargs), family
-    return model, families.build(family, model, args, kwargs), family
+    if own_guide is not None:
+        return model, own_guide, type(own_guide).__name__
+    family = families.choose(model) if guide == "auto" else str(guide)
+    families.check(family, model)
+    return model, _flow(model) if family == "flow" else families.build(family, model), family
 
 
-def _flow(model: Program, args: Any, kwargs: Any) -> Program:
+def _flow(model: Program) -> Function:
     """Build a flow that starts at the Gaussian of the posterior's curvature, where there is one."""
     try:
-        density = FlatDensity(model, args, kwargs)
+        density = UnconstrainedDensity(model)
         centre = find_start(density, 2, seed=0).centre
     except (NoStart, ValueError, RuntimeError):
-        return families.build("flow", model, args, kwargs)
-    return families.flow_from(model, args, kwargs, density, centre)
+        return families.build("flow", model)
+    return families.flow_from(model, centre)
+
+
+def _finish(model: Program, guide: Function, family: str) -> Function:
+    """Turn the mode into a Gaussian, for the Laplace family."""
+    if family != "laplace":
+        return guide
+    auto: Any = guide
+    args, kwargs = model.args, model.kwargs
+    try:
+        posterior = auto.laplace_approximation(*args, **kwargs).get_posterior()
+    except (torch.linalg.LinAlgError, ValueError) as error:
+        raise ValueError(
+            "guide: 'laplace' needs a positive definite Hessian at the mode, and this one is not:"
+            " a direction is flat or the fit has not reached a mode; try 'full_rank'"
+        ) from error
+    # The same Gaussian in the parameters of the full-rank family, which can be saved and loaded.
+    gaussian: Any = families.build("full_rank", model.of(auto.model))
+    with torch.no_grad():
+        gaussian(*args, **kwargs)
+        gaussian.loc.copy_(posterior.loc)
+    diagonal = posterior.scale_tril.diagonal()
+    gaussian.scale = diagonal.detach()
+    gaussian.scale_tril = (posterior.scale_tril / diagonal[:, None]).detach()
+    return gaussian  # type: ignore[no-any-return]
 
 
 def _redraw(program: nn.Module) -> bool:
@@ -166,23 +150,15 @@ def _redraw(program: nn.Module) -> bool:
     return max([_redraw(child) for child in program.children()], default=False)  # all of them
 
 
-def _progress(progress: bool | None, run: SVI, title: str) -> Any:
-    shown = sys.stderr.isatty() if progress is None else progress
-    total_steps = run.options.max_steps
-    return tqdm(total=total_steps, initial=len(run.losses), desc=title, disable=not shown)
+def _bar(progress: bool | None, run: SVI, title: str) -> Any:
+    steps = run.options.max_steps
+    return tqdm(total=steps, initial=len(run.losses), desc=title, disable=not shown(progress))
 
 
-def _report(run: SVI, bar: Any, saved: Checkpoint, start: int) -> None:
+def _report(run: SVI, bar: Any, memory: Memory, start: int) -> None:
     step = len(run.losses)
     bar.update(1)
     if step % 100 == 0:
         bar.set_postfix_str(f"ELBO {-np.mean(run.losses[-100:]):.4g}, lr stage {run.stage + 1}")
-    if step % Checkpoint.EVERY == 0 and not run.reason:
-        saved.save(start, run.state_dict())
-
-
-def is_trained(program: Any) -> bool:
-    """Whether a program is a module with parameters to learn."""
-    return isinstance(program, nn.Module) and any(
-        isinstance(p, torch.nn.Parameter) and p.requires_grad for p in program.parameters()
-    )
+    if step % _SAVE_EVERY == 0 and not run.reason:
+        memory.save(start, run.state_dict())

@@ -1,19 +1,20 @@
 """The stochastic engine: SVI with a learning rate that decays each time the ELBO stops rising."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
+from pyro_cookbook.engines.batches import Batches, check_scale
+from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.stopping import NUM_BATCHES, Trend, fall, trend
-from pyro_cookbook.programs.drawing import Program, sample_sites
+from pyro_cookbook.programs.program import Program, sample_sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,20 @@ class NonFiniteELBO(ArithmeticError):
         Log density of every site in the model and in the guide.
     fit : Fit or None
         The fit with the last good parameters, not converged.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     h = pyro.sample("h", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+    ...     pyro.factor("lost", torch.tensor(-torch.inf))
+    >>> try:
+    ...     pc.fit(model, "mean_field", torch.tensor(1.0), engine="stochastic")
+    ... except pc.NonFiniteELBO as error:
+    ...     print(error.step, error.site)
+    0 lost
     """
 
     def __init__(self, step: int, site: str, table: "pd.DataFrame") -> None:
@@ -49,45 +64,32 @@ class NonFiniteELBO(ArithmeticError):
         self.fit: Any = None
 
 
-@dataclass
-class Options:
-    """Settings of `SVI`, as `pyro_cookbook.fit` documents them."""
-
-    elbo: ELBO
-    lr: float
-    max_steps: int
-    tol: float
-    batch_size: int | None
-
-
 class SVI:
     """One start of a stochastic fit, advanced step by step; its state can be saved and resumed."""
 
-    def __init__(
-        self, model: Program, guide: Program, args: Any, kwargs: Any, options: Options
-    ) -> None:
-        self.model, self.args, self.kwargs, self.options = model, args, kwargs, options
-        enumerate_guide = isinstance(options.elbo, TraceEnum_ELBO)
-        self.guide = config_enumerate(guide) if enumerate_guide else guide
-        self.num_rows = count_rows(args, kwargs) if options.batch_size else 0
+    def __init__(self, model: Program, guide: Program, options: Stochastic) -> None:
+        self.model, self.options = model, options
+        if isinstance(options.elbo, TraceEnum_ELBO):
+            guide = guide.of(config_enumerate(guide.function))
+        self.guide = guide
+        self.batches = Batches(model, options.batch_size) if options.batch_size else None
         self.losses: list[float] = []
         self.params: dict[str, Tensor] = {}
         self.stage, self.stage_start = 0, 0
-        self.order, self.position = torch.empty(0, dtype=torch.long), 0
         self.converged, self.reason = False, ""
         self.rose: Trend | None = None  # trend at the end of the first stage
         # Random state and place in the epoch where a step began that has not ended: an interrupted
         # step is taken again.
-        self.at_step: tuple[Tensor, Tensor, int] | None = None
+        self.at_step: tuple[Tensor, list[Any]] | None = None
 
     def prepare(self) -> None:
         """Find the parameters by one estimate of the bound, with Pyro's validation on."""
         rng_state = torch.get_rng_state()
-        args, kwargs = self._batch()
-        if self.options.batch_size:
-            check_scale(self.model, self.guide, args, kwargs, self.num_rows)
+        model = self._next()
+        if self.batches:
+            check_scale(model, self.guide.function, self.batches.num_rows)
         with poutine.trace(param_only=True) as capture, pyro.validation_enabled(True):
-            self._estimate(args, kwargs, rng_state)
+            self._estimate(model, rng_state)
         self.params = {}
         for name, site in capture.trace.nodes.items():
             value: Any = site["value"]
@@ -96,7 +98,8 @@ class SVI:
             if value.requires_grad and value.is_leaf and not known:
                 self.params[name] = value
         torch.set_rng_state(rng_state)
-        self.position = len(self.order)
+        if self.batches:
+            self.batches.rewind()
         self.good = self._copy()
         if self.params:
             self.optimizer = torch.optim.Adam(self.params.values(), lr=self.options.lr)
@@ -120,32 +123,34 @@ class SVI:
     def step(self) -> None:
         """Take one Adam step on one estimate of the bound."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.at_step = (torch.get_rng_state(), self.order, self.position)
-        args, kwargs = self._batch()
+        self.at_step = (torch.get_rng_state(), self._place())
+        model = self._next()
         rng_state = torch.get_rng_state()
-        loss = self._estimate(args, kwargs, rng_state)
+        loss = self._estimate(model, rng_state)
         gradients = [p.grad for p in self.params.values() if p.grad is not None]
         if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            self._fail(args, kwargs, rng_state)
+            self._fail(model, rng_state)
         if len(self.losses) % CHECK_EVERY == 0:
             self.good = self._copy()
         self.optimizer.step()
         self.losses.append(loss)
         self.at_step = None
 
-    def _estimate(self, args: Any, kwargs: Any, rng_state: Tensor) -> float:
+    def _estimate(self, model: Program, rng_state: Tensor) -> float:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered (NaN|\\+?-?inf)")  # raised just below
             elbo: Any = self.options.elbo
-            loss = elbo.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            loss = elbo.loss_and_grads(
+                model.function, self.guide.function, *model.args, **model.kwargs
+            )
         if not np.isfinite(loss):
-            self._fail(args, kwargs, rng_state)
+            self._fail(model, rng_state)
         return float(loss)
 
-    def _fail(self, args: Any, kwargs: Any, rng_state: Tensor) -> None:
+    def _fail(self, model: Program, rng_state: Tensor) -> None:
         """Repeat the estimate from the same random state, site by site, and raise."""
         torch.set_rng_state(rng_state)
-        table, bad = log_prob_table(self.model, self.guide, args, kwargs)
+        table, bad = log_prob_table(model, model.of(self.guide.function))
         site = bad[0] if bad else ""
         self.restore(getattr(self, "good", {}))
         raise NonFiniteELBO(len(self.losses), site, table)
@@ -192,15 +197,12 @@ class SVI:
             return True, f"{latest}, less than the tolerance of {tol:.2g}"
         return False, f"out of steps: {latest}; the noise hides a rise above {tol:.2g}"
 
-    def _batch(self) -> tuple[Any, Any]:
-        if not self.options.batch_size:
-            return self.args, self.kwargs
-        if self.position >= len(self.order):
-            self.order, self.position = torch.randperm(self.num_rows), 0
-        rows = self.order[self.position : self.position + self.options.batch_size]
-        self.position += self.options.batch_size
-        args, kwargs = take_rows(self.args, self.kwargs, rows, self.num_rows)
-        return args, {**kwargs, "num_obs": self.num_rows}
+    def _next(self) -> Program:
+        """Give the model on the next mini-batch, or on all data."""
+        return self.batches.take() if self.batches else self.model
+
+    def _place(self) -> list[Any]:
+        return [self.batches.order, self.batches.position] if self.batches else []
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.params.items()}
@@ -213,14 +215,13 @@ class SVI:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue with the same numbers."""
-        rng, order, position = self.at_step or (torch.get_rng_state(), self.order, self.position)
+        rng, place = self.at_step or (torch.get_rng_state(), self._place())
         return {
             "params": self._copy(),
             "optimizer": self.optimizer.state_dict() if self.params else {},
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "stage": [self.stage, self.stage_start],
-            "order": order,
-            "position": position,
+            "place": place,
             "rng": rng,
             "rose": [self.rose.rise, self.rose.se, self.rose.num_steps] if self.rose else [],
             "end": [self.converged, self.reason],
@@ -233,68 +234,14 @@ class SVI:
             self.optimizer.load_state_dict(state["optimizer"])
         self.losses = state["losses"].tolist()
         self.stage, self.stage_start = state["stage"]
-        self.order, self.position = state["order"], state["position"]
+        if self.batches:
+            self.batches.order, self.batches.position = state["place"]
         self.rose = Trend(*state["rose"]) if state["rose"] else None
         self.converged, self.reason = state["end"]
         torch.set_rng_state(state["rng"])
 
 
-def _tensors(args: Any, kwargs: Any) -> Iterator[Tensor]:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.dim():
-            yield value
-
-
-def count_rows(args: Any, kwargs: Any) -> int:
-    """Rows of the data: the length of the first tensor among the arguments."""
-    for value in _tensors(args, kwargs):
-        return len(value)
-    raise ValueError("batch_size: the data hold no tensor to take rows from")
-
-
-def take_rows(args: Any, kwargs: Any, rows: Tensor, num_rows: int) -> tuple[Any, Any]:
-    """Take the rows of every tensor that has one entry per row; pass everything else on."""
-
-    def take(value: Any) -> Any:
-        by_row = isinstance(value, Tensor) and value.dim() and len(value) == num_rows
-        return value[rows.to(value.device)] if by_row else value
-
-    return tuple(take(value) for value in args), {k: take(v) for k, v in kwargs.items()}
-
-
-def check_scale(model: Program, guide: Program, args: Any, kwargs: Any, num_rows: int) -> None:
-    """Refuse a model or guide that does not scale a mini-batch up to the whole data.
-
-    Raises
-    ------
-    ValueError
-        Naming the site, the scale it has and the scale it needs.
-    """
-    size = count_rows(args, kwargs)
-    with torch.no_grad():
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(
-            *args, **kwargs
-        )
-    observed = [node for node in sample_sites(model_trace).values() if node["is_observed"]]
-    row_plates = {frame.name for node in observed for frame in node["cond_indep_stack"]}
-    for trace, program in ((model_trace, "model"), (guide_trace, "guide")):
-        for name, node in sample_sites(trace).items():
-            by_row = any(frame.name in row_plates for frame in node["cond_indep_stack"])
-            if (by_row or node["is_observed"]) and abs(
-                float(node["scale"]) - num_rows / size
-            ) > 1e-6 * num_rows / size:
-                raise ValueError(
-                    f"batch_size: site {name!r} of the {program} has scale"
-                    f" {float(node['scale']):g} on {size} of {num_rows} rows, expected"
-                    f" {num_rows / size:g}; open its plate as"
-                    " pyro.plate(name, num_obs, subsample_size=len(batch))"
-                )
-
-
-def log_prob_table(
-    model: Program, guide: Program, args: Any, kwargs: Any
-) -> "tuple[pd.DataFrame, list[str]]":
+def log_prob_table(model: Program, guide: Program) -> "tuple[pd.DataFrame, list[str]]":
     """Log density of one draw, site by site, in the model and in the guide; and the bad sites.
 
     A site that one of the two does not have is NaN there, which does not make it bad.
@@ -304,9 +251,8 @@ def log_prob_table(
     table: dict[str, dict[str, float]] = {}
     bad: list[str] = []
     with torch.no_grad(), pyro.validation_enabled(False):
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        guide_trace = poutine.trace(guide).get_trace()
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace()
         for trace, program in ((guide_trace, "guide"), (model_trace, "model")):
             for name, node in sample_sites(trace).items():
                 log_prob = float(node["fn"].log_prob(node["value"]).sum())

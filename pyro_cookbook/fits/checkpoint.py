@@ -59,8 +59,6 @@ class Checkpoint:
         If the file belongs to a fit with other settings, naming the first that differs.
     """
 
-    EVERY = 500  # steps
-
     def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
         self.path = Path(path) if path is not None else None
         self.settings = settings

@@ -1,34 +1,38 @@
 """`fit`: any Pyro model, a guide or the name of a family, and data."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_cookbook.engines import families
-from pyro_cookbook.engines.deterministic import DETERMINISTIC, choose_engine, run_deterministic
-from pyro_cookbook.engines.stochastic import copy_programs, run_starts
-from pyro_cookbook.engines.svi import Options
+from pyro_cookbook.engines.choosing import Deterministic, Fitted, Stochastic
+from pyro_cookbook.engines.deterministic import run_deterministic
+from pyro_cookbook.engines.stochastic import run_starts
 from pyro_cookbook.fits.checkpoint import Checkpoint
-from pyro_cookbook.fits.result import Estimate, Fit, Restart
+from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
+from pyro_cookbook.fits.settings import Settings
 from pyro_cookbook.programs.checks import first_run
-from pyro_cookbook.programs.drawing import Program, Site, describe, draw, log_density, total
+from pyro_cookbook.programs.copying import copy_programs
+from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.log_density import log_density, total
 from pyro_cookbook.programs.noncentring import noncentre
+from pyro_cookbook.programs.program import Function, Program
 
 # Scalars that the draws of the final ELBO may fill, and the most draws that are of use.
 _ELBO_SCALARS, _ELBO_DRAWS = 2**25, 1000
 
 
 def fit(
-    model: Program,
-    guide: Program | str = "auto",
+    model: Function,
+    guide: Function | str = "auto",
     *data: Any,
     data_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -115,88 +119,103 @@ def fit(
     Converged means that the bound has stopped rising, and (deterministic engine) that the
     Monte-Carlo error of every mean is below 0.05 sd and of every sd below 5%. It says nothing about
     how close the bound is to the evidence: ask `diagnose`.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> fit = pc.fit(model, "full_rank", torch.tensor([1.0, 2.0, 3.0]))
+    >>> fit.engine, fit.converged
+    ('deterministic', True)
+    >>> f"{fit.elbo.value:.1f}"
+    '-6.6'
     """
-    for name, value in (("num_restarts", num_restarts), ("max_steps", max_steps), ("lr", lr)):
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}: got {value}, expected a positive number")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, expected at least 1 row")
-    lr = lr or (0.01 if guide == "flow" else 0.03)  # faster, a flow leaves the posterior
-    args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     started = time.perf_counter()
+    settings = Settings(
+        seed=seed, engine=engine, elbo=elbo, lr=lr, max_steps=max_steps, tol=tol,
+        batch_size=batch_size, num_restarts=num_restarts,
+    )  # fmt: skip
+    args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
+    program = Program(model, args, kwargs)
     with isolated(seed):
-        sites = first_run(model, args, kwargs)
-        chosen, why = choose_engine(
-            engine, model, guide, args, kwargs, elbo=elbo, batch_size=batch_size
-        )
-    settings = {
-        "seed": seed, "lr": lr, "max_steps": max_steps, "batch_size": batch_size or 0,
-        "engine": chosen, "guide": guide if isinstance(guide, str) else "",
-    }  # fmt: skip
-    common: dict[str, Any] = {"seed": seed, "checkpoint": checkpoint, "progress": progress}
+        first_run(program)
     if noncentred:
-        tried = noncentre(model, noncentred, args, kwargs)
-        other = fit(
-            tried.model, guide, *args, data_kwargs=kwargs, engine=engine, elbo=elbo, lr=lr,
-            max_steps=max_steps, tol=tol, batch_size=batch_size, num_restarts=num_restarts,
-            **common,
-        )  # fmt: skip
-        other = replace(other, noncentred=tried.sites)
-        if noncentred is not True:
-            return other
-        as_is = fit(
-            model, guide, *args, data_kwargs=kwargs, engine=engine, elbo=elbo, lr=lr,
-            max_steps=max_steps, tol=tol, batch_size=batch_size, num_restarts=num_restarts,
-            seed=seed, progress=progress,
-        )  # fmt: skip
-        best = max((other, as_is), key=lambda one: (one.converged, one.elbo.value))
-        return replace(best, seconds=time.perf_counter() - started)
-    saved = Checkpoint(checkpoint, settings)
-    if chosen == DETERMINISTIC:
-        assert isinstance(guide, str)
-        with isolated(seed) as store:
-            family = families.choose(sites) if guide == "auto" else guide
-            own_model, _ = copy_programs(model, None, args, kwargs)
-            found = run_deterministic(
-                own_model, family, sites, args, kwargs, seed=seed, num_restarts=num_restarts,
-                max_steps=max_steps, saved=saved, progress=progress,
-            )  # fmt: skip
-        one = as_fit(
-            own_model, found.guide, *args, data_kwargs=kwargs, family=family, seed=seed,
-            losses=found.losses, converged=found.converged, reason=found.reason,
-            param_state=store,
-        )  # fmt: skip
-        return replace(
-            one, engine=chosen, why=why, modes=found.modes, lost_starts=found.lost,
-            seconds=time.perf_counter() - started,
-        )  # fmt: skip
-    if tol is None:
-        tol = max(0.05, 1e-3 * families.num_latents(sites))
-    options = Options(elbo or Trace_ELBO(), lr, max_steps, tol, batch_size)
-    fits: list[Fit] = []
-    for ended in run_starts(
-        model, guide, args, kwargs, seed=seed, options=options, num_restarts=num_restarts or 1,
-        saved=saved, progress=progress,
-    ):  # fmt: skip
-        one = as_fit(
-            ended.model, _finish(ended.guide, ended.family, args, kwargs), *args,
-            data_kwargs=kwargs, family=ended.family, seed=ended.seed, losses=ended.run.losses,
-            converged=ended.run.converged, reason=ended.run.reason,
-            seconds=time.perf_counter() - started, param_state=ended.store,
-        )  # fmt: skip
-        one = replace(one, engine=chosen, why=why)
-        if ended.failure is not None:
-            ended.failure.fit = one
-            raise ended.failure
+        found = _fit_noncentred(program, guide, noncentred, settings, checkpoint, progress)
+    else:
+        found = _fit_as_is(program, guide, settings, checkpoint, progress)
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def _fit_as_is(
+    program: Program,
+    guide: Function | str,
+    settings: Settings,
+    checkpoint: str | Path | None,
+    progress: bool | None,
+) -> Fit:
+    """Choose an engine, run it, and keep the start with the highest ELBO."""
+    with isolated(settings.seed):
+        options, why = settings.choose(program, guide)
+    saved = Checkpoint(checkpoint, settings.record(guide, options))
+    fits = []
+    for end in _run(program, guide, options, settings.seed, saved, progress):
+        one = _to_fit(end)
+        if end.obstacle:
+            why += f"; one draw at a time, as torch.vmap cannot follow the model ({end.obstacle})"
+        one = replace(one, engine=settings.name_of(options), why=why)
+        if end.failure is not None:
+            end.failure.fit = one  # type: ignore[attr-defined]
+            raise end.failure
         fits.append(one)
     restarts = tuple(Restart(f.seed, f.elbo, f.converged, len(f.losses)) for f in fits)
     best = max(fits, key=lambda f: f.elbo.value if np.isfinite(f.elbo.value) else -np.inf)
-    return replace(best, restarts=restarts, seconds=time.perf_counter() - started)
+    return replace(best, restarts=restarts)
+
+
+def _run(
+    program: Program,
+    guide: Function | str,
+    options: Deterministic | Stochastic,
+    seed: int,
+    saved: Checkpoint,
+    progress: bool | None,
+) -> Iterator[Fitted]:
+    """Run the engine that the options are for."""
+    if isinstance(options, Stochastic):
+        yield from run_starts(program, guide, options, seed=seed, memory=saved, progress=progress)
+        return
+    with isolated(seed) as store:
+        own, _ = copy_programs(program.keeping(store))
+        family = families.choose(own) if guide == "auto" else str(guide)
+        end = run_deterministic(own, family, options, seed=seed, memory=saved, progress=progress)
+    yield end
+
+
+def _fit_noncentred(
+    program: Program,
+    guide: Function | str,
+    sites: bool | Sequence[str],
+    settings: Settings,
+    checkpoint: str | Path | None,
+    progress: bool | None,
+) -> Fit:
+    """Fit with sites non-centred; if any may be, as the model is too, and keep the better."""
+    with isolated(settings.seed):
+        other, chosen = noncentre(program, sites)
+    tried = replace(_fit_as_is(other, guide, settings, checkpoint, progress), noncentred=chosen)
+    if sites is not True:
+        return tried
+    as_is = _fit_as_is(program, guide, settings, None, progress)
+    return max((tried, as_is), key=lambda one: (one.converged, one.elbo.value))
 
 
 def as_fit(
-    model: Program,
-    guide: Program,
+    model: Function,
+    guide: Function,
     *data: Any,
     data_kwargs: Mapping[str, Any] | None = None,
     family: str = "",
@@ -232,29 +251,29 @@ def as_fit(
     -------
     Fit
         With the ELBO estimated from fresh draws.
+
+    Examples
+    --------
+    The exact posterior of a conjugate model as its guide: the bound is the evidence.
+
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> def guide(y):
+    ...     pyro.sample("mu", dist.Normal(y / 2, 0.5**0.5))
+    >>> fit = pc.as_fit(model, guide, torch.tensor(1.0, dtype=torch.float64))
+    >>> print(fit.elbo)
+    -1.5155 ± 0.0000
     """
     all_kwargs = {**kwargs, **(data_kwargs or {})}
     if param_state is None:
         param_state = _global_params()
     family = family or str(getattr(guide, "__name__", type(guide).__name__))
-    with isolated(seed, param_state):
-        sites = describe(model, *data, **all_kwargs)
-        elbo = _final_elbo(model, guide, sites, data, all_kwargs)
-    return Fit(
-        model=model,
-        guide=guide,
-        args=data,
-        kwargs=all_kwargs,
-        family=family,
-        seed=seed,
-        losses=np.asarray(losses, dtype=float),
-        elbo=elbo,
-        converged=converged,
-        reason=reason,
-        seconds=seconds,
-        restarts=(Restart(seed, elbo, converged, len(losses)),),
-        param_state=param_state,
-    )
+    program = Program(model, data, all_kwargs, param_state)
+    end = Fitted(program, guide, family, seed, list(losses), converged, reason)
+    return replace(_to_fit(end), seconds=seconds)
 
 
 def to_device(
@@ -270,38 +289,33 @@ def to_device(
     return tuple(move(value) for value in data), {k: move(v) for k, v in kwargs.items()}
 
 
-def _finish(guide: Program, family: str, args: Any, kwargs: Any) -> Program:
-    """Turn the mode into a Gaussian, for the Laplace family."""
-    if family != "laplace":
-        return guide
-    auto: Any = guide
-    try:
-        posterior = auto.laplace_approximation(*args, **kwargs).get_posterior()
-    except (torch.linalg.LinAlgError, ValueError) as error:
-        raise ValueError(
-            "guide: 'laplace' needs a positive definite Hessian at the mode, and this one is not:"
-            " a direction is flat or the fit has not reached a mode; try 'full_rank'"
-        ) from error
-    # The same Gaussian in the parameters of the full-rank family, which can be saved and loaded.
-    gaussian: Any = families.build("full_rank", auto.model, args, kwargs)
-    with torch.no_grad():
-        gaussian(*args, **kwargs)
-        gaussian.loc.copy_(posterior.loc)
-    diagonal = posterior.scale_tril.diagonal()
-    gaussian.scale = diagonal.detach()
-    gaussian.scale_tril = (posterior.scale_tril / diagonal[:, None]).detach()
-    return gaussian  # type: ignore[no-any-return]
+def _to_fit(end: Fitted) -> Fit:
+    """Wrap what an engine returned, with the ELBO from fresh draws."""
+    programs = Programs(end.model, end.model.of(end.guide))
+    with isolated(end.seed, end.model.store):
+        elbo = _final_elbo(*programs)
+    return Fit(
+        programs=programs,
+        family=end.family,
+        seed=end.seed,
+        losses=np.asarray(end.losses, dtype=float),
+        elbo=elbo,
+        converged=end.converged,
+        reason=end.reason,
+        seconds=0.0,
+        restarts=(Restart(end.seed, elbo, end.converged, len(end.losses)),),
+        modes=end.modes,
+        lost_starts=end.lost,
+    )
 
 
-def _final_elbo(
-    model: Program, guide: Program, sites: Mapping[str, Site], args: Any, kwargs: Any
-) -> Estimate:
+def _final_elbo(model: Program, guide: Program) -> Estimate:
     """Mean of log p − log q over fresh draws on all data."""
-    scalars = sum(site.shape.numel() for site in sites.values())
+    scalars = sum(site.shape.numel() for site in model.sites.values())
     num_draws = int(np.clip(_ELBO_SCALARS // max(1, scalars), 20, _ELBO_DRAWS))
-    drawn = draw(guide, num_draws, *args, **kwargs)
-    latents = {name: drawn.values[name] for name in sites if name in drawn.values}
-    log_p = total(log_density(model, latents, *args, **kwargs))
+    drawn = draw(guide, num_draws)
+    latents = {name: drawn.values[name] for name in model.sites if name in drawn.values}
+    log_p = total(log_density(model, latents))
     log_ratio = (log_p - drawn.total()).double()
     return Estimate(float(log_ratio.mean()), float(log_ratio.std()) / num_draws**0.5)
 

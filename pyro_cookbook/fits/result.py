@@ -1,11 +1,15 @@
 """What a fit returns: everything downstream is a function of it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from pyro_cookbook.engines.choosing import Mode
+from pyro_cookbook.programs.program import Function, Program
+
+__all__ = ["Estimate", "Fit", "Mode", "Programs", "Restart"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,12 @@ class Estimate:
     value : float
     se : float
         Its standard error; 0 for an exact value.
+
+    Examples
+    --------
+    >>> from pyro_cookbook import Estimate
+    >>> print(Estimate(-12.3456, 0.021))
+    -12.346 ± 0.021
     """
 
     value: float
@@ -42,6 +52,12 @@ class Restart:
         ELBO at its end, in nats.
     converged : bool
     steps : int
+
+    Examples
+    --------
+    >>> from pyro_cookbook import Estimate, Restart
+    >>> Restart(seed=0, elbo=Estimate(-3.0, 0.1), converged=True, steps=400).steps
+    400
     """
 
     seed: int
@@ -50,32 +66,11 @@ class Restart:
     steps: int
 
 
-@dataclass(frozen=True)
-class Mode:
-    """A mode of the posterior in which climbs from dispersed starts ended.
+class Programs(NamedTuple):
+    """A fit's two programs on the data it was fitted to."""
 
-    Attributes
-    ----------
-    log_density : float
-        Of the unconstrained latents there, in nats.
-    share : float
-        Share of the mass of all modes found, by Laplace's approximation.
-    num_starts : int
-        How many climbs ended here.
-    distance : float
-        From the mode with the most mass: the largest over the latents, in sds of the narrower.
-    site : str
-        The site where it is largest.
-    location : tuple of float
-        The unconstrained latents there.
-    """
-
-    log_density: float
-    share: float
-    num_starts: int
-    distance: float
-    site: str
-    location: tuple[float, ...] = ()
+    model: Program
+    guide: Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +79,15 @@ class Fit:
 
     Attributes
     ----------
+    programs : Programs
+        Model and guide on the data they were fitted to. Copies: the ones given to `fit` are as
+        they were.
     model, guide : callable
-        The fitted programs: copies, the ones given to `fit` are as they were.
+        The functions themselves.
     args, kwargs : tuple, dict
-        The data, as the programs are called with it.
+        The data, as they are called with it.
+    param_state : dict
+        Parameters that they keep with ``pyro.param`` outside a module.
     family : str
         Name of the guide's family, or of its class.
     seed : int
@@ -113,14 +113,20 @@ class Fit:
         Climbs that ended in no mode.
     noncentred : tuple of str
         Sites that `fit` has non-centred.
-    param_state : dict
-        Parameters that the programs keep with ``pyro.param`` outside a module.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> fit = pc.fit(model, "mean_field", torch.tensor(1.0))
+    >>> fit.family, sorted(fit.programs.model.latents)
+    ('mean_field', ['mu'])
     """
 
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    programs: Programs
     family: str
     seed: int
     losses: npt.NDArray[np.float64]
@@ -134,7 +140,31 @@ class Fit:
     modes: tuple[Mode, ...] = ()
     lost_starts: int = 0
     noncentred: tuple[str, ...] = ()
-    param_state: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def model(self) -> Function:
+        """The fitted model."""
+        return self.programs.model.function
+
+    @property
+    def guide(self) -> Function:
+        """The fitted guide."""
+        return self.programs.guide.function
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional data."""
+        return self.programs.model.args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword data."""
+        return self.programs.model.kwargs
+
+    @property
+    def param_state(self) -> dict[str, Any]:
+        """Parameters kept outside modules."""
+        return self.programs.model.store
 
     def __repr__(self) -> str:
         """One line: what was fitted, how well, and why it stopped."""
@@ -143,11 +173,7 @@ class Fit:
             family += f", {', '.join(self.noncentred)} non-centred"
         engine = f" by the {self.engine} engine" if self.engine else ""
         return (
-            f"Fit({_name(self.model)}, {family}{engine}: ELBO {self.elbo},"
+            f"Fit({self.programs.model.name}, {family}{engine}: ELBO {self.elbo},"
             f" {'converged' if self.converged else 'NOT converged'} after {len(self.losses)} steps:"
             f" {self.reason})"
         )
-
-
-def _name(program: Any) -> str:
-    return str(getattr(program, "__name__", type(program).__name__))

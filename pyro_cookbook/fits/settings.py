@@ -1,7 +1,97 @@
-"""Facts of the engines that are asked for downstream of a fit."""
+"""What `fit` can be told, checked, and handed to the engine that it is for."""
 
-from pyro_cookbook.engines.bound import MAX_FULL_RANK
-from pyro_cookbook.engines.deterministic import DETERMINISTIC, flat_density
-from pyro_cookbook.engines.families import is_named, num_latents
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["DETERMINISTIC", "MAX_FULL_RANK", "flat_density", "is_named", "num_latents"]
+from pyro.infer import ELBO, Trace_ELBO
+
+from pyro_cookbook.engines.choosing import (
+    DETERMINISTIC,
+    STOCHASTIC,
+    Deterministic,
+    Stochastic,
+    choose_engine,
+)
+from pyro_cookbook.engines.families import MAX_FULL_RANK, is_named
+from pyro_cookbook.programs.program import Function, Program
+
+__all__ = ["DETERMINISTIC", "MAX_FULL_RANK", "STOCHASTIC", "Settings", "is_named"]
+
+_LR, _FLOW_LR = 0.03, 0.01  # faster, a flow leaves the posterior
+# A rise of the ELBO that counts as none: for each latent scalar, and at least, in nats.
+_TOL_EACH, _TOL_LEAST = 1e-3, 0.05
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keywords of `fit` that an engine may have, as they were given.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range, naming it.
+    """
+
+    seed: int
+    engine: str | None
+    elbo: ELBO | None
+    lr: float | None
+    max_steps: int
+    tol: float | None
+    batch_size: int | None
+    num_restarts: int | None
+
+    def __post_init__(self) -> None:
+        for name in ("num_restarts", "max_steps", "lr", "tol"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: got {value}, expected a positive number")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1 row")
+
+    def choose(
+        self, model: Program, guide: Function | str
+    ) -> tuple[Deterministic | Stochastic, str]:
+        """Choose an engine; give its options, and why it is that one.
+
+        Raises
+        ------
+        ValueError
+            If the engine asked for cannot serve, or has no such keyword as was given.
+        """
+        name, why = choose_engine(
+            self.engine, model, guide, elbo=self.elbo, batch_size=self.batch_size
+        )
+        if name == DETERMINISTIC:
+            for keyword in ("lr", "tol"):
+                if getattr(self, keyword) is not None:
+                    raise ValueError(
+                        f"{keyword}: the deterministic engine, which fits {guide!r} here, has none;"
+                        " leave it out or ask for engine='stochastic'"
+                    )
+            return Deterministic(self.num_restarts, self.max_steps), why
+        options = Stochastic(
+            elbo=self.elbo or Trace_ELBO(),
+            lr=self.lr or (_FLOW_LR if guide == "flow" else _LR),
+            max_steps=self.max_steps,
+            tol=self.tol or max(_TOL_LEAST, _TOL_EACH * model.num_latents),
+            batch_size=self.batch_size,
+            num_starts=self.num_restarts or 1,
+        )
+        return options, why
+
+    @staticmethod
+    def name_of(options: Deterministic | Stochastic) -> str:
+        """Name the engine that options are for."""
+        return STOCHASTIC if isinstance(options, Stochastic) else DETERMINISTIC
+
+    def record(self, guide: Function | str, options: Deterministic | Stochastic) -> dict[str, Any]:
+        """Record what must be equal for a checkpoint to continue this very fit."""
+        return {
+            "engine": self.name_of(options),
+            "guide": guide if isinstance(guide, str) else "",
+            "seed": self.seed,
+            "lr": getattr(options, "lr", 0.0),
+            "max_steps": options.max_steps,
+            "batch_size": self.batch_size or 0,
+        }

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from pyro_cookbook.engines import families
 from pyro_cookbook.fits import checkpoint
-from pyro_cookbook.fits.result import Estimate, Fit, Mode, Restart
-from pyro_cookbook.programs.drawing import Program, quietly
+from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Restart
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.noncentring import noncentre
+from pyro_cookbook.programs.program import Function, Program, quietly
 
 # Programs of these packages are found again by name; any other must be handed to `load`.
 OWN_PACKAGES = ("models", "guides")
@@ -63,7 +63,7 @@ def save(fit: Fit, path: str | Path) -> None:
     checkpoint.write(content, Path(path))
 
 
-def load(path: str | Path, *, model: Program | None = None, guide: Program | None = None) -> Fit:
+def load(path: str | Path, *, model: Function | None = None, guide: Function | None = None) -> Fit:
     """Read a fit back.
 
     Parameters
@@ -94,22 +94,20 @@ def load(path: str | Path, *, model: Program | None = None, guide: Program | Non
         model = _rebuild(model, content["model"], content["model_state"], "model", path)
         sites = tuple(content.get("noncentred", ()))
         if sites:
-            model = noncentre(model, sites, args, kwargs).model
+            model = noncentre(Program(model, args, kwargs), sites)[0].function
         if content["guide"] == "" and guide is None:
             name = families.STORED_AS.get(content["family"], content["family"])
             factor = content["guide_state"].get("cov_factor")
             rank = None if factor is None else factor.shape[1]
-            guide = families.build(name, model, args, kwargs, rank=rank)
+            guide = families.build(name, Program(model, args, kwargs), rank=rank)
             with quietly():
                 guide(*args, **kwargs)  # an auto-guide makes its parameters when first called
             _fill(guide, content["guide_state"], "guide", path)
         else:
             guide = _rebuild(guide, content["guide"], content["guide_state"], "guide", path)
+    program = Program(model, args, kwargs, store)
     return Fit(
-        model=model,
-        guide=guide,
-        args=args,
-        kwargs=kwargs,
+        programs=Programs(program, program.of(guide)),
         family=content["family"],
         seed=content["seed"],
         losses=content["losses"].numpy(),
@@ -126,7 +124,6 @@ def load(path: str | Path, *, model: Program | None = None, guide: Program | Non
         modes=tuple(Mode(*mode) for mode in content.get("modes", ())),
         lost_starts=content.get("lost_starts", 0),
         noncentred=sites,
-        param_state=store,
     )
 
 
@@ -154,8 +151,8 @@ def _find(name: str) -> Any:
 
 
 def _rebuild(
-    program: Program | None, reference: Any, state: dict[str, Tensor], role: str, path: Path
-) -> Program:
+    program: Function | None, reference: Any, state: dict[str, Tensor], role: str, path: Path
+) -> Function:
     if program is None:
         found = _find(reference["name"]) if reference else None
         is_class = inspect.isclass(found)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 
@@ -79,22 +80,25 @@ class Chains:
         )
 
 
-def num_chains(density: FlatDensity) -> int:
+def num_chains(density: UnconstrainedDensity) -> int:
     """How many chains a model can afford; 0 if not enough to be of use."""
-    if not density.follows_vmap:  # each chain costs a run of the model
+    if density.obstacle:  # each chain costs a run of the model
         return _MIN_CHAINS
     affordable = int(_BUDGET / (NUM_STEPS * _GRADIENTS) / max(1, density.scalars))
     return min(_MAX_CHAINS, affordable) if affordable >= _MIN_CHAINS else 0
 
 
 def run_chains(
-    density: FlatDensity, starts: Array, seed: int, tick: Callable[[], object] = lambda: None
+    density: UnconstrainedDensity,
+    starts: Array,
+    seed: int,
+    tick: Callable[[], object] = lambda: None,
 ) -> Chains:
     """Hamiltonian Monte Carlo from every start, all chains at once.
 
     Parameters
     ----------
-    density : FlatDensity
+    density : UnconstrainedDensity
     starts : array, shape (S, D)
         Unconstrained draws of the guide: they start the chains and scale them.
     seed : int
@@ -110,7 +114,7 @@ def run_chains(
     Neal (2011), *MCMC using Hamiltonian dynamics*, algorithm of figure 2.
     """
     rng = np.random.default_rng(seed)
-    root = _scaling(starts)
+    scaled = from_draws(starts, max_dense=_MAX_DENSE, shrinkage=_SHRINKAGE)
     x = starts[: num_chains(density)].copy()
     first = x.copy()
     step = 1.0 / x.shape[1] ** 0.25
@@ -121,7 +125,7 @@ def run_chains(
         length = _LENGTH * rng.uniform(0.5, 1.5)
         leapfrogs = int(np.clip(np.ceil(length / step), 1, _MAX_LEAPFROGS))
         energy = value - (momentum**2).sum(1) / 2
-        y, p, height, slope = _trajectory(density, root, x, momentum, gradient, step, leapfrogs)
+        y, p, height, slope = _trajectory(density, scaled, x, momentum, gradient, step, leapfrogs)
         with np.errstate(all="ignore"):
             change = height - (p**2).sum(1) / 2 - energy
         change = np.where(np.isfinite(change), change, -np.inf)
@@ -144,8 +148,8 @@ def run_chains(
 
 
 def _trajectory(
-    density: FlatDensity,
-    root: Array,
+    density: UnconstrainedDensity,
+    scaled: Coordinates,
     x: Array,
     p: Array,
     gradient: Array,
@@ -161,10 +165,10 @@ def _trajectory(
     """
     height = np.full(len(x), -np.inf)
     for _ in range(leapfrogs):
-        p = p + step / 2 * _transpose_apply(root, gradient)
-        x = x + step * _apply(root, p)
+        p = p + step / 2 * scaled.gradient(gradient)
+        x = x + step * scaled.stretch(p)
         height, gradient = _evaluate(density, x)
-        p = p + step / 2 * _transpose_apply(root, gradient)
+        p = p + step / 2 * scaled.gradient(gradient)
     return x, p, height, gradient
 
 
@@ -233,30 +237,10 @@ def varies(mean: Array, sd: Array) -> npt.NDArray[np.bool_]:
     return ~(sd <= ROUNDING * np.abs(mean))
 
 
-def _evaluate(density: FlatDensity, x: Array) -> tuple[Array, Array]:
+def _evaluate(density: UnconstrainedDensity, x: Array) -> tuple[Array, Array]:
     value, gradient = density.value_and_grad(x)
     bad = ~(np.isfinite(value) & np.isfinite(gradient).all(1))
     return np.where(bad, -np.inf, value), np.where(bad[:, None], 0.0, gradient)
-
-
-def _scaling(draws: Array) -> Array:
-    """Root of the draws' covariance, shape (D, D); their sds alone in high dimensions."""
-    sd = np.maximum(draws.std(0), 1e-300)
-    if draws.shape[1] > min(_MAX_DENSE, len(draws) // 4):
-        return sd
-    correlation = np.corrcoef((draws / sd).T).reshape(len(sd), len(sd))
-    shrunk = (1 - _SHRINKAGE) * correlation + _SHRINKAGE * np.eye(len(sd))
-    return sd[:, None] * np.linalg.cholesky(shrunk)
-
-
-def _apply(root: Array, p: Array) -> Array:
-    """Root times vectors, shape (S, D)."""
-    return p * root if root.ndim == 1 else p @ root.T
-
-
-def _transpose_apply(root: Array, g: Array) -> Array:
-    """Transposed root times vectors, shape (S, D)."""
-    return g * root if root.ndim == 1 else g @ root
 
 
 def _correlation(a: Array, b: Array) -> Array:

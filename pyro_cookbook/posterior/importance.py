@@ -15,16 +15,10 @@ from arviz_stats.base.array import array_stats
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Estimate, Fit
-from pyro_cookbook.programs.drawing import (
-    Draws,
-    Site,
-    describe,
-    draw,
-    log_density,
-    total,
-    trace_once,
-)
+from pyro_cookbook.programs.drawing import Draws, draw
 from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.log_density import log_density, total
+from pyro_cookbook.programs.program import Site
 
 Array = npt.NDArray[np.float64]
 
@@ -167,16 +161,15 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
         Weigh global latents with the rows summed out, which costs 50 times the draws. Without it
         latents of both kinds have joint weights only.
     """
-    args, kwargs = fit.args, fit.kwargs
+    model, guide = fit.programs
     with isolated(seed, fit.param_state):
-        sites = describe(fit.model, *args, **kwargs)
-        guide_sites = describe(fit.guide, *args, **kwargs)
+        sites, guide_sites = model.sites, guide.sites
         scalars = sum(site.shape.numel() for site in (*sites.values(), *guide_sites.values()))
         num_draws = int(min(num_draws, max(200, _MAX_SCALARS // max(1, scalars))))
         blocks = find_blocks(sites, guide_sites)
-        drawn = draw(fit.guide, num_draws, *args, **kwargs)
+        drawn = draw(guide, num_draws)
         latents = {name: drawn.values[name] for name in sites if name in drawn.values}
-        log_p = log_density(fit.model, latents, *args, **kwargs)
+        log_p = log_density(model, latents)
         joint = _numpy(total(log_p) - drawn.total())
         rows = shared = states = None
         if blocks.row and blocks.global_sites and not sum_rows_out:
@@ -185,25 +178,25 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
             rows = by_row(blocks.row, sites, log_p) - by_row(
                 blocks.row, guide_sites, drawn.log_prob
             )
-            states = enumerate_states(fit, sites, blocks, latents)
+            states = enumerate_states(fit, blocks, latents)
         if blocks.row and blocks.global_sites:
             if states is not None:
                 evidence = np.logaddexp.reduce(states.log_p, axis=-1).sum(1)
             else:
-                evidence = _inner_evidence(fit, sites, guide_sites, blocks, latents)
+                evidence = _inner_evidence(fit, blocks, latents)
             shared = evidence + _outside(blocks.row, sites, log_p)
             shared = shared - _outside(blocks.row, guide_sites, drawn.log_prob)
         return Weights(sites, guide_sites, blocks, drawn, log_p, joint, rows, shared, states)
 
 
-def enumerate_states(
-    fit: Fit, sites: Mapping[str, Site], blocks: Blocks, latents: Mapping[str, Tensor]
-) -> States | None:
+def enumerate_states(fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]) -> States | None:
     """log p(v_r, h_r = k | global) for every value k of the rows' only latent, if it has few."""
+    model = fit.programs.model
+    sites = model.sites
     if len(blocks.local_sites) != 1 or not sites[blocks.local_sites[0]].is_discrete:
         return None
     name = blocks.local_sites[0]
-    fn: Any = trace_once(fit.model, *fit.args, **fit.kwargs)[name]["fn"]
+    fn: Any = model.nodes[name]["fn"]
     if not fn.has_enumerate_support:
         return None
     try:
@@ -217,38 +210,26 @@ def enumerate_states(
     spread = values.reshape(len(values), *(1,) * (len(shape) - 1 - fn.event_dim), *fn.event_shape)
     if not blocks.global_sites:  # the values take the place of the draws
         given = {name: spread.expand(len(values), *shape[1:])}
-        log_p = log_density(fit.model, given, *fit.args, **fit.kwargs)
+        log_p = log_density(model, given)
         return States(by_row(blocks.row, sites, log_p).T[None], values)
     columns = []
     for value in spread:
-        log_p = log_density(
-            fit.model, {**latents, name: value.expand(shape)}, *fit.args, **fit.kwargs
-        )
+        log_p = log_density(model, {**latents, name: value.expand(shape)})
         columns.append(by_row(blocks.row, sites, log_p))
     return States(np.stack(columns, axis=-1), values)
 
 
-def _inner_evidence(
-    fit: Fit,
-    sites: Mapping[str, Site],
-    guide_sites: Mapping[str, Site],
-    blocks: Blocks,
-    latents: Mapping[str, Tensor],
-) -> Array:
+def _inner_evidence(fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]) -> Array:
     """Σ_r log p(v_r | global), each row's latents averaged over inner draws."""
     running = np.full(0, -np.inf)
-    for _, rows in inner_draws(fit, sites, guide_sites, blocks, latents):
+    for _, rows in inner_draws(fit, blocks, latents):
         running = np.logaddexp(running, rows) if running.size else rows
     summed: Array = (running - np.log(_NUM_INNER)).sum(1)
     return summed
 
 
 def inner_draws(
-    fit: Fit,
-    sites: Mapping[str, Site],
-    guide_sites: Mapping[str, Site],
-    blocks: Blocks,
-    latents: Mapping[str, Tensor],
+    fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]
 ) -> Iterator[tuple[dict[str, Tensor], Array]]:
     """Draw the rows' latents again and again under the same global ones, with rows' log weights.
 
@@ -258,14 +239,15 @@ def inner_draws(
         All latents, shape (S, ...).
     log_weights : array, shape (S, R)
     """
+    model, guide = fit.programs
     given = {name: latents[name] for name in blocks.global_sites}
     num_draws = len(next(iter(latents.values())))
     for _ in range(_NUM_INNER):
-        inner = draw(fit.guide, num_draws, *fit.args, given=given, **fit.kwargs)
+        inner = draw(guide, num_draws, given)
         values = {name: inner.values[name] for name in latents}
-        log_p = log_density(fit.model, values, *fit.args, **fit.kwargs)
-        rows = by_row(blocks.row, sites, log_p)
-        yield values, rows - by_row(blocks.row, guide_sites, inner.log_prob)
+        log_p = log_density(model, values)
+        rows = by_row(blocks.row, model.sites, log_p)
+        yield values, rows - by_row(blocks.row, guide.sites, inner.log_prob)
 
 
 def by_row(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]) -> Array:

@@ -16,16 +16,20 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_cookbook.engines.deterministic import flat_density
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.posterior.datatree import Coords, Dims, mcmc_tree
+from pyro_cookbook.posterior.datatree import mcmc_tree
+from pyro_cookbook.posterior.layout import Coords, Dims
+from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.progress import shown
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
 Array = npt.NDArray[np.float64]
 
 _SCALING_DRAWS = 2000
+# Whole covariances up to here; above, chains are scaled coordinate by coordinate.
+_MAX_DENSE = 500
 
 
 def sample(
@@ -84,16 +88,19 @@ def sample(
         if value < least:
             raise ValueError(f"{name}: got {value}, expected at least {least}")
     with isolated(seed, fit.param_state):
-        density = flat_density(fit.model, fit.args, fit.kwargs)
-        drawn = draw(fit.guide, max(_SCALING_DRAWS, num_chains), *fit.args, **fit.kwargs)
+        model, guide = fit.programs
+        density = unconstrained_density(model)
+        drawn = draw(guide, max(_SCALING_DRAWS, num_chains))
         z = density.unconstrain({name: drawn.values[name].double() for name in density.shapes})
-        starts, loc, root = _starts_and_scaling(z, num_chains)
+        z = z[np.isfinite(z).all(1)]
+        # Whitening by many draws is as good for strong correlations as for none; few are shrunk.
+        shrinkage = 0.02 if len(z) < 10 * density.dim else 1e-9
+        scaled = from_draws(z, max_dense=_MAX_DENSE, shrinkage=shrinkage)
     jobs = [
-        _Job(density, loc, root, starts[c], seed + c, num_draws, num_warmup, target_accept)
+        _Job(density, scaled, z[c], seed + c, num_draws, num_warmup, target_accept)
         for c in range(num_chains)
     ]
-    shown = sys.stderr.isatty() if progress is None else progress
-    with tqdm(total=num_chains, desc="NUTS, chains done", disable=not shown) as bar:
+    with tqdm(total=num_chains, desc="NUTS, chains done", disable=not shown(progress)) as bar:
         chains = []
         for chain in _run(jobs, processes or os.cpu_count() or 1):
             chains.append(chain)
@@ -101,12 +108,9 @@ def sample(
     positions = np.stack([chain.positions for chain in chains])
     latents = density.constrain(positions.reshape(-1, density.dim))
     return mcmc_tree(
-        fit.model,
+        model,
         {name: value.to(drawn.values[name].dtype) for name, value in latents.items()},
         np.stack([chain.diverging for chain in chains]),
-        fit.args,
-        fit.kwargs,
-        param_state=fit.param_state,
         coords=coords,
         dims=dims,
     )
@@ -116,9 +120,8 @@ def sample(
 class _Job:
     """One chain to run."""
 
-    density: FlatDensity
-    loc: Array
-    root: Array
+    density: UnconstrainedDensity
+    coordinates: Coordinates
     start: Array
     seed: int
     num_draws: int
@@ -132,22 +135,6 @@ class _Chain:
 
     positions: Array
     diverging: npt.NDArray[np.bool_]
-
-
-def _starts_and_scaling(z: Array, num_chains: int) -> tuple[Array, Array, Array]:
-    """Overdispersed starts for the chains, and location and root of the guide's covariance."""
-    z = z[np.isfinite(z).all(1)]
-    loc, sd = z.mean(0), np.where((z == z[0]).all(0), 0.0, z.std(0))
-    spread = np.where(sd > 0, sd, 1.0)  # a point has no spread of its own
-    if z.shape[1] > 500 or not (sd > 0).all():
-        root = np.diag(spread)
-    else:
-        correlation = np.corrcoef(((z - loc) / spread).T).reshape(len(loc), len(loc))
-        # Whitening by many draws is as good for strong correlations as for none; few are shrunk.
-        share = 0.02 if len(z) < 10 * len(loc) else 1e-9
-        shrunk = (1 - share) * correlation + share * np.eye(len(loc))
-        root = spread[:, None] * np.linalg.cholesky(shrunk)
-    return z[:num_chains], loc, root
 
 
 def _run(jobs: Sequence[_Job], processes: int) -> Any:
@@ -194,10 +181,9 @@ class _Potential(torch.autograd.Function):
 
 
 def _run_chain(job: _Job) -> _Chain:
-    density = job.density
-    loc = torch.as_tensor(job.loc)
-    root = torch.as_tensor(job.root)
-
+    density, coordinates = job.density, job.coordinates
+    loc = torch.as_tensor(coordinates.loc)
+    root = torch.as_tensor(coordinates.matrix)
     evaluate = density.traced()
 
     def potential(values: dict[str, Tensor]) -> Tensor:
@@ -205,7 +191,7 @@ def _run_chain(job: _Job) -> _Chain:
         found: Tensor = apply(loc + root @ values["u"], evaluate)
         return found
 
-    start = torch.as_tensor(np.linalg.solve(job.root, job.start - job.loc))
+    start = torch.as_tensor(coordinates.solve(job.start - coordinates.loc))
     # Same numbers whether forked or not: one thread adds in one order.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -225,4 +211,4 @@ def _run_chain(job: _Job) -> _Chain:
             diverging[run.diagnostics()["divergences"]["chain 0"]] = True
     finally:
         torch.set_num_threads(threads)
-    return _Chain(job.loc + u @ job.root.T, diverging)
+    return _Chain(coordinates.place(u), diverging)

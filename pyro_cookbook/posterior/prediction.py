@@ -8,10 +8,12 @@ import torch
 import xarray as xr
 
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.posterior.datatree import Coords, Dims, Layout, constants, observed_values
-from pyro_cookbook.programs.drawing import describe, draw
+from pyro_cookbook.posterior.datatree import constants
+from pyro_cookbook.posterior.layout import Coords, Dims, Layout
+from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.predictive import predictive
+from pyro_cookbook.programs.program import Program
 
 
 def predict(
@@ -52,15 +54,15 @@ def predict(
     args, all_kwargs = new_data, {**kwargs, **(data_kwargs or {})}
     if not args and not all_kwargs:
         args, all_kwargs = fit.args, fit.kwargs
+    model, guide = fit.programs
+    asked = model.on(*args, **all_kwargs)
     with isolated(seed, fit.param_state):
-        old = describe(fit.model, *fit.args, **fit.kwargs)
-        new = describe(fit.model, *args, **all_kwargs)
-        observed = [name for name, site in old.items() if site.is_data]
+        new = asked.sites
+        observed = [name for name, site in model.sites.items() if site.is_data]
         is_blind = not any(new[name].observed for name in observed if name in new)
         # Without observations there is nothing to infer from: old rows' guide will do.
-        on_old = is_blind and not _takes(fit.guide, args, all_kwargs)
-        guide_data = (fit.args, fit.kwargs) if on_old else (args, all_kwargs)
-        drawn = draw(fit.guide, num_draws, *guide_data[0], **guide_data[1])
+        informed = asked.of(fit.guide)
+        drawn = draw(guide if is_blind and not _runs(informed) else informed, num_draws)
         given = {}
         for name, value in drawn.values.items():
             if name not in new:
@@ -73,25 +75,24 @@ def predict(
                     f" new rows need {tuple(new[name].shape)}; only an amortized guide infers new"
                     " rows"
                 )
-        values = predictive(fit.model, given, num_draws, *args, **all_kwargs)
-        seen = observed_values(fit.model, args, all_kwargs)
+        values = predictive(asked, given, num_draws)
     groups = {
         "predictions": {name: values[name] for name in observed if name in values},
         "posterior": {
             **given,
             **{name: v for name, v in values.items() if name not in observed and v.numel()},
         },
-        "predictions_constant_data": constants(fit.model, args, all_kwargs, seen),
+        "predictions_constant_data": constants(asked),
     }
     return Layout(coords or {}, dims or {}, ("sample",)).tree(groups, new, {})
 
 
-def _takes(guide: Any, args: Any, kwargs: Any) -> bool:
-    """Whether a guide runs on these data."""
-    target = guide.forward if isinstance(guide, torch.nn.Module) else guide
+def _runs(guide: Program) -> bool:
+    """Whether a guide runs on its data."""
+    function = guide.function
+    target = function.forward if isinstance(function, torch.nn.Module) else function
     try:
-        inspect.signature(target).bind(*args, **kwargs)
-        describe(guide, *args, **kwargs)
+        inspect.signature(target).bind(*guide.args, **guide.kwargs)
+        return bool(guide.sites)
     except (TypeError, ValueError, RuntimeError):
         return False
-    return True

@@ -101,12 +101,12 @@ def _rows_given_global(
 ) -> dict[str, Tensor]:
     """Redraw the rows' latents given resampled global ones: exactly, or by inner weights."""
     blocks, sites = weights.blocks, weights.sites
-    states = enumerate_states(fit, sites, blocks, latents)
+    states = enumerate_states(fit, blocks, latents)
     if states is not None:
         name = blocks.local_sites[0]
         return latents | {name: states.values[torch.as_tensor(_choose(states.log_p, rng))]}
     total: Array | None = None
-    for values, rows in inner_draws(fit, sites, weights.guide_sites, blocks, latents):
+    for values, rows in inner_draws(fit, blocks, latents):
         # Weighted reservoir of size one: keep the newcomer with its share of the weight so far.
         if total is None:
             total = rows

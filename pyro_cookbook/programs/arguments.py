@@ -11,62 +11,54 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from pyro_cookbook.programs.drawing import Program, is_derived, trace_once
 from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.program import Function, Program, is_derived
 
 
-def named_arguments(program: Program, args: Any, kwargs: Any) -> dict[str, Any]:
+def named_arguments(program: Program) -> dict[str, Any]:
     """Name what a program is called with, in its signature's words.
 
     What ``*data`` takes is called ``data[0]``, ``data[1]``, …; what has no name, ``argument 0``, ….
 
     Parameters
     ----------
-    program : callable
-    args, kwargs : tuple, dict
-        What it is called with; need not be complete.
+    program : Program
+        Its data need not be complete.
 
     Returns
     -------
     dict of str to object
         Positional arguments first.
     """
-    return dict(zip(_positional_names(program, len(args)), args, strict=True)) | dict(kwargs)
+    names = _positional_names(program.function, len(program.args))
+    return dict(zip(names, program.args, strict=True)) | program.kwargs
 
 
-def with_arguments(
-    program: Program, args: Any, kwargs: Any, values: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def with_arguments(program: Program, values: Mapping[str, Any]) -> Program:
     """Put other values in the place of arguments, under the names of `named_arguments`.
-
-    Returns
-    -------
-    args, kwargs : tuple, dict
-        New ones, of the same length.
 
     Raises
     ------
     ValueError
         If there is no argument of that name.
     """
-    names = _positional_names(program, len(args))
+    args, kwargs = program.args, program.kwargs
+    names = _positional_names(program.function, len(args))
     for name in values:
         if name not in names and name not in kwargs:
             known = ", ".join([*names, *kwargs]) or "none"
             raise ValueError(f"argument: got {name!r}, expected one of those given: {known}")
     swapped = tuple(values.get(name, value) for name, value in zip(names, args, strict=True))
-    return swapped, {name: values.get(name, value) for name, value in kwargs.items()}
+    return program.on(*swapped, **{name: values.get(name, value) for name, value in kwargs.items()})
 
 
-def observed_arguments(program: Program, args: Any, kwargs: Any) -> dict[str, str]:
+def observed_arguments(program: Program) -> dict[str, str]:
     """Say which argument holds each observed site's value.
 
     Parameters
     ----------
-    program : callable
-        A model.
-    args, kwargs : tuple, dict
-        Its data.
+    program : Program
+        A model on its data.
 
     Returns
     -------
@@ -80,7 +72,7 @@ def observed_arguments(program: Program, args: Any, kwargs: Any) -> dict[str, st
         If no argument holds the value of an observed site, naming the site: the value is a
         constant, or the model transforms its argument (``obs=y.log()``, ``obs=y[index]``).
     """
-    found = holders(program, args, kwargs)
+    found = holders(program)
     for site, argument in found.items():
         if argument is None:
             raise ValueError(
@@ -90,17 +82,16 @@ def observed_arguments(program: Program, args: Any, kwargs: Any) -> dict[str, st
     return {site: argument for site, argument in found.items() if argument is not None}
 
 
-def holders(program: Program, args: Any, kwargs: Any) -> dict[str, str | None]:
+def holders(program: Program) -> dict[str, str | None]:
     """As `observed_arguments`, with None where no argument holds a site's value.
 
     The program runs once, on a copy of each argument. An argument holds a value if the two are one
     object, or share all their memory in the same order (``obs=y.reshape(-1)``).
     """
-    given = named_arguments(program, args, kwargs)
+    given = named_arguments(program)
     copies = {name: _copied(value) for name, value in given.items()}
-    args, kwargs = with_arguments(program, args, kwargs, copies)
-    with isolated(0):
-        nodes = trace_once(program, *args, **kwargs)
+    with isolated(0, program.store):
+        nodes = with_arguments(program, copies).nodes
     # What a model changes in place is no longer what it was given.
     kept = [name for name in given if _same(given[name], copies[name])]
     return {
@@ -110,9 +101,9 @@ def holders(program: Program, args: Any, kwargs: Any) -> dict[str, str | None]:
     }
 
 
-def _positional_names(program: Program, count: int) -> list[str]:
-    """Name the first arguments of a program."""
-    target = program.forward if isinstance(program, nn.Module) else program
+def _positional_names(function: Function, count: int) -> list[str]:
+    """Name the first arguments of a function."""
+    target = function.forward if isinstance(function, nn.Module) else function
     names: list[str] = []
     try:
         parameters = inspect.signature(target).parameters.values()

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_cookbook.programs.drawing import Program, Site, describe_nodes, trace_once
+from pyro_cookbook.programs.log_density import first_line
+from pyro_cookbook.programs.program import Program
 
 
-def first_run(model: Program, args: Any, kwargs: Any) -> dict[str, Site]:
-    """Run a model on its data for the first time and describe its sites.
+def first_run(model: Program) -> None:
+    """Run a model on its data for the first time and look at what it observes.
 
     Raises
     ------
@@ -21,17 +22,14 @@ def first_run(model: Program, args: Any, kwargs: Any) -> dict[str, Site]:
         an observation lies outside the support of its distribution.
     """
     try:
-        nodes = trace_once(model, *args, **kwargs)
+        nodes = model.nodes
     except Exception as error:  # whatever the reader's model raises
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"model: it does not run on these data ({type(error).__name__}: {first}); got"
-            f" {_shapes(model, args, kwargs)}"
+            f"model: it does not run on these data ({first_line(error)}); got {_shapes(model)}"
         ) from error
     for name, node in nodes.items():
         if node["is_observed"]:
             _check_observed(name, node)
-    return describe_nodes(nodes)
 
 
 def _check_observed(name: str, node: Mapping[str, Any]) -> None:
@@ -70,7 +68,7 @@ def _check_observed(name: str, node: Mapping[str, Any]) -> None:
         )
 
 
-def same_sites(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> None:
+def same_sites(model: Program, guide: Program) -> None:
     """Refuse a guide that has not exactly the model's latent sites.
 
     Raises
@@ -78,8 +76,8 @@ def same_sites(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site])
     ValueError
         Naming the sites that only one of the two has.
     """
-    wanted = {name for name, site in model_sites.items() if not site.observed}
-    drawn = {name for name, site in guide_sites.items() if not site.observed and not site.auxiliary}
+    wanted = set(model.latents)
+    drawn = {name for name, site in guide.latents.items() if not site.auxiliary}
     for missing, role, other in (
         (sorted(wanted - drawn), "guide", "model"),
         (sorted(drawn - wanted), "model", "guide"),
@@ -92,12 +90,13 @@ def same_sites(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site])
             )
 
 
-def _shapes(model: Program, args: Any, kwargs: Any) -> str:
-    target = model.forward if isinstance(model, nn.Module) else model
+def _shapes(model: Program) -> str:
+    function = model.function
+    target = function.forward if isinstance(function, nn.Module) else function
     try:
-        given = dict(inspect.signature(target).bind_partial(*args, **kwargs).arguments)
+        given = dict(inspect.signature(target).bind_partial(*model.args, **model.kwargs).arguments)
     except (TypeError, ValueError):
-        given = {f"argument {i}": value for i, value in enumerate(args)} | dict(kwargs)
+        given = {f"argument {i}": value for i, value in enumerate(model.args)} | model.kwargs
     shown = [
         f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} {value!r:.40}"
         for name, value in given.items()

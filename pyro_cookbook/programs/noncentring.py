@@ -1,7 +1,6 @@
 """Non-centring: which sites call for it, and a model with them non-centred."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -10,39 +9,23 @@ from pyro import poutine
 from pyro.infer.reparam import LocScaleReparam
 from torch.distributions import biject_to
 
-from pyro_cookbook.programs.drawing import Program, quietly, trace_once
+from pyro_cookbook.programs.program import Node, Program, quietly
 
 # Families that LocScaleReparam can split into location, scale and a standard draw.
 _LOC_SCALE = (dist.Normal, dist.Laplace, dist.Cauchy, dist.StudentT, dist.Gumbel)
 
 
-@dataclass(frozen=True)
-class Noncentred:
-    """A model with sites non-centred.
-
-    Attributes
-    ----------
-    model : callable
-        θ = loc + scale · θ_decentered, with θ_decentered sampled and θ deterministic.
-    sites : tuple of str
-    """
-
-    model: Callable[..., Any]
-    sites: tuple[str, ...]
-
-
-def candidates(model: Program, args: Any, kwargs: Any) -> tuple[str, ...]:
+def candidates(program: Program) -> tuple[str, ...]:
     """Latent sites of a location-scale family whose location or scale depends on another latent.
 
     Found by moving the other latents and looking whether the site's distribution moves.
     """
-    nodes = trace_once(model, *args, **kwargs)
-    latent = {name: node for name, node in nodes.items() if not node["is_observed"]}
+    latent = {name: node for name, node in program.nodes.items() if not node["is_observed"]}
     if any(node["fn"].support.is_discrete for node in latent.values()):
         return ()
     found = []
     try:
-        first, second = (_moved(model, latent, shift, args, kwargs) for shift in (0.0, 0.7))
+        first, second = (_moved(program, latent, shift) for shift in (0.0, 0.7))
     except NotImplementedError:  # a support without a bijection to the reals
         return ()
     for name, node in latent.items():
@@ -54,23 +37,28 @@ def candidates(model: Program, args: Any, kwargs: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def noncentre(model: Program, sites: bool | Sequence[str], args: Any, kwargs: Any) -> Noncentred:
+def noncentre(program: Program, sites: bool | Sequence[str]) -> tuple[Program, tuple[str, ...]]:
     """Non-centre sites of a model.
 
     Parameters
     ----------
-    model : callable
+    program : Program
     sites : True or sequence of str
         True: every one of `candidates`.
-    args, kwargs
-        The model's data.
+
+    Returns
+    -------
+    program : Program
+        θ = loc + scale · θ_decentered, with θ_decentered sampled and θ deterministic.
+    sites : tuple of str
+        The sites that were non-centred.
 
     Raises
     ------
     ValueError
         If a site named cannot be non-centred, or there is none to non-centre.
     """
-    possible = candidates(model, args, kwargs)
+    possible = candidates(program)
     chosen = possible if isinstance(sites, bool) else tuple(sites)
     for name in chosen:
         if name not in possible:
@@ -84,7 +72,7 @@ def noncentre(model: Program, sites: bool | Sequence[str], args: Any, kwargs: An
             " another latent"
         )
     config: dict[str, Any] = {name: LocScaleReparam(centered=0.0) for name in chosen}
-    return Noncentred(poutine.reparam(model, config=config), chosen)
+    return program.of(poutine.reparam(program.function, config=config)), chosen
 
 
 def _base(fn: Any) -> Any:
@@ -94,7 +82,7 @@ def _base(fn: Any) -> Any:
     return fn
 
 
-def _moved(model: Program, latent: Any, shift: float, args: Any, kwargs: Any) -> dict[str, Any]:
+def _moved(program: Program, latent: Mapping[str, Node], shift: float) -> dict[str, Node]:
     """Run the model with all latents moved on their unconstrained scale."""
     values = {}
     with quietly():
@@ -103,5 +91,5 @@ def _moved(model: Program, latent: Any, shift: float, args: Any, kwargs: Any) ->
             unconstrained = transform.inv(node["value"])
             zero = torch.where(torch.isfinite(unconstrained), unconstrained, 0.0)
             values[name] = transform(zero + shift)
-        held = poutine.condition(model, data=values)
-        return dict(poutine.trace(held).get_trace(*args, **kwargs).nodes)
+        held = poutine.condition(program, data=values)
+        return dict(poutine.trace(held).get_trace().nodes)

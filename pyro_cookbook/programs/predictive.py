@@ -1,59 +1,44 @@
 """What follows from draws of the latents: computed values, and new observations."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_cookbook.programs.drawing import (
-    CHUNK_SCALARS,
-    Program,
-    draw,
-    is_derived,
-    quietly,
-    sample_sites,
-)
+from pyro_cookbook.programs.drawing import draw
+from pyro_cookbook.programs.log_density import Values, chunk_size, over_draws
+from pyro_cookbook.programs.program import Program, is_derived, quietly, sample_sites
 
 
-def derived_values(
-    model: Program, values: Mapping[str, Tensor], *args: Any, **kwargs: Any
-) -> dict[str, Tensor]:
+def derived_values(program: Program, values: Values) -> dict[str, Tensor]:
     """Values of a model's deterministic sites at given latents.
 
     Parameters
     ----------
-    model : callable
+    program : Program
     values : mapping of str to Tensor
         Every latent site → values, shape (S, ...).
-    *args, **kwargs
-        The model's data.
 
     Returns
     -------
     dict of str to Tensor
         Deterministic site → values, shape (S, ...).
     """
+    derived = {name: site for name, site in program.sites.items() if site.deterministic}
+    if not derived:
+        return {}
 
     def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
-        held = poutine.condition(model, data=given)
-        nodes = sample_sites(poutine.trace(held).get_trace(*args, **kwargs))
+        nodes = sample_sites(poutine.trace(poutine.condition(program, data=given)).get_trace())
         return {name: node["value"] for name, node in nodes.items() if is_derived(node)}
 
+    scalars = sum(site.shape.numel() for site in derived.values())
+    num_draws = len(next(iter(values.values())))
     with quietly():
-        first = one({name: value[0] for name, value in values.items()})
-        if not first:
-            return {}
-        num_draws = len(next(iter(values.values())))
-        chunk = max(1, CHUNK_SCALARS // max(1, 4 * sum(v.numel() for v in first.values())))
-        try:
-            return dict(torch.vmap(one, chunk_size=min(num_draws, chunk))(dict(values)))
-        except Exception:  # as in `log_density`
-            rows = [one({k: v[s] for k, v in values.items()}) for s in range(num_draws)]
-            return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        found, _ = over_draws(one, values, chunk=chunk_size(scalars, num_draws))
+    return found
 
 
 class _Release(Messenger):
@@ -64,19 +49,17 @@ class _Release(Messenger):
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
-def released(model: Program) -> Program:
-    """Return the model with its observed sites drawn anew."""
+def released(program: Program) -> Program:
+    """Give the program with its observed sites drawn anew."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with _Release():
-            return model(*args, **kwargs)
+            return program.function(*args, **kwargs)
 
-    return run
+    return program.of(run)
 
 
-def predictive(
-    model: Program, values: Mapping[str, Tensor], num_draws: int, *args: Any, **kwargs: Any
-) -> dict[str, Tensor]:
+def predictive(program: Program, values: Values, num_draws: int) -> dict[str, Tensor]:
     """Draw what is observed anew, given latents; without latents, from the prior.
 
     Every observed site is released first, so that the data are never echoed.
@@ -84,7 +67,7 @@ def predictive(
     Returns
     -------
     dict of str to Tensor
-        Every sample site of the model → values, shape (S, ...).
+        Every sample site of the model that was not given → values, shape (S, ...).
     """
-    drawn = draw(released(model), num_draws, *args, given=values, **kwargs)
+    drawn = draw(released(program), num_draws, values)
     return {name: value for name, value in drawn.values.items() if name not in values}

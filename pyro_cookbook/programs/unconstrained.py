@@ -1,5 +1,6 @@
 """The log density of a model as a pure function of one unconstrained vector, many at a time."""
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,15 +14,16 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_cookbook.programs.drawing import CHUNK_SCALARS, Program, quietly, sample_sites, trace_once
+from pyro_cookbook.programs.log_density import chunk_size, over_draws
+from pyro_cookbook.programs.program import Program, quietly, run_once, sample_sites
 
 Array = npt.NDArray[np.float64]
 
 
-class NotFlat(ValueError):
+class NoDensity(ValueError):
     """The model has no log density that is a function of its continuous latents alone."""
 
 
@@ -58,12 +60,12 @@ def _bijection(name: str, fn: Any) -> Any:
     try:
         return biject_to(fn.support)
     except NotImplementedError:
-        raise NotFlat(
+        raise NoDensity(
             f"model: the support of site {name!r} has no bijection to the reals"
         ) from None
 
 
-class FlatDensity:
+class UnconstrainedDensity:
     """log p(v, h) + log |dh/dz| of a model at unconstrained vectors z.
 
     The latents lie in z in the order in which the model samples them, each through the standard
@@ -71,9 +73,8 @@ class FlatDensity:
 
     Parameters
     ----------
-    model : callable
-    args, kwargs
-        Its data.
+    program : Program
+        A model on its data.
     jacobian : bool, default True
         Count log |dh/dz|. Without it the maximum is the mode of the latents as the model has them.
 
@@ -85,24 +86,24 @@ class FlatDensity:
         D, the length of z.
     scalars : int
         Scalars of values and log densities in one run of the model, all sites together.
-    follows_vmap : bool
-        Whether many vectors are computed in one run of the model.
+    obstacle : str
+        Why many vectors cannot be computed in one run of the model; "" if they can.
     evaluations : int
         Log densities computed so far.
 
     Raises
     ------
-    NotFlat
+    NoDensity
         If a support depends on another latent, or the log density at given latents is random.
     """
 
-    def __init__(self, model: Program, args: Any, kwargs: Any, *, jacobian: bool = True) -> None:
-        self.model, self.args, self.kwargs, self.jacobian = model, args, kwargs, jacobian
+    def __init__(self, program: Program, *, jacobian: bool = True) -> None:
+        self.program, self.jacobian = program, jacobian
         self._default_dtype = torch.get_default_dtype()  # wherever it is evaluated later
-        nodes = trace_once(model, *args, **kwargs)
+        nodes = program.nodes
         latent = {name: node for name, node in nodes.items() if not node["is_observed"]}
         if not latent:
-            raise NotFlat("model: it has no latent site")
+            raise NoDensity("model: it has no latent site")
         self.transforms = {name: _bijection(name, node["fn"]) for name, node in latent.items()}
         # Not by inverse_shape, which imports sympy: half a second.
         self.shapes = {
@@ -114,8 +115,8 @@ class FlatDensity:
         self.scalars = sum(
             n["value"].numel() + torch.Size(n["fn"].batch_shape).numel() for n in nodes.values()
         )
-        self._chunk = max(1, CHUNK_SCALARS // max(1, 4 * self.scalars))
-        self.follows_vmap = True
+        self._chunk = chunk_size(self.scalars, 2**31)
+        self.obstacle = ""
         self.evaluations = 0
         self._refuse_moving_supports()
         self._refuse_randomness()
@@ -167,7 +168,7 @@ class FlatDensity:
                 value = self._one(z)
                 return value.detach(), torch.autograd.grad(value, z)[0]
 
-        if not self.follows_vmap:
+        if self.obstacle:
             return eager
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -251,7 +252,7 @@ class FlatDensity:
         rows = []
         for _ in range(num_draws):
             with default_dtype(self._default_dtype):
-                nodes = trace_once(self.model, *self.args, **self.kwargs)
+                nodes = run_once(self.program)
             try:
                 values = {name: nodes[name]["value"][None] for name in self.shapes}
                 rows.append(self.unconstrain(values)[0])
@@ -274,28 +275,22 @@ class FlatDensity:
                 volume = transform.log_abs_det_jacobian(unconstrained, values[name])
                 jacobian.append(volume.sum())
         with default_dtype(self._default_dtype), _At(values) as at:
-            self.model(*self.args, **self.kwargs)
+            self.program()
         return torch.stack([*jacobian, *at.log_prob]).sum()
 
     def _batch(self, z: Tensor) -> Tensor:
+        """Log density at vectors; −∞ where a matrix that the model factorises is singular."""
         self.evaluations += len(z)
-        if self.follows_vmap:
-            try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "There is a performance drop")
-                    return torch.vmap(self._one)(z)
-            except torch.linalg.LinAlgError:  # at some of the vectors: find out which
-                pass
-            except Exception:  # branches on values, .item(): one at a time shows any real error
-                self.follows_vmap = False
-        return torch.stack([self._alone(one) for one in z])
-
-    def _alone(self, z: Tensor) -> Tensor:
-        """Log density at one vector; −∞ where a matrix that the model factorises is singular."""
-        try:
-            return self._one(z)
-        except torch.linalg.LinAlgError:
-            return (0 * z).sum() - torch.inf
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            found, self.obstacle = over_draws(
+                lambda one: {"value": self._one(one["z"])},
+                {"z": z},
+                chunk=len(z),
+                singular=lambda one: {"value": (0 * one["z"]).sum() - torch.inf},
+                obstacle=self.obstacle,
+            )
+        return found["value"]
 
     def _refuse_moving_supports(self) -> None:
         """Refuse a support that is another at another point: guides have one transform a site."""
@@ -303,11 +298,11 @@ class FlatDensity:
         for sign in (-1.0, 1.0):
             moved = {n: t(zeros[n][0].to(self.dtype) + sign) for n, t in self.transforms.items()}
             with quietly():
-                trace = poutine.trace(poutine.condition(self.model, data=moved))
-                nodes = sample_sites(trace.get_trace(*self.args, **self.kwargs))
+                trace = poutine.trace(poutine.condition(self.program, data=moved))
+                nodes = sample_sites(trace.get_trace())
             gone = [name for name in self.transforms if name not in nodes]
             for name in [*gone, *(n for n, node in nodes.items() if not node["is_observed"])]:
-                raise NotFlat(
+                raise NoDensity(
                     f"model: site {name!r} is not sampled in every run; a latent has to exist"
                     " whatever the values of the others"
                 )
@@ -315,7 +310,7 @@ class FlatDensity:
                 now = biject_to(nodes[name]["fn"].support)
                 probe = torch.full(self.shapes[name], 0.5, dtype=self.dtype)
                 if not torch.allclose(transform(probe), now(probe), equal_nan=True):
-                    raise NotFlat(
+                    raise NoDensity(
                         f"model: the support of site {name!r} depends on another latent; sample it"
                         " on a fixed support and scale it, e.g."
                         f" high * pyro.sample({name + '_unit'!r}, dist.Uniform(0, 1))"
@@ -331,8 +326,50 @@ class FlatDensity:
                     pyro.set_rng_seed(seed)
                     found.append(self._one(z))
             if not torch.equal(found[0], found[1]) and bool(torch.isfinite(found[0])):
-                raise NotFlat(
+                raise NoDensity(
                     f"model: its log density at the same latents was {float(found[0]):.6g} and then"
                     f" {float(found[1]):.6g}; a random number is drawn outside pyro.sample, or a"
                     " plate takes its own subsample"
                 )
+
+
+def unconstrained_density(program: Program, *, jacobian: bool = True) -> UnconstrainedDensity:
+    """Density of a model in double precision where the model allows it; made once and kept.
+
+    A model that closes over single-precision tensors computes in single precision.
+
+    Raises
+    ------
+    NoDensity
+        As `UnconstrainedDensity`.
+    """
+    kept: dict[bool, UnconstrainedDensity] = program.__dict__.setdefault("_densities", {})
+    if jacobian not in kept:
+        kept[jacobian] = _in_double(program, jacobian)
+    return kept[jacobian]
+
+
+def _in_double(program: Program, jacobian: bool) -> UnconstrainedDensity:
+    try:
+        with default_dtype(torch.float64):
+            density = UnconstrainedDensity(_doubled(program), jacobian=jacobian)
+            density.value_and_grad(np.zeros((1, density.dim)))
+            return density
+    except (RuntimeError, TypeError):  # a dtype of its own somewhere; NoDensity passes
+        return UnconstrainedDensity(program, jacobian=jacobian)
+
+
+def _doubled(program: Program) -> Program:
+    """Give the program in double precision: its data, and a copy of its module."""
+
+    def double(value: Any) -> Any:
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        return value.double() if is_float else value
+
+    wide = program.on(
+        *(double(value) for value in program.args),
+        **{key: double(value) for key, value in program.kwargs.items()},
+    )
+    if not isinstance(program.function, nn.Module):
+        return wide
+    return wide.of(copy.deepcopy(program.function).double())

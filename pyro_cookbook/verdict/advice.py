@@ -1,13 +1,10 @@
 """What to do when the verdict is no: which site, which reparametrisation, which family."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.fits.settings import MAX_FULL_RANK, is_named, num_latents
-from pyro_cookbook.programs.drawing import Site
+from pyro_cookbook.fits.settings import MAX_FULL_RANK, is_named
 from pyro_cookbook.programs.noncentring import candidates
 
 Array = npt.NDArray[np.float64]
@@ -19,16 +16,12 @@ STRONG = 0.5
 _NARROW = {"mean_field", "map", "laplace", "whitened_mean_field", "low_rank"}
 
 
-def advise(
-    fit: Fit, sites: Mapping[str, Site], worst: str, unconstrained: Array | None, labels: list[str]
-) -> tuple[str, ...]:
+def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str]) -> tuple[str, ...]:
     """Name concrete steps, most promising first.
 
     Parameters
     ----------
     fit : Fit
-    sites : mapping
-        The model's sites.
     worst : str
         The site whose numbers are most wrong; "" if unknown.
     unconstrained : array, shape (S, D), or None
@@ -36,12 +29,12 @@ def advise(
     labels : list of str
         Their entries' names.
     """
-    if any(site.is_discrete for site in sites.values() if not site.observed):
+    if any(site.is_discrete for site in fit.programs.model.latents.values()):
         return (
             "sum the discrete sites out of the model and fit 'full_rank', or sample it with NUTS",
         )
     steps = []
-    splittable = candidates(fit.model, fit.args, fit.kwargs)
+    splittable = candidates(fit.programs.model)
     if splittable:
         listed = ", ".join(repr(name) for name in splittable)
         steps.append(
@@ -51,7 +44,7 @@ def advise(
     missed = ""
     if fit.family == "mean_field" and unconstrained is not None:
         missed = missed_correlation(unconstrained, labels)
-    steps += richer(fit.family, num_latents(sites), worst, missed)
+    steps += richer(fit.family, fit.programs.model.num_latents, worst, missed)
     return (*steps, SAMPLE)
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.fits.settings import flat_density
 from pyro_cookbook.posterior.chains import (
     ROUNDING,
     Summary,
@@ -24,7 +23,7 @@ from pyro_cookbook.posterior.chains import (
 )
 from pyro_cookbook.posterior.importance import MAX_KHAT, Weights
 from pyro_cookbook.programs.predictive import derived_values
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.verdict.findings import (
     NOTHING,
     RELIABLE,
@@ -146,7 +145,7 @@ def check_chains(
         Called after every step of the chains.
     """
     try:
-        density = flat_density(fit.model, fit.args, fit.kwargs)
+        density = unconstrained_density(fit.programs.model)
     except (ValueError, RuntimeError, TypeError):  # no bijection, or not a function of the latents
         return None
     drawn = weights.draws.values
@@ -169,9 +168,9 @@ def check_chains(
     return ChainCheck(table, conclusive, loc, scale, chains.positions, density.labels())
 
 
-def _with_derived(density: FlatDensity, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_derived(density: UnconstrainedDensity, latents: dict[str, Tensor]) -> dict[str, Tensor]:
     """Add the values of deterministic sites."""
-    derived = derived_values(density.model, latents, *density.args, **density.kwargs)
+    derived = derived_values(density.program, latents)
     return latents | derived
 
 

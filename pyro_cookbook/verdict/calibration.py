@@ -16,16 +16,10 @@ from tqdm.auto import tqdm
 from pyro_cookbook.fits.fitting import fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.arguments import named_arguments, observed_arguments, with_arguments
-from pyro_cookbook.programs.drawing import (
-    Program,
-    draw,
-    is_derived,
-    quietly,
-    sample_sites,
-    trace_once,
-)
+from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.predictive import derived_values, released
+from pyro_cookbook.programs.program import Function, Program, is_derived, quietly, sample_sites
 from pyro_cookbook.programs.progress import shown
 
 # A family-wise error of 1%: a calibrated guide is called wrong once in a hundred studies.
@@ -82,7 +76,7 @@ class Calibration:
 
 
 def calibrate(
-    model: Program,
+    model: Function,
     guide: str | Callable[..., Any] = "auto",
     *data: Any,
     num_simulations: int = 100,
@@ -136,20 +130,20 @@ def calibrate(
     """
     if num_simulations < 1:
         raise ValueError(f"num_simulations: got {num_simulations}, expected 1 or more")
-    kwargs = dict(data_kwargs or {})
-    observed = _observed(model, data, kwargs)
-    _refuse_feedback(model, observed, data, kwargs, seed)
+    program = Program(model, data, dict(data_kwargs or {}))
+    observed = _observed(program)
+    _refuse_feedback(program, observed, seed)
     options.setdefault("num_restarts", 2)  # modes are looked for when one fit is judged
     found: list[dict[str, np.ndarray]] = []
     failed: list[str] = []
     for s in tqdm(range(num_simulations), desc="simulations", disable=not shown(progress)):
-        latents, args, keywords = _simulate(model, observed, data, kwargs, seed + s)
+        latents, simulated = _simulate(program, observed, seed + s)
         try:
-            one = _fit(model, guide, args, keywords, seed + s, options)
+            one = _fit(simulated, guide, seed + s, options)
         except (ValueError, ArithmeticError) as error:  # refused, or an ELBO that is not finite
             failed.append(str(error))
             continue
-        found.append(_probabilities(one, latents, args, keywords, num_draws, seed + s))
+        found.append(_probabilities(one, latents, num_draws, seed + s))
     return _summed_up(found, failed)
 
 
@@ -167,17 +161,17 @@ def _summed_up(found: Sequence[Mapping[str, np.ndarray]], failed: Sequence[str])
     return Calibration(probabilities, table, is_uniform(table), len(found), len(failed))
 
 
-def _observed(model: Program, args: Any, kwargs: Any) -> dict[str, str]:
+def _observed(model: Program) -> dict[str, str]:
     """Say which argument holds which site's observations; refuse what cannot be simulated."""
     with isolated(0):
-        nodes = trace_once(model, *args, **kwargs)
+        nodes = model.nodes
     for name, node in nodes.items():
         if node["is_observed"] and not node["value"].numel():
             raise ValueError(
                 f"model: {name!r} is a pyro.factor, from which no data can be simulated; write the"
                 " likelihood as an observed pyro.sample"
             )
-    found = observed_arguments(model, args, kwargs)
+    found = observed_arguments(model)
     if not found:
         raise ValueError("model: it observes nothing, so there is nothing to simulate")
     for argument in set(found.values()):
@@ -190,14 +184,12 @@ def _observed(model: Program, args: Any, kwargs: Any) -> dict[str, str]:
     return found
 
 
-def _refuse_feedback(
-    model: Program, observed: Mapping[str, str], args: Any, kwargs: Any, seed: int
-) -> None:
+def _refuse_feedback(model: Program, observed: Mapping[str, str], seed: int) -> None:
     """Refuse a model that, with the same random numbers, draws other values from other data."""
-    first, new_args, new_kwargs = _simulate(model, observed, args, kwargs, seed)
-    second, *again = _simulate(model, observed, new_args, new_kwargs, seed)
-    before = first | named_arguments(model, new_args, new_kwargs)
-    after = second | named_arguments(model, *again)
+    first, simulated = _simulate(model, observed, seed)
+    second, again = _simulate(simulated, observed, seed)
+    before = first | named_arguments(simulated)
+    after = second | named_arguments(again)
     sites = {name: name for name in first} | dict(observed)
     for site, name in sites.items():
         if not np.array_equal(np.asarray(before[name]), np.asarray(after[name]), equal_nan=True):
@@ -209,18 +201,18 @@ def _refuse_feedback(
 
 
 def _simulate(
-    model: Program, observed: Mapping[str, str], args: Any, kwargs: Any, seed: int
-) -> tuple[dict[str, Tensor], tuple[Any, ...], dict[str, Any]]:
-    """Draw latents from the prior and data given them; return the latents and the new arguments."""
+    model: Program, observed: Mapping[str, str], seed: int
+) -> tuple[dict[str, Tensor], Program]:
+    """Draw latents from the prior and data given them; return the latents, and the model on it."""
     try:
         with isolated(seed), quietly():
-            nodes = sample_sites(poutine.trace(released(model)).get_trace(*args, **kwargs))
+            nodes = sample_sites(poutine.trace(released(model)).get_trace())
     except NotImplementedError as error:  # a distribution without `sample`
         first = str(error).partition("\n")[0]
         raise ValueError(
             f"model: it cannot be drawn from ({first}); calibration needs proper priors"
         ) from error
-    given = named_arguments(model, args, kwargs)
+    given = named_arguments(model)
     values = {
         argument: _like(nodes[site]["value"], given[argument])
         for site, argument in observed.items()
@@ -230,7 +222,7 @@ def _simulate(
         for name, node in nodes.items()
         if name not in observed and not is_derived(node)
     }
-    return latents, *with_arguments(model, args, kwargs, values)
+    return latents, with_arguments(model, values)
 
 
 def _like(value: Tensor, given: Any) -> Any:
@@ -242,24 +234,25 @@ def _like(value: Tensor, given: Any) -> Any:
 def _fit(
     model: Program,
     guide: str | Callable[..., Any],
-    args: Any,
-    kwargs: Any,
     seed: int,
     options: Mapping[str, Any],
 ) -> Fit:
     if isinstance(guide, str):
-        return fit(model, guide, *args, data_kwargs=kwargs, seed=seed, progress=False, **options)
-    made: Fit = guide(model, *args, **kwargs)
+        return fit(
+            model.function, guide, *model.args, data_kwargs=model.kwargs, seed=seed,
+            progress=False, **options,
+        )  # fmt: skip
+    made: Fit = guide(model.function, *model.args, **model.kwargs)
     return made
 
 
 def _probabilities(
-    one: Fit, latents: Mapping[str, Tensor], args: Any, kwargs: Any, num_draws: int, seed: int
+    one: Fit, latents: Mapping[str, Tensor], num_draws: int, seed: int
 ) -> dict[str, np.ndarray]:
     """P_q(h ≤ h*) of every latent that the fit has."""
     with isolated(seed, one.param_state):
-        values = draw(one.guide, num_draws, *args, **kwargs).values
-        drawn = {**derived_values(one.model, values, *args, **kwargs), **values}
+        values = draw(one.programs.guide, num_draws).values
+        drawn = {**derived_values(one.programs.model, values), **values}
     return {
         name: (drawn[name] <= value).double().mean(0).cpu().numpy()
         for name, value in latents.items()

@@ -9,7 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.posterior.datatree import Coords, Dims, to_datatree
+from pyro_cookbook.posterior.datatree import to_datatree
+from pyro_cookbook.posterior.layout import Coords, Dims
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
 from pyro_cookbook.verdict.findings import REWEIGHT
 

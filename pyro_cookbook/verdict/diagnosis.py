@@ -19,7 +19,6 @@ from pyro_cookbook.posterior.importance import (
     smooth,
     weigh,
 )
-from pyro_cookbook.programs.drawing import describe
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.progress import shown
 from pyro_cookbook.verdict.advice import advise
@@ -182,8 +181,8 @@ def _bar(progress: bool | None) -> Any:
 def _weigh(fit: Fit, num_draws: int, seed: int) -> Weights:
     """Draw from the guide, with weights for every row where there are rows on their own."""
     with isolated(seed, fit.param_state):
-        sites = describe(fit.model, *fit.args, **fit.kwargs)
-        blocks = find_blocks(sites, describe(fit.guide, *fit.args, **fit.kwargs))
+        sites = fit.programs.model.sites
+        blocks = find_blocks(sites, fit.programs.guide.sites)
     discrete = any(site.is_discrete for site in sites.values() if not site.observed)
     if discrete or (blocks.row and not blocks.global_sites):  # every row has weights of its own
         return weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
@@ -258,7 +257,7 @@ def _with_advice(
         return finding
     positions, labels = (None, []) if chains is None else (chains.positions, chains.labels)
     with isolated(seed, fit.param_state):
-        steps = advise(fit, weights.sites, finding.site, positions, labels)
+        steps = advise(fit, finding.site, positions, labels)
     return finding + Finding(advice=steps)
 
 

@@ -15,7 +15,9 @@ import pyro_cookbook as pc
 from pyro_cookbook.engines import bound as deterministic
 from pyro_cookbook.engines.bound import GAUSSIAN, make, maximise
 from pyro_cookbook.engines.climbing import Centre, look
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.coordinates import Coordinates
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)
@@ -56,7 +58,7 @@ def test_mean_field_is_the_textbook_one_whatever_the_coordinates(coordinates):
     loc = (array(fit.guide.locs.h) - LOC) / SDS
     scale = array(fit.guide.scales.h) / SDS
     if coordinates != "posterior":
-        density = FlatDensity(normal(np.zeros(5), covariance), (), {})
+        density = UnconstrainedDensity(Program(normal(np.zeros(5), covariance)))
         centre = some_centre(5, 1, dense=coordinates == "dense")
         outcome = maximise(density, "mean_field", centre, seed=0, max_steps=1000)
         start = make("mean_field", centre)
@@ -65,7 +67,7 @@ def test_mean_field_is_the_textbook_one_whatever_the_coordinates(coordinates):
         loc, scale = outcome.gaussian.loc, outcome.gaussian.scale
     expected = mean_field_variances(covariance) ** 0.5
     assert (expected < 0.7).all()
-    mode = look(FlatDensity(normal(np.zeros(5), covariance), (), {}), np.zeros(5))
+    mode = look(UnconstrainedDensity(Program(normal(np.zeros(5), covariance))), np.zeros(5))
     np.testing.assert_allclose(make("mean_field", mode).unit, expected, rtol=1e-9)  # to begin at
     np.testing.assert_allclose(loc, 0, atol=5e-3)
     np.testing.assert_allclose(scale, expected, rtol=5e-3)
@@ -86,8 +88,8 @@ def test_low_rank_finds_a_diagonal_and_a_common_factor(dim):
     sd = np.logspace(-2, 2, dim)
     factor = sd * rng.standard_normal(dim)
     covariance = np.diag(sd**2) + np.outer(factor, factor)
-    density = FlatDensity(normal(sd, covariance), (), {})
-    centre = Centre(0 * sd, sd, -10.0, 1.0, True, np.ones(dim), 0)
+    density = UnconstrainedDensity(Program(normal(sd, covariance)))
+    centre = Centre(Coordinates(0 * sd, sd), -10.0, 1.0, True, np.ones(dim), 0)
     start = make("low_rank", centre)
     q = start.unpack(start.start)
     assert gaussian_kl(q.loc, q.covariance(), sd, covariance) > 1
@@ -102,8 +104,8 @@ def test_low_rank_finds_a_diagonal_and_a_common_factor(dim):
 def test_a_low_rank_fit_to_the_noise_of_too_few_draws_is_not_converged(monkeypatch):
     monkeypatch.setattr(deterministic, "_MAX_SCALARS", 64)
     dim = 60
-    density = FlatDensity(normal(np.zeros(dim), np.eye(dim) + 1), (), {})
-    centre = Centre(np.zeros(dim), np.ones(dim), -10.0, 1.0, True, np.ones(dim), 0)
+    density = UnconstrainedDensity(Program(normal(np.zeros(dim), np.eye(dim) + 1)))
+    centre = Centre(Coordinates(np.zeros(dim), np.ones(dim)), -10.0, 1.0, True, np.ones(dim), 0)
     outcome = maximise(density, "low_rank", centre, seed=0, max_steps=500)
     assert outcome.num_draws == 64
     assert not outcome.converged
@@ -171,9 +173,9 @@ COUNTS = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
 @pytest.mark.parametrize(("shift", "stretch"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.2)])
 def test_the_error_of_a_shifted_or_stretched_member_is_its_shift_or_stretch(name, shift, stretch):
     sd = np.array([0.1, 3.0])
-    family = make(name, Centre(0 * sd, sd, -10.0, 0.0, True, np.ones(2), 0))
+    family = make(name, Centre(Coordinates(0 * sd, sd), -10.0, 0.0, True, np.ones(2), 0))
     target, parameters = family.unpack(family.start), family.start.copy()
-    density = FlatDensity(normal(target.loc, target.covariance()), (), {})
+    density = UnconstrainedDensity(Program(normal(target.loc, target.covariance())))
     parameters[1] += shift
     scales = parameters[2:][family.on_diagonal] if name == "full_rank" else parameters[2:4]
     scales += np.log1p(stretch)
@@ -186,7 +188,7 @@ def test_the_error_of_a_shifted_or_stretched_member_is_its_shift_or_stretch(name
 
 def test_families_with_correlations_get_four_draws_for_each_base_dimension():
     def first(name, dim, scalars=2000):
-        centre = Centre(np.zeros(dim), np.ones(dim), -10.0, 0.0, True, np.ones(dim), 0)
+        centre = Centre(Coordinates(np.zeros(dim), np.ones(dim)), -10.0, 0.0, True, np.ones(dim), 0)
         density = SimpleNamespace(scalars=scalars)
         return deterministic.num_base_draws(density, make(name, centre))[0]
 
@@ -197,8 +199,8 @@ def test_families_with_correlations_get_four_draws_for_each_base_dimension():
 
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_draws_are_doubled_until_the_error_is_small_on_fresh_draws(name, monkeypatch):
-    density = FlatDensity(poisson, (COUNTS,), {})
-    centre = Centre(np.zeros(2), np.ones(2), -10.0, 1.0, True, np.ones(2), 0)
+    density = UnconstrainedDensity(Program(poisson, (COUNTS,)))
+    centre = Centre(Coordinates(np.zeros(2), np.ones(2)), -10.0, 1.0, True, np.ones(2), 0)
     found = []
     for tolerance in (0.05, 0.01):
         monkeypatch.setattr(deterministic, "TOLERANCE", tolerance)

@@ -14,7 +14,8 @@ from pyro_cookbook.engines import families
 from pyro_cookbook.engines.base_draws import base_draws
 from pyro_cookbook.engines.bound import GAUSSIAN, make
 from pyro_cookbook.engines.gaussians import FullRank
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)
@@ -72,14 +73,14 @@ def forced(guide, density, z):
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_the_bound_is_that_of_pyro_on_the_same_draws(name, dense):
-    density, rng = FlatDensity(skewed, (Y,), {}), np.random.default_rng(0)
+    density, rng = UnconstrainedDensity(Program(skewed, (Y,))), np.random.default_rng(0)
     family = make(name, some_centre(density.dim, 1, dense=dense))
     parameters = family.start + 0.3 * rng.standard_normal(len(family.start))
     gaussian, eps = family.unpack(parameters), rng.standard_normal((8, family.num_base))
     z = gaussian.draw(eps)
     bound, _ = family.bound(parameters, eps, *density.value_and_grad(z))
     pyro.set_rng_seed(0)
-    guide = families.from_gaussian(name, skewed, (Y,), {}, density, gaussian)
+    guide = families.from_gaussian(name, Program(skewed, (Y,)), density, gaussian)
     with torch.no_grad():
         pyros = [
             -Trace_ELBO().loss(skewed, forced(guide, density, one), Y) for one in torch.tensor(z)
@@ -90,7 +91,7 @@ def test_the_bound_is_that_of_pyro_on_the_same_draws(name, dense):
 
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_the_guide_draws_from_the_gaussian(name):
-    density, rng = FlatDensity(skewed, (Y,), {}), np.random.default_rng(0)
+    density, rng = UnconstrainedDensity(Program(skewed, (Y,))), np.random.default_rng(0)
     family = make(name, some_centre(density.dim, 1, dense=True))
     gaussian = family.unpack(family.start + 0.3 * rng.standard_normal(len(family.start)))
     eps = rng.standard_normal((40_000, gaussian.num_base))
@@ -101,7 +102,7 @@ def test_the_guide_draws_from_the_gaussian(name):
     np.testing.assert_allclose((drawn.mean(0) - gaussian.loc) / sd, 0, atol=4.5 / 200)
     error = (np.cov(drawn.T) - covariance) / np.outer(sd, sd)
     np.testing.assert_allclose(error, 0, atol=4.5 * 2**0.5 / 200)
-    guide = families.from_gaussian(name, skewed, (Y,), {}, density, gaussian)
+    guide = families.from_gaussian(name, Program(skewed, (Y,)), density, gaussian)
     if name != "mean_field":
         posterior = guide.get_posterior()
         np.testing.assert_allclose(posterior.loc.detach(), gaussian.loc, rtol=1e-12)
@@ -113,7 +114,7 @@ def test_the_guide_draws_from_the_gaussian(name):
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_the_gradient_of_the_bound_is_that_of_finite_differences(name, dense):
-    density, rng, h = FlatDensity(skewed, (Y,), {}), np.random.default_rng(0), 1e-5
+    density, rng, h = UnconstrainedDensity(Program(skewed, (Y,))), np.random.default_rng(0), 1e-5
     family = make(name, some_centre(density.dim, 1, dense=dense))
     parameters = family.start + 0.3 * rng.standard_normal(len(family.start))
     eps = rng.standard_normal((8, family.num_base))

@@ -9,8 +9,10 @@ from pyro.infer import Trace_ELBO
 from scipy.stats import binom
 
 import pyro_cookbook as pc
+from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.stopping import Trend, fall, trend
-from pyro_cookbook.engines.svi import DECAY, SVI, Options
+from pyro_cookbook.engines.svi import DECAY, SVI
+from pyro_cookbook.programs.program import Program
 
 NUM_SERIES, NUM_STEPS = 200, 2000
 
@@ -147,7 +149,7 @@ def test_noise_is_not_a_fall(noise):
 @pytest.mark.parametrize("end", [0.0, 5.0])
 def test_a_fit_whose_elbo_ended_below_its_best_has_not_converged(end):
     noise = 0.1 * np.random.default_rng(6).standard_normal(1400)
-    run = SVI(None, None, (), {}, Options(Trace_ELBO(), 0.03, 10_000, 1.0, None))
+    run = SVI(Program(None), Program(None), Stochastic(Trace_ELBO(), 0.03, 10_000, 1.0))
     run.losses = [*(noise[:1000]), *(noise[1000:] + end)]
     run.stage, run.stage_start = len(DECAY) - 1, 1000
     run._consider_stopping()

@@ -11,8 +11,10 @@ from scipy import stats
 import pyro_cookbook as pc
 from pyro_cookbook.engines.base_draws import base_draws
 from pyro_cookbook.engines.climbing import Centre
-from pyro_cookbook.engines.deterministic import flat_density
 from pyro_cookbook.engines.gaussians import MeanField
+from pyro_cookbook.programs.coordinates import Coordinates
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import unconstrained_density
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 SDS = np.array([1e-2, 1.0, 1e3])
@@ -81,8 +83,10 @@ def test_sds_of_a_logistic_regression_are_nearer_to_those_by_quadrature():
 def test_the_response_is_the_location_block_of_the_inverse_hessian_of_the_bound():
     """By finite differences of the bound's own gradient, on the same 256 base draws."""
     fit = pc.fit(logistic, "mean_field", X, SEEN)
-    density = flat_density(logistic, (X, SEEN), {})
-    family = MeanField(Centre(np.zeros(2), np.ones(2), 0.0, 0.0, True, np.ones(2), 0), False)
+    density = unconstrained_density(Program(logistic, (X, SEEN)))
+    family = MeanField(
+        Centre(Coordinates(np.zeros(2), np.ones(2)), 0.0, 0.0, True, np.ones(2), 0), False
+    )
     eps, h = base_draws(256, 2, seed=5), 1e-5
     locs, scales = fit.guide.locs, fit.guide.scales
     at = array(

@@ -18,7 +18,7 @@ import guides
 import models
 from pyro_cookbook import catalogue, data
 from pyro_cookbook.catalogue import Prepared
-from pyro_cookbook.programs.drawing import describe, is_derived, sample_sites
+from pyro_cookbook.programs.program import Program, is_derived, sample_sites
 
 PAIRS = [(recipe.name, guide) for recipe in catalogue.RECIPES for guide in recipe.guides]
 pairs = pytest.mark.parametrize(("recipe", "guide"), PAIRS, ids=[f"{r}-{g}" for r, g in PAIRS])
@@ -116,15 +116,15 @@ def test_guide_and_model_are_called_alike(recipe, guide):
     name = observed_argument(pair.model)
     assert len(pair.data) == of_model.index("num_obs")
     assert inspect.signature(call_of(pair.model)).parameters[name].default is None
-    sites = describe(pair.model, *pair.data, **pair.data_kwargs)
+    sites = Program(pair.model, pair.data, pair.data_kwargs).sites
     assert [site for site, about in sites.items() if about.is_data] == [name]
 
 
 @pairs
 def test_sites_shapes_and_plates_match(recipe, guide):
     pair = prepared(recipe, guide)
-    of_model = describe(pair.model, *pair.data, **pair.data_kwargs)
-    of_guide = describe(pair.guide, *pair.data, **pair.data_kwargs)
+    of_model = Program(pair.model, pair.data, pair.data_kwargs).sites
+    of_guide = Program(pair.guide, pair.data, pair.data_kwargs).sites
     latents = {name: site for name, site in of_model.items() if not site.observed}
     assert latents.keys() == {name for name, site in of_guide.items() if not site.auxiliary}
     for name, site in latents.items():
@@ -157,8 +157,9 @@ def test_without_data_the_model_draws_from_the_prior_predictive(recipe, guide):
 @pairs
 def test_only_sites_in_the_row_plate_grow_with_the_rows(recipe, guide):
     pair = prepared(recipe, guide)
-    few = describe(pair.model, *covariates(pair, 5), num_obs=5, **pair.data_kwargs)
-    many = describe(pair.model, *covariates(pair, 7), num_obs=7, **pair.data_kwargs)
+    model = Program(pair.model)
+    few = model.on(*covariates(pair, 5), num_obs=5, **pair.data_kwargs).sites
+    many = model.on(*covariates(pair, 7), num_obs=7, **pair.data_kwargs).sites
     for name, site in few.items():
         assert (site.shape != many[name].shape) == ("row" in site.plates), name
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pyro_cookbook.posterior.chains import Chains, num_chains, run_chains, summarise, varies
-from pyro_cookbook.programs.unconstrained import FlatDensity
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 CORRELATION = torch.tensor([[1.0, 0.9, 0.0], [0.9, 1.0, 0.3], [0.0, 0.3, 1.0]]).double()
 SCALES = np.array([1e-3, 1.0, 1e4])
@@ -21,7 +22,7 @@ def gaussian():
         loc = torch.zeros(3, dtype=torch.float64)
         pyro.sample("h", dist.MultivariateNormal(loc, CORRELATION * unit * unit[:, None]))
 
-    return FlatDensity(model, (), {})
+    return UnconstrainedDensity(Program(model))
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def log_gamma():
         shape = torch.full((4,), 2.0, dtype=torch.float64)
         pyro.sample("h", dist.Gamma(shape, shape).to_event(1))
 
-    return FlatDensity(model, (), {})
+    return UnconstrainedDensity(Program(model))
 
 
 def exact_draws(size, seed=0):
@@ -82,7 +83,7 @@ def test_memory_shows_chains_that_cannot_move():
 
     rng = np.random.default_rng(0)
     starts = np.where(rng.random((2000, 1)) < 0.5, 15.0, -15.0) + rng.standard_normal((2000, 1))
-    chains = run_chains(FlatDensity(two_islands, (), {}), starts, seed=0)
+    chains = run_chains(UnconstrainedDensity(Program(two_islands, ())), starts, seed=0)
     assert np.abs(chains.memory).max() > 0.9
     assert not chains.conclusive
 
@@ -131,7 +132,9 @@ def test_trajectories_that_leave_the_posterior_are_counted():
         pyro.factor("wall", torch.where(x.sum() > 1.0, -torch.inf, 0.0))
 
     starts = np.random.default_rng(0).standard_normal((4000, 1))
-    chains = run_chains(FlatDensity(walled, (), {}), starts[starts[:, 0] < 1.0], seed=0)
+    chains = run_chains(
+        UnconstrainedDensity(Program(walled, ())), starts[starts[:, 0] < 1.0], seed=0
+    )
     assert chains.diverged > 0.05  # P(x > 1) = 0.16 of the ends of long trajectories
     assert not chains.conclusive
     assert chains.draws.max() <= 1.0
@@ -218,7 +221,7 @@ def test_chains_in_more_dimensions_than_draws_can_correlate_are_scaled_by_their_
         pyro.sample("h", dist.Normal(torch.zeros(50).double(), scales).to_event(1))
 
     starts = np.random.default_rng(0).standard_normal((120, 50)) * scales.numpy()  # D > 120 / 4
-    chains = run_chains(FlatDensity(wide, (), {}), starts, seed=0)
+    chains = run_chains(UnconstrainedDensity(Program(wide, ())), starts, seed=0)
     assert chains.acceptance > 0.6
     assert np.abs(chains.memory).max() < 0.5  # five standard errors of 120 chains
     sd = chains.draws[10:].std((0, 1)) / scales.numpy()

@@ -15,7 +15,7 @@ from pyro_cookbook.posterior.importance import (
     smooth,
     weigh,
 )
-from pyro_cookbook.programs.drawing import Site
+from pyro_cookbook.programs.program import Site
 
 Y = torch.tensor([-2.0, 0.0, 0.5, 3.0], dtype=torch.float64)
 RNG = np.random.default_rng(0)

@@ -12,8 +12,9 @@ from torch import Tensor
 import pyro_cookbook as pc
 from guides.gaussian_mixture import GaussianMixtureExact
 from models.gaussian_mixture import GaussianMixture
-from pyro_cookbook.engines.deterministic import flat_density
 from pyro_cookbook.posterior import nuts as sampling
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import unconstrained_density
 
 X = torch.stack([torch.ones(12), torch.linspace(100.0, 101.0, 12)], -1).double()
 Y = torch.linspace(-2.0, 1.5, 12, dtype=torch.float64) + torch.sin(torch.arange(12.0)).double()
@@ -48,7 +49,7 @@ def tree(fit):
 
 
 def test_the_potential_is_minus_the_log_density_with_its_gradient(fit):
-    density = flat_density(line, (X, Y), {})
+    density = unconstrained_density(Program(line, (X, Y)))
     z = torch.tensor([3.0, -0.1], dtype=torch.float64, requires_grad=True)
     potential = sampling._Potential.apply(z, density.traced())
     (slope,) = torch.autograd.grad(2 * potential, z)
@@ -92,7 +93,7 @@ def test_a_poor_fit_gives_the_same_posterior(family):
         pyro.sample("y", dist.Normal(w.sum(-1), 0.5), obs=y)
 
     y = torch.tensor(1.0, dtype=torch.float64)
-    drawn = pc.sample(pc.fit(model, family, y), **OPTIONS)
+    drawn = pc.sample(pc.fit(model, family, y), **OPTIONS | {"num_draws": 1000})
     # Given the sum, of variance 2 · 0.25 / 2.25, the difference has its prior's variance, 2.
     variance = (2 + 2 * 0.25 / 2.25) / 4
     ess = az.ess(drawn).w

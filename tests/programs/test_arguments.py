@@ -16,6 +16,7 @@ from pyro_cookbook.programs.arguments import (
     observed_arguments,
     with_arguments,
 )
+from pyro_cookbook.programs.program import Program
 
 ONES = torch.ones(20)
 
@@ -48,10 +49,11 @@ def test_arguments_of_equal_value_are_told_apart(swap):
         def model(counts, exposure):
             return poisson(exposure, counts)
 
-        assert observed_arguments(model, (ONES, ONES), {}) == {"y": "counts"}
-    assert observed_arguments(poisson, (ONES, ONES), {}) == {"y": "counts"}
-    assert observed_arguments(poisson, (ONES,), {"counts": ONES}) == {"y": "counts"}
-    assert observed_arguments(poisson, (), {"counts": ONES, "exposure": ONES}) == {"y": "counts"}
+        assert observed_arguments(Program(model, (ONES, ONES))) == {"y": "counts"}
+    assert observed_arguments(Program(poisson, (ONES, ONES))) == {"y": "counts"}
+    assert observed_arguments(Program(poisson, (ONES,), {"counts": ONES})) == {"y": "counts"}
+    swapped = Program(poisson, (), {"counts": ONES, "exposure": ONES})
+    assert observed_arguments(swapped) == {"y": "counts"}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_arguments_of_equal_value_are_told_apart(swap):
     ],
 )
 def test_an_argument_under_another_shape_is_the_argument(see):
-    assert observed_arguments(model_of(see), (X, Y), {}) == {"obs": "y"}
+    assert observed_arguments(Program(model_of(see), (X, Y))) == {"obs": "y"}
 
 
 @pytest.mark.parametrize(
@@ -88,8 +90,8 @@ def test_an_argument_under_another_shape_is_the_argument(see):
 )
 def test_what_a_model_makes_of_its_argument_is_not_the_argument(see):
     with pytest.raises(ValueError, match=r"no argument holds the value of observed site 'obs'"):
-        observed_arguments(model_of(see), (X, Y), {})
-    assert holders(model_of(see), (X, Y), {}) == {"obs": None}
+        observed_arguments(Program(model_of(see), (X, Y)))
+    assert holders(Program(model_of(see), (X, Y))) == {"obs": None}
 
 
 def test_an_argument_that_is_changed_in_place_is_not_what_was_given():
@@ -100,7 +102,7 @@ def test_an_argument_that_is_changed_in_place_is_not_what_was_given():
 
     before = Y.clone()
     with pytest.raises(ValueError, match="no argument holds"):
-        observed_arguments(centring, (X, Y), {})
+        observed_arguments(Program(centring, (X, Y)))
     assert torch.equal(before, Y)
 
 
@@ -112,7 +114,7 @@ def test_missing_values_are_equal_to_themselves():
         with poutine.mask(mask=~torch.isnan(y)):
             pyro.sample("obs", dist.Normal(loc, 1.0).expand([3]), obs=y)
 
-    assert observed_arguments(model, (y,), {}) == {"obs": "y"}
+    assert observed_arguments(Program(model, (y,))) == {"obs": "y"}
 
 
 def test_an_observation_mask_leaves_the_argument_observed():
@@ -121,7 +123,7 @@ def test_an_observation_mask_leaves_the_argument_observed():
         with pyro.plate("row", 6, dim=-1):
             pyro.sample("y", dist.Normal(loc, 1.0), obs=y, obs_mask=seen)
 
-    assert observed_arguments(model, (Y, Y > 2), {}) == {"y_observed": "y"}
+    assert observed_arguments(Program(model, (Y, Y > 2))) == {"y_observed": "y"}
 
 
 def test_numpy_arrays_are_followed_where_torch_shares_their_memory():
@@ -130,7 +132,7 @@ def test_numpy_arrays_are_followed_where_torch_shares_their_memory():
         pyro.sample("obs", dist.Normal(loc, 1.0).expand([6]), obs=torch.as_tensor(y))
 
     y = np.arange(6.0)
-    assert observed_arguments(model, (y, y), {}) == {"obs": "y"}
+    assert observed_arguments(Program(model, (y, y))) == {"obs": "y"}
     np.testing.assert_array_equal(y, np.arange(6.0))
 
 
@@ -140,7 +142,7 @@ def test_every_site_has_its_argument_and_several_may_have_one():
         for name, value in (("first", c), ("second", a), ("third", c)):
             pyro.sample(name, dist.Normal(loc, 1.0).expand([6]), obs=value)
 
-    found = observed_arguments(model, (Y, Y, Y), {})
+    found = observed_arguments(Program(model, (Y, Y, Y)))
     assert found == {"first": "c", "second": "a", "third": "c"}
 
 
@@ -151,16 +153,16 @@ def test_latents_computed_values_and_factors_are_no_observations():
         pyro.factor("extra", -(loc**2))
         pyro.sample("obs", dist.Normal(loc, 1.0).expand([6]), obs=y)
 
-    assert observed_arguments(model, (Y,), {}) == {"obs": "y"}
+    assert observed_arguments(Program(model, (Y,))) == {"obs": "y"}
 
 
 def test_a_model_that_observes_nothing_has_no_such_argument():
-    assert observed_arguments(poisson, (ONES,), {}) == {}
+    assert observed_arguments(Program(poisson, (ONES,))) == {}
 
 
 def test_conditioning_is_no_argument():
     conditioned = poutine.condition(poisson, data={"y": ONES})
-    assert holders(conditioned, (ONES,), {}) == {"y": None}
+    assert holders(Program(conditioned, (ONES,))) == {"y": None}
 
 
 class Module(nn.Module):
@@ -171,9 +173,9 @@ class Module(nn.Module):
 
 
 def test_arguments_without_names_of_their_own_are_numbered():
-    found = observed_arguments(Module(), (Y, Y, Y), {"last": Y})
+    found = observed_arguments(Program(Module(), (Y, Y, Y), {"last": Y}))
     assert found == {"site0": "data[0]", "site1": "data[1]", "site2": "last"}
-    assert list(named_arguments(Module(), (1, 2, 3), {"last": 4}).items()) == [
+    assert list(named_arguments(Program(Module(), (1, 2, 3), {"last": 4})).items()) == [
         ("x", 1),
         ("data[0]", 2),
         ("data[1]", 3),
@@ -182,27 +184,27 @@ def test_arguments_without_names_of_their_own_are_numbered():
 
 
 def test_a_callable_that_does_not_tell_has_its_arguments_numbered():
-    assert named_arguments(dict, (1, 2), {"a": 3}) == {"argument 0": 1, "argument 1": 2, "a": 3}
+    found = named_arguments(Program(dict, (1, 2), {"a": 3}))
+    assert found == {"argument 0": 1, "argument 1": 2, "a": 3}
 
 
 def test_a_model_with_an_argument_filled_in_has_the_others():
     held = functools.partial(poisson, ONES)
-    assert observed_arguments(held, (ONES,), {}) == {"y": "counts"}
+    assert observed_arguments(Program(held, (ONES,))) == {"y": "counts"}
 
 
 def test_values_are_put_in_the_place_of_arguments():
-    args, kwargs = with_arguments(Module(), (1, 2, 3), {"last": 4}, {"data[1]": 30, "last": 40})
-    assert (args, kwargs) == ((1, 2, 30), {"last": 40})
-    args, kwargs = with_arguments(Module(), (1, 2), {"last": None}, {"x": None})
-    assert (args, kwargs) == ((None, 2), {"last": None})
-    with pytest.raises(
-        ValueError, match=r"argument: got 'z', expected one of those given: x, last"
-    ):
-        with_arguments(Module(), (1,), {"last": 4}, {"z": 0})
+    program = Program(Module(), (1, 2, 3), {"last": 4})
+    other = with_arguments(program, {"data[1]": 30, "last": 40})
+    assert (other.args, other.kwargs) == ((1, 2, 30), {"last": 40})
+    other = with_arguments(Program(Module(), (1, 2), {"last": None}), {"x": None})
+    assert (other.args, other.kwargs) == ((None, 2), {"last": None})
+    with pytest.raises(ValueError, match=r"got 'z', expected one of those given: x, last"):
+        with_arguments(program.on(1, last=4), {"z": 0})
 
 
 def test_the_callers_data_and_random_state_stay_as_they_are():
     before, state = Y.clone(), torch.get_rng_state()
-    observed_arguments(model_of(lambda y: y), (X, Y), {})
+    observed_arguments(Program(model_of(lambda y: y), (X, Y)))
     assert torch.equal(before, Y)
     assert torch.equal(state, torch.get_rng_state())

@@ -22,8 +22,11 @@ from models.gaussian_mixture import GaussianMixture, MixturePrior, bayesian_gaus
 from pyro_cookbook.algorithms.gaussian_mixture.em import random_start
 from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import fit_variational_mixture
 from pyro_cookbook.programs import drawing as draws
-from pyro_cookbook.programs.drawing import Draws, describe, draw, log_density
+from pyro_cookbook.programs import log_density as densities
+from pyro_cookbook.programs.drawing import Draws, draw
+from pyro_cookbook.programs.log_density import log_density
 from pyro_cookbook.programs.predictive import predictive
+from pyro_cookbook.programs.program import Program
 
 X = torch.linspace(-1, 1, 60).reshape(20, 3)
 
@@ -62,8 +65,8 @@ def in_turn(monkeypatch: pytest.MonkeyPatch, *args: object, **kwargs: object) ->
 
 @pytest.mark.parametrize("program", [hierarchy, correlated])
 def test_draws_at_once_have_the_moments_of_draws_in_turn(monkeypatch, program):
-    many = draw(program, 20_000)
-    few = in_turn(monkeypatch, program, 2000)
+    many = draw(Program(program), 20_000)
+    few = in_turn(monkeypatch, Program(program), 2000)
     assert (many.vectorised, few.vectorised) == (True, False)
     a, b = features(many), features(few)
     se = (a.var(0) / len(a) + b.var(0) / len(b)) ** 0.5
@@ -71,14 +74,14 @@ def test_draws_at_once_have_the_moments_of_draws_in_turn(monkeypatch, program):
 
 
 def test_draws_at_once_are_independent():
-    drawn = draw(hierarchy, 20_000).values["mu"].numpy()
+    drawn = draw(Program(hierarchy), 20_000).values["mu"].numpy()
     assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 4 / len(drawn) ** 0.5
 
 
 @pytest.mark.parametrize("program", [hierarchy, correlated])
 def test_draws_carry_the_log_density_of_what_was_drawn(program):
-    drawn = draw(program, 50)
-    for name, expected in log_density(program, drawn.values).items():
+    drawn = draw(Program(program), 50)
+    for name, expected in log_density(Program(program), drawn.values).items():
         torch.testing.assert_close(drawn.log_prob[name], expected)
     torch.testing.assert_close(
         drawn.total(), sum(v.double().reshape(50, -1).sum(1) for v in drawn.log_prob.values())
@@ -88,14 +91,14 @@ def test_draws_carry_the_log_density_of_what_was_drawn(program):
 def test_draws_repeat_with_the_seed_only():
     def values(seed: int) -> Tensor:
         pyro.set_rng_seed(seed)
-        return draw(hierarchy, 10).values["theta"]
+        return draw(Program(hierarchy), 10).values["theta"]
 
     assert values(1).equal(values(1))
     assert not values(1).equal(values(2))
 
 
 def test_draws_use_up_their_random_numbers():
-    noise = (draw(hierarchy, 20).values["mu"] - 1) / 2
+    noise = (draw(Program(hierarchy), 20).values["mu"] - 1) / 2
     assert not torch.isclose(torch.randn(20), noise).any()
 
 
@@ -104,7 +107,7 @@ def test_draws_use_up_their_random_numbers():
 
 def test_program_whose_shapes_break_falls_back_and_is_right():
     b = torch.randn(2000, 3)
-    drawn = draw(regression, 2000, X, given={"b": b})
+    drawn = draw(Program(regression, (X,)), 2000, {"b": b})
     assert not drawn.vectorised
     assert drawn.values["b"].equal(b)
     residual = (drawn.values["y"] - b @ X.T) / 0.1
@@ -142,7 +145,7 @@ def hidden_noise() -> None:
 
 @pytest.mark.parametrize("program", [square_product, common_mean, running_sum, hidden_noise])
 def test_program_that_couples_draws_is_caught(program):
-    drawn = draw(program, 5)
+    drawn = draw(Program(program), 5)
     assert not drawn.vectorised
     assert all(len(value) == 5 for value in drawn.values.values())
 
@@ -153,7 +156,7 @@ def test_error_of_the_program_is_its_own():
         raise KeyError("no such column")
 
     with pytest.raises(KeyError, match="no such column"):
-        draw(broken, 10)
+        draw(Program(broken), 10)
 
 
 # --- densities ---------------------------------------------------------------------------------
@@ -204,9 +207,9 @@ def test_log_density_is_that_of_single_traces(iris, name):
         program.double() if isinstance(program, torch.nn.Module) else program
         for program in PROGRAMS[name](iris)
     )
-    drawn = draw(guide, 7, iris)
+    drawn = draw(Program(guide, (iris,)), 7)
     for program, found in (
-        (model, log_density(model, drawn.values, iris)),
+        (model, log_density(Program(model, (iris,)), drawn.values)),
         (guide, drawn.log_prob),
     ):
         expected = in_a_loop(program, drawn.values, iris)
@@ -224,23 +227,27 @@ def branching(y: Tensor) -> None:
 def test_log_density_follows_branches_on_values():
     values, y = {"h": torch.tensor([-1.0, 1.0, -2.0, 2.0])}, torch.randn(5)
     expected = in_a_loop(branching, values, y)
-    for site, value in log_density(branching, values, y).items():
+    for site, value in log_density(Program(branching, (y,)), values).items():
         torch.testing.assert_close(value, expected[site])
 
 
 def test_log_density_in_chunks_is_the_same(monkeypatch):
-    values, y = {k: v for k, v in draw(hierarchy, 50).values.items() if k != "y"}, torch.randn(3)
-    whole = log_density(hierarchy, values, y)
-    monkeypatch.setattr(draws, "CHUNK_SCALARS", 1)
-    for site, value in log_density(hierarchy, values, y).items():
+    values, y = (
+        {k: v for k, v in draw(Program(hierarchy), 50).values.items() if k != "y"},
+        torch.randn(3),
+    )
+    whole = log_density(Program(hierarchy, (y,)), values)
+    monkeypatch.setattr(densities, "CHUNK_SCALARS", 1)
+    for site, value in log_density(Program(hierarchy, (y,)), values).items():
         torch.testing.assert_close(value, whole[site])
 
 
 def test_densities_of_a_mini_batch_are_scaled_as_in_the_bound(iris):
     model, guide = FactorAnalysis(4, 2).double(), FactorAnalysisAmortized(4, 2).double()
-    drawn = draw(guide, 5, iris[:30], num_obs=150)
-    log_p = log_density(model, drawn.values, iris[:30], num_obs=150)
-    plain = log_density(model, drawn.values, iris[:30])
+    batch = Program(model, (iris[:30],), {"num_obs": 150})
+    drawn = draw(batch.of(guide), 5)
+    log_p = log_density(batch, drawn.values)
+    plain = log_density(batch.on(iris[:30]), drawn.values)
     for site, value in plain.items():
         torch.testing.assert_close(log_p[site], 5 * value)
     assert set(drawn.values) == {"h"}  # not the plate's index
@@ -254,7 +261,7 @@ def test_predictive_never_echoes_the_observations(num_draws):
     y = torch.tensor([7.0, 8.0, 9.0])
     latents = {"mu": torch.zeros(num_draws), "tau": torch.ones(num_draws)}
     latents["theta"] = torch.zeros(num_draws, 3)
-    drawn = predictive(hierarchy, latents, num_draws, y)
+    drawn = predictive(Program(hierarchy, (y,)), latents, num_draws)
     assert set(drawn) == {"y"}
     assert drawn["y"].shape == (num_draws, 3)
     assert not torch.isin(drawn["y"], y).any()
@@ -264,11 +271,11 @@ def test_predictive_never_echoes_the_observations(num_draws):
 
 def test_predictive_releases_what_a_handler_conditions_too():
     model = poutine.condition(hierarchy, data={"y": torch.full((3,), 99.0)})
-    assert predictive(model, {}, 20)["y"].max() < 50
+    assert predictive(Program(model), {}, 20)["y"].max() < 50
 
 
 def test_predictive_without_latents_draws_from_the_prior():
-    drawn = predictive(hierarchy, {}, 5000, torch.zeros(3))
+    drawn = predictive(Program(hierarchy, (torch.zeros(3),)), {}, 5000)
     assert set(drawn) == {"mu", "tau", "theta", "y"}
     assert abs(drawn["mu"].mean() - 1) < 4 * 2 / 5000**0.5
     variance = 4 + np.exp(2 * 0.5**2) + 1  # of mu, theta and y: E τ² = exp(2 · 0.5²)
@@ -278,7 +285,7 @@ def test_predictive_without_latents_draws_from_the_prior():
 def test_predictive_of_a_mixture_follows_the_given_components(iris):
     model = build(GaussianMixture(4, 2), loc=[[0.0] * 4, [100.0] * 4])
     h = torch.arange(100)[:, None].expand(100, 150) % 2
-    drawn = predictive(model, {"h": h}, 100, iris)
+    drawn = predictive(Program(model, (iris,)), {"h": h}, 100)
     assert (drawn["v"].mean(-1) > 50).equal(h == 1)
 
 
@@ -286,13 +293,13 @@ def test_predictive_of_a_mixture_follows_the_given_components(iris):
 
 
 def test_describe_says_what_the_sites_are(iris):
-    sites = describe(GaussianMixture(4, 3).double(), iris)
+    sites = Program(GaussianMixture(4, 3).double(), (iris,)).sites
     assert (sites["h"].plates, sites["h"].event_dim, sites["h"].is_discrete) == (("row",), 0, True)
     assert (sites["v"].shape, sites["v"].batch_shape) == ((150, 4), (150,))
     assert (sites["h"].observed, sites["v"].observed) == (False, True)
-    points = describe(FactorAnalysisMAP(150, 2), iris)["h"]
+    points = Program(FactorAnalysisMAP(150, 2), (iris,)).sites["h"]
     assert (points.is_delta, points.is_discrete, points.event_dim) == (True, False, 1)
-    assert describe(GaussianMixtureMAP(4, 3).double(), iris)["h"].is_discrete
+    assert Program(GaussianMixtureMAP(4, 3).double(), (iris,)).sites["h"].is_discrete
 
 
 def test_a_computed_value_inside_a_plate_stays_computed():
@@ -305,6 +312,6 @@ def test_a_computed_value_inside_a_plate_stays_computed():
 
     s = torch.ones(8)
     latents = {"mu": torch.zeros(6), "eta": torch.ones(6, 8)}
-    new = predictive(model, latents, 6, s, torch.zeros(8))
+    new = predictive(Program(model, (s, torch.zeros(8))), latents, 6)
     assert new["y"].shape == (6, 8)
     assert torch.equal(new["theta"], torch.full((6, 8), 5.0))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import pyro_cookbook as pc
 from pyro_cookbook.programs.noncentring import candidates, noncentre
+from pyro_cookbook.programs.program import Program
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 # Rubin (1981): effects of coaching in eight schools and their standard errors.
@@ -38,7 +39,7 @@ def many_sites(y: Tensor) -> None:
 
 
 def test_candidates_are_the_latents_whose_location_or_scale_is_latent():
-    assert candidates(many_sites, (ORIGIN,), {}) == ("loc", "scale", "both", "row")
+    assert candidates(Program(many_sites, (ORIGIN,))) == ("loc", "scale", "both", "row")
 
 
 def test_there_are_none_where_a_latent_has_no_coordinates():
@@ -51,15 +52,15 @@ def test_there_are_none_where_a_latent_has_no_coordinates():
         h = pyro.sample("h", dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), modes))
         pyro.sample("a", dist.Normal(h, 1.0))
 
-    assert candidates(discrete, (ORIGIN,), {}) == candidates(mixture, (ORIGIN,), {}) == ()
+    assert candidates(Program(discrete, (ORIGIN,))) == candidates(Program(mixture, (ORIGIN,))) == ()
 
 
 def test_the_model_is_the_same_in_other_coordinates():
     """p(mu, tau, both) = p(mu, tau, both_decentered) / tau for each of four."""
-    sites = candidates(many_sites, (ORIGIN,), {})
-    other = noncentre(many_sites, True, (ORIGIN,), {})
-    assert other.sites == sites
-    nodes = poutine.trace(other.model).get_trace(ORIGIN).nodes
+    sites = candidates(Program(many_sites, (ORIGIN,)))
+    other, chosen = noncentre(Program(many_sites, (ORIGIN,)), True)
+    assert chosen == sites
+    nodes = poutine.trace(other).get_trace().nodes
     values = {n: node["value"] for n, node in nodes.items() if node["type"] == "sample"}
     mu, tau = values["mu"], values["tau"]
     np.testing.assert_allclose(values["both"], mu + tau * values["both_decentered"], rtol=1e-12)
@@ -70,7 +71,7 @@ def test_the_model_is_the_same_in_other_coordinates():
     volume = (3 + 4) * float(tau.log())  # of scale and both
     assert abs(volume) > 0.1
     assert log_prob(many_sites, centred, ORIGIN) == pytest.approx(
-        log_prob(other.model, given, ORIGIN) - volume, rel=1e-10
+        log_prob(other.function, given, ORIGIN) - volume, rel=1e-10
     )
 
 

@@ -10,8 +10,9 @@ from scipy import stats
 from torch import Tensor
 
 import pyro_cookbook as pc
-from pyro_cookbook.engines.deterministic import flat_density
 from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import unconstrained_density
 
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)
 X = torch.linspace(-1, 1, 21).reshape(7, 3)
@@ -43,7 +44,7 @@ def regression_by_hand(z):
 )
 def test_single_precision_is_widened_where_it_can_be(model, args, dtype, rtol):
     with isolated(0):
-        density = flat_density(model, args, {})
+        density = unconstrained_density(Program(model, args))
     assert density.dtype == dtype
     assert torch.get_default_dtype() == torch.float32
     z = np.random.default_rng(3).standard_normal((6, 3))

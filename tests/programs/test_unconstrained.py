@@ -16,10 +16,14 @@ from scipy.special import betaln
 from torch.autograd.functional import jacobian
 from torch.distributions import biject_to
 
-from pyro_cookbook.engines.deterministic import flat_density
-from pyro_cookbook.programs import unconstrained as flat
+from pyro_cookbook.programs import log_density as densities
 from pyro_cookbook.programs.isolation import isolated
-from pyro_cookbook.programs.unconstrained import FlatDensity, NotFlat
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import (
+    NoDensity,
+    UnconstrainedDensity,
+    unconstrained_density,
+)
 
 ZERO = torch.zeros((), dtype=torch.float64)
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)
@@ -80,7 +84,7 @@ def z():
 
 @pytest.fixture(scope="module")
 def density():
-    return FlatDensity(every_support, (Y,), {})
+    return UnconstrainedDensity(Program(every_support, (Y,)))
 
 
 def sites(density, z):
@@ -93,7 +97,7 @@ def sites(density, z):
 
 
 def test_value_is_the_density_written_by_hand_and_its_volume(density, z):
-    bare = FlatDensity(every_support, (Y,), {}, jacobian=False)
+    bare = UnconstrainedDensity(Program(every_support, (Y,)), jacobian=False)
     expected = np.array([by_hand(**values, y=array(Y)) for values in sites(density, z)])
     volume = np.array([log_volume(one) for one in z])
     assert (np.abs(volume) > 0.5).all()  # what would be missed
@@ -134,7 +138,7 @@ def test_round_trip_and_names(density, z):
 
 @pytest.mark.parametrize("jac", [True, False])
 def test_gradient_and_hessian_are_those_of_finite_differences(z, jac):
-    density, h = FlatDensity(every_support, (Y,), {}, jacobian=jac), 1e-5
+    density, h = UnconstrainedDensity(Program(every_support, (Y,)), jacobian=jac), 1e-5
     steps = h * np.eye(7)
     # Central differences err by h² |f'''| / 6 and by rounding over h, both below 1e-8.
     for one in z:
@@ -154,8 +158,8 @@ def test_gradient_and_hessian_are_those_of_finite_differences(z, jac):
 
 
 def test_points_in_small_chunks_are_as_all_at_once(density, z, monkeypatch):
-    monkeypatch.setattr(flat, "CHUNK_SCALARS", 1)
-    one_by_one = FlatDensity(every_support, (Y,), {})
+    monkeypatch.setattr(densities, "CHUNK_SCALARS", 1)
+    one_by_one = UnconstrainedDensity(Program(every_support, (Y,)))
     np.testing.assert_allclose(one_by_one.value(z), density.value(z), rtol=1e-14)
     for a, b in zip(one_by_one.value_and_grad(z), density.value_and_grad(z), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
@@ -163,7 +167,7 @@ def test_points_in_small_chunks_are_as_all_at_once(density, z, monkeypatch):
 
 
 def test_evaluations_are_counted(z):
-    density = FlatDensity(every_support, (Y,), {})
+    density = UnconstrainedDensity(Program(every_support, (Y,)))
     density.value(z)
     density.value_and_grad(z)
     assert density.evaluations == 10
@@ -174,7 +178,7 @@ def test_a_linear_density_has_no_curvature():
         h = pyro.sample("h", dist.ImproperUniform(constraints.real, (), (2,)))
         pyro.factor("slope", 3 * h.sum(-1))
 
-    density = FlatDensity(model, (Y,), {})
+    density = UnconstrainedDensity(Program(model, (Y,)))
     z = np.array([1.0, 2.0])
     assert density.value(z[None]) == 9
     np.testing.assert_array_equal(density.hessian(z), np.zeros((2, 2)))
@@ -186,7 +190,7 @@ def test_where_torch_has_no_second_derivative_there_are_differences():
         left, right = dist.Normal(-1.0, 0.05).log_prob(x), dist.Normal(1.0, 0.1).log_prob(x)
         pyro.factor("hills", torch.logaddexp(left, right))
 
-    density = flat_density(hills, (Y,), {})
+    density = unconstrained_density(Program(hills, (Y,)))
     at = np.array([1.0])
     assert np.isnan(density.hvp(at[None], np.ones((1, 1))))  # or there is nothing to mend
     assert density.hessian(at).item() == pytest.approx(-100, rel=1e-6)
@@ -260,7 +264,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("model", EXPECTED, ids=lambda model: model.__name__)
 def test_whatever_a_model_does_counts(model):
-    density = flat_density(model, (Y,), {})
+    density = unconstrained_density(Program(model, (Y,)))
     z = np.array([[-1.2], [0.1], [0.7], [2.0]]) * np.ones(density.dim)
     expected = [EXPECTED[model](*one) for one in z]
     np.testing.assert_allclose(density.value(z), expected, rtol=1e-12)
@@ -278,7 +282,7 @@ def test_whatever_a_model_does_counts(model):
 )
 def test_the_graph_is_the_same_function(model):
     """Of models that branch on values there is none: then it is the model itself."""
-    density = FlatDensity(model, (Y,), {})
+    density = UnconstrainedDensity(Program(model, (Y,)))
     run = density.traced()
     z = np.random.default_rng(2).standard_normal((20, density.dim))
     value, gradient = density.value_and_grad(z)
@@ -296,7 +300,7 @@ def test_the_graph_runs_no_python_of_the_model():
         calls += 1
         with_loop(y)
 
-    run = FlatDensity(counting, (Y,), {}).traced()
+    run = UnconstrainedDensity(Program(counting, (Y,))).traced()
     before = calls
     run(torch.ones(1).double())
     assert calls == before
@@ -354,13 +358,13 @@ def no_bijection(y):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_is_no_function_of_the_latents_is_refused(model, message):
-    with pytest.raises(NotFlat, match=message) as caught:
-        FlatDensity(model, (Y,), {})
+    with pytest.raises(NoDensity, match=message) as caught:
+        UnconstrainedDensity(Program(model, (Y,)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_site_that_is_not_always_sampled_is_refused_whether_the_first_run_has_it_or_not(seed):
     pyro.set_rng_seed(seed)
-    with pytest.raises(NotFlat, match="site 'b' is not sampled in every run"):
-        FlatDensity(sometimes, (Y,), {})
+    with pytest.raises(NoDensity, match="site 'b' is not sampled in every run"):
+        UnconstrainedDensity(Program(sometimes, (Y,)))

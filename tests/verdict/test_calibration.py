@@ -10,8 +10,9 @@ from scipy import stats
 
 import pyro_cookbook as pc
 from pyro_cookbook.engines import families
-from pyro_cookbook.engines.deterministic import flat_density
 from pyro_cookbook.engines.gaussians import Gaussian
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import unconstrained_density
 from pyro_cookbook.verdict.calibration import ALPHA, is_uniform
 
 Y = torch.zeros(3)
@@ -28,13 +29,13 @@ def exact(shift, factor):
     """The conjugate posterior N(Σy/4, ¼), moved by `shift` sds and stretched by `factor`."""
 
     def guide(model, y):
-        density = flat_density(model, (y,), {})
+        density = unconstrained_density(Program(model, (y,)))
         posterior = Gaussian(
             (y.double().sum().numpy() / 4 + shift * 0.5).reshape(1),
             diagonal=torch.tensor([0.5 * factor]).numpy(),
         )
         return pc.as_fit(
-            model, families.from_gaussian("mean_field", model, (y,), {}, density, posterior), y
+            model, families.from_gaussian("mean_field", Program(model, (y,)), density, posterior), y
         )
 
     return guide

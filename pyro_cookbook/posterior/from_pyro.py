@@ -1,0 +1,79 @@
+"""From Pyro's own SVI and MCMC to the same trees."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from pyro.infer import MCMC
+
+from pyro_cookbook.fits.fitting import as_fit
+from pyro_cookbook.posterior.datatree import mcmc_tree, to_datatree
+from pyro_cookbook.posterior.layout import Coords, Dims
+from pyro_cookbook.programs.program import Function, Program
+
+
+def from_pyro_svi(
+    model: Function, guide: Function, *data: Any, losses: Sequence[float] = (), **options: Any
+) -> xr.DataTree:
+    """Convert a model and guide trained by a loop of your own.
+
+    Parameters
+    ----------
+    model, guide : callable
+        The trained programs; parameters in Pyro's global store are found too.
+    *data
+        What they are called with.
+    losses : sequence of float, optional
+        −ELBO at every step.
+    **options
+        ``num_draws``, ``seed``, ``coords``, ``dims``, ``sample_dims`` and ``reweight`` go to
+        `to_datatree`; the rest is keyword data.
+
+    Returns
+    -------
+    xarray.DataTree
+        As `to_datatree`.
+    """
+    names = inspect.signature(to_datatree).parameters
+    layout = {key: options.pop(key) for key in list(options) if key in names and key != "fit"}
+    fit = as_fit(model, guide, *data, losses=losses, data_kwargs=options)
+    return to_datatree(fit, **layout)
+
+
+def from_pyro_mcmc(
+    mcmc: MCMC, *, coords: Coords | None = None, dims: Dims | None = None
+) -> xr.DataTree:
+    """Convert a finished run of Pyro's MCMC into the same shape of tree.
+
+    Parameters
+    ----------
+    mcmc : pyro.infer.MCMC
+        After ``run``, with a kernel made from a model.
+    coords, dims : mapping, optional
+        As for `to_datatree`.
+
+    Returns
+    -------
+    xarray.DataTree
+        With sample dimensions (chain, draw); sample_stats holds lp (log p(v, h), in nats) and
+        diverging.
+
+    Raises
+    ------
+    ValueError
+        If the run has not happened, or its kernel has no model.
+    """
+    model: Any = mcmc.kernel.model
+    args: Any = mcmc._args
+    kwargs: Any = mcmc._kwargs
+    if model is None or args is None:
+        raise ValueError("mcmc: expected a run that is finished, of a kernel made from a model")
+    samples = mcmc.get_samples(group_by_chain=True)
+    num_chains, num_draws = next(iter(samples.values())).shape[:2]
+    diverging = np.zeros((num_chains, num_draws), dtype=bool)
+    for chain, steps in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
+        diverging[chain, steps] = True
+    latents = {name: value.flatten(0, 1) for name, value in samples.items()}
+    return mcmc_tree(Program(model, args, kwargs), latents, diverging, coords=coords, dims=dims)

@@ -1,0 +1,126 @@
+"""Log densities of a program at given latents, site by site, many draws at a time.
+
+What is computed for each draw is computed under `torch.vmap`, or one draw at a time where vmap
+cannot follow: `over_draws` is the only place that decides, and it says which.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from pyro_cookbook.programs.program import Program, quietly, run_at
+
+# Largest number of scalars alive in one vmapped chunk: 64 MiB of doubles.
+CHUNK_SCALARS = 2**23
+
+Values = Mapping[str, Tensor]
+
+
+def chunk_size(scalars: int, num_draws: int) -> int:
+    """Draws that one vmapped chunk may hold, where each fills so many scalars."""
+    return max(1, min(num_draws, CHUNK_SCALARS // max(1, 4 * scalars)))
+
+
+def over_draws(
+    one: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    values: Values,
+    *,
+    chunk: int,
+    singular: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    randomness: str = "error",
+    obstacle: str = "",
+    or_loop: bool = True,
+) -> tuple[dict[str, Tensor], str]:
+    """Compute something of every draw, in vmapped chunks or, where that fails, one by one.
+
+    Parameters
+    ----------
+    one : callable
+        Takes one draw, site → value, and gives tensors by name.
+    values : mapping of str to Tensor
+        Site → values, shape (S, ...).
+    chunk : int
+        Draws in one call.
+    singular : callable, optional
+        What to put for a draw where the function meets a singular matrix. Default: the error is
+        raised.
+    randomness : {"error", "same"}, default "error"
+        What vmap does with random numbers: the same for every draw, or none are allowed.
+    obstacle : str, optional
+        Why vmap could not follow before: it is not tried again.
+    or_loop : bool, default True
+        Go through the draws one by one where vmap cannot follow.
+
+    Returns
+    -------
+    results : dict of str to Tensor
+        Name → results, shape (S, ...); empty where vmap could not follow and nothing else was to
+        be tried.
+    obstacle : str
+        Why vmap could not follow; "" if it did.
+    """
+    given = dict(values)
+    if not obstacle:
+        try:
+            return dict(torch.vmap(one, chunk_size=chunk, randomness=randomness)(given)), ""
+        except torch.linalg.LinAlgError:  # at some of the draws: one by one shows which
+            pass
+        except Exception as error:  # branches on values, .item(), operators without a batching rule
+            obstacle = first_line(error)
+    if not or_loop:
+        return {}, obstacle or "a matrix is singular"
+    rows = []
+    for s in range(len(next(iter(given.values())))):
+        single = {name: value[s] for name, value in given.items()}
+        try:
+            rows.append(one(single))
+        except torch.linalg.LinAlgError:
+            if singular is None:
+                raise
+            rows.append(singular(single))
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, obstacle
+
+
+def log_density(program: Program, values: Values) -> dict[str, Tensor]:
+    """Log density of a model at given latents, site by site.
+
+    Parameters
+    ----------
+    program : Program
+    values : mapping of str to Tensor
+        Every latent site → values, shape (S, ...).
+
+    Returns
+    -------
+    dict of str to Tensor
+        Every sample site, observed ones included → log density, shape (S, batch...); −∞ where a
+        matrix that the model factorises is singular.
+    """
+
+    def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: node["log_prob"] for name, node in run_at(program, given).items()}
+
+    num_draws = len(next(iter(values.values())))
+    scalars = sum(site.shape.numel() + site.batch_shape.numel() for site in program.sites.values())
+
+    def singular(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        first = next(iter(given.values()))
+        nodes = program.sites.items()
+        return {name: first.new_full(site.batch_shape, -torch.inf) for name, site in nodes}
+
+    with quietly():
+        found, _ = over_draws(one, values, chunk=chunk_size(scalars, num_draws), singular=singular)
+    return found
+
+
+def total(log_prob: Values) -> Tensor:
+    """Sum log densities, shape (S, batch...) each, over sites and rows: shape (S,)."""
+    terms = [value.reshape(len(value), -1).double().sum(1) for value in log_prob.values()]
+    return torch.stack(terms).sum(0)
+
+
+def first_line(error: Exception) -> str:
+    """Name an error, and the first line of what it says."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {text}"
