@@ -69,7 +69,7 @@ def rows_guide(shift, scale):
 
 
 def test_rows_on_their_own_are_resampled_by_their_own_weights():
-    h = resampled(rows_alone, rows_guide(0.3, 0.8), MANY)["h"]
+    h = resampled(rows_alone, rows_guide(0.4, 1.2), MANY)["h"]
     assert h.shape == (N, 40)
     # 4,000 of 4,000 draws by weights that leave some 2,500: 1,500 effective. Worst of 40 rows.
     sd = 0.5**0.5
@@ -158,7 +158,7 @@ def test_rows_are_redrawn_under_resampled_global_latents():
 
 
 def test_global_latents_past_the_limit_are_refused_by_name():
-    guide = groups_guide(mu_scale=0.2, theta_scale=0.6)
+    guide = groups_guide(mu_scale=0.15, theta_scale=0.5)
     with pytest.raises(ValueError, match=r"k-hat of the global weights is \d\.\d\d, above 0.7"):
         resampled(groups, guide, MANY)
 
@@ -235,4 +235,4 @@ def test_same_seed_same_draws():
 
 
 def test_there_can_be_more_draws_than_were_weighed():
-    assert resampled(rows_alone, rows_guide(0.0, 0.8), MANY, num_draws=5000)["h"].shape[0] == 5000
+    assert resampled(rows_alone, rows_guide(0.4, 1.2), MANY, num_draws=5000)["h"].shape[0] == 5000
