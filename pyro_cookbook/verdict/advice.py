@@ -79,8 +79,8 @@ def missed_correlation(draws: Array, labels: list[str]) -> str:
     """Name the strongest correlation of draws, shape (S, D); "" where none is strong."""
     if draws.shape[1] < 2:
         return ""
-    correlation: Array = np.asarray(np.corrcoef(draws.T))
-    correlation = np.triu(correlation, k=1)
+    with np.errstate(all="ignore"):  # what never varies is correlated with nothing
+        correlation: Array = np.triu(np.asarray(np.corrcoef(draws.T)), k=1)
     i, j = np.unravel_index(np.abs(np.nan_to_num(correlation)).argmax(), correlation.shape)
     if not abs(correlation[i, j]) >= STRONG:
         return ""

@@ -230,7 +230,7 @@ def test_chains_in_more_dimensions_than_draws_can_correlate_are_scaled_by_their_
 
 
 def test_a_model_that_vmap_cannot_follow_has_few_chains(gaussian):
-    gaussian.obstacle = "it branches on a value"
+    gaussian.obstacle = "a branch on a value"
     assert num_chains(gaussian) == 32
 
 

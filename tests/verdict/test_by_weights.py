@@ -6,7 +6,8 @@ import torch
 
 from pyro_cookbook.fits.result import Estimate
 from pyro_cookbook.posterior.importance import Blocks, States, Weights
-from pyro_cookbook.programs.drawing import Draws, Site
+from pyro_cookbook.programs.drawing import Draws
+from pyro_cookbook.programs.program import Site
 from pyro_cookbook.verdict import by_weights
 from pyro_cookbook.verdict.by_weights import (
     BlockCheck,

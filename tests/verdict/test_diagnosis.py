@@ -272,3 +272,13 @@ def test_starts_that_end_apart_are_reported():
     assert fit.elbo.value == max(restart.elbo.value for restart in fit.restarts)
     assert abs(fit.guide.loc.item() - 4) < 0.1
     assert "local optima" in str(pc.diagnose(fit))
+
+
+@pytest.mark.parametrize(("progress", "told"), [(True, True), (False, False), (None, False)])
+def test_a_bar_shows_the_weights_and_the_chains_on_request(progress, told, capsys):
+    fit = pc.as_fit(standard_normal, normal_guide(0.0, 1.0), ORIGIN)
+    silent = pc.diagnose(fit)
+    assert str(pc.diagnose(fit, progress=progress)) == str(silent)
+    shown = capsys.readouterr().err
+    assert [stage in shown for stage in ("weights", "chains")] == [told, told]
+    pc.diagnose(pc.fit(correlated, "map", ORIGIN), progress=progress)  # which has neither
