@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from pyro_cookbook.programs.isolation import isolated
-from pyro_cookbook.programs.program import Function, Program, is_derived
+from pyro_cookbook.programs.observing import is_derived
+from pyro_cookbook.programs.program import Function, Program
 
 
 def named_arguments(program: Program) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_cookbook.programs.enumeration import Evaluate, summing_out
 from pyro_cookbook.programs.program import Program, quietly, run_at
 
 # Largest number of scalars alive in one vmapped chunk: 64 MiB of doubles.
@@ -134,21 +135,32 @@ def log_density(program: Program, values: Values) -> dict[str, Tensor]:
     ----------
     program : Program
     values : mapping of str to Tensor
-        Every latent site → values, shape (S, ...).
+        Latent site → values, shape (S, ...). Discrete latents that are left out, as Pyro's NUTS
+        and guides for `TraceEnum_ELBO` do, are summed out.
 
     Returns
     -------
     dict of str to Tensor
         Every sample site, observed ones included → log density, shape (S, batch...); −∞ where a
-        matrix that the model factorises is singular.
-    """
+        matrix that the model factorises is singular. Where rows share a latent that is summed out,
+        they have one density together: the row's dimension is then of size 1.
 
+    Raises
+    ------
+    ValueError
+        If a latent is left out that cannot be summed out.
+    """
     program = program.wide
     values = program.to_own(values)
 
-    def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    def as_given(given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: node["log_prob"] for name, node in run_at(program, given).items()}
 
+    missing = [name for name in program.latents if name not in values]
+    one: Evaluate = as_given
+    if missing:
+        with quietly():
+            one = summing_out(program, missing, {name: value[0] for name, value in values.items()})
     num_draws = len(next(iter(values.values())))
     scalars = sum(site.shape.numel() + site.batch_shape.numel() for site in program.sites.values())
 
@@ -158,7 +170,10 @@ def log_density(program: Program, values: Values) -> dict[str, Tensor]:
         return {name: first.new_full(site.batch_shape, -torch.inf) for name, site in nodes}
 
     with quietly():
-        found, _ = over_draws(one, values, chunk=chunk_size(scalars, num_draws), singular=singular)
+        found, _ = over_draws(
+            one, values, chunk=chunk_size(scalars, num_draws),
+            singular=None if missing else singular,
+        )  # fmt: skip
     return found
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.log_density import Values, chunk_size, over_draws
-from pyro_cookbook.programs.program import Program, is_derived, quietly, sample_sites
+from pyro_cookbook.programs.observing import is_derived
+from pyro_cookbook.programs.program import Program, quietly, sample_sites
 
 
 def derived_values(program: Program, values: Values) -> dict[str, Tensor]:
@@ -42,10 +45,16 @@ def derived_values(program: Program, values: Values) -> dict[str, Tensor]:
 
 
 class _Release(Messenger):
-    """Lets observed sites be drawn, and leaves computed values computed."""
+    """Lets observed sites be drawn, in the shape observed, and leaves computed values computed."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and not is_derived(msg) and not site_is_subsample(msg):
+            fn, value = msg["fn"], msg["value"]
+            if isinstance(value, Tensor):  # rows without a plate: one distribution, many draws
+                rows = value.shape[: value.dim() - fn.event_dim]
+                # NumPy's: torch's imports sympy, half a second.
+                shape = torch.Size(np.broadcast_shapes(fn.batch_shape, rows))
+                msg["fn"] = fn if shape == fn.batch_shape else fn.expand(shape)
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 

@@ -19,8 +19,9 @@ from pyro_cookbook.programs.arguments import named_arguments, observed_arguments
 from pyro_cookbook.programs.copying import copy_programs
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.observing import is_derived
 from pyro_cookbook.programs.predictive import derived_values, released
-from pyro_cookbook.programs.program import Function, Program, is_derived, quietly, sample_sites
+from pyro_cookbook.programs.program import Function, Program, quietly, sample_sites
 from pyro_cookbook.programs.progress import shown
 
 # A family-wise error of 1%: a calibrated guide is called wrong once in a hundred studies.
