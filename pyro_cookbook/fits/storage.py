@@ -79,6 +79,19 @@ def save(fit: Fit, path: str | Path) -> None:
         or dict of them, naming it; or the fit itself has what `load` would not take.
     OSError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> pc.save(pc.fit(model, "full_rank", y), "mine.pt")
+    >>> pc.load("mine.pt", model=model).family
+    'full_rank'
     """
     names = [f"argument {i}" for i in range(len(fit.args))]
     about = pack(_About(**{field.name: getattr(fit, field.name) for field in fields(_About)}))
@@ -122,6 +135,20 @@ def load(path: str | Path, *, model: Function | None = None, guide: Function | N
         If the file is missing, damaged or of another kind or release, or a program is needed or
         does not fit the saved parameters: in one line with the path. What the file says is checked
         before anything of the size it says is made.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> fit = pc.fit(model, "mean_field", y)
+    >>> pc.save(fit, "mine.pt")
+    >>> pc.load("mine.pt", model=model).elbo == fit.elbo
+    True
     """
     path = Path(path)
     content = read_tensors(path, "fit")

@@ -36,6 +36,25 @@ def from_pyro_svi(
     -------
     xarray.DataTree
         As `to_datatree`.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> from pyro.infer import SVI, Trace_ELBO
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> guide = AutoNormal(model)
+    >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    >>> with pyro.get_param_store().scope():
+    ...     losses = [svi.step(y) for _ in range(50)]
+    ...     tree = pc.from_pyro_svi(model, guide, y, losses=losses)
+    >>> tree["sample_stats"]["loss"].sizes["step"]
+    50
     """
     names = inspect.signature(to_datatree).parameters
     layout = {key: options.pop(key) for key in list(options) if key in names and key != "fit"}
@@ -65,6 +84,21 @@ def from_pyro_mcmc(
     ------
     ValueError
         If the run has not happened, or its kernel has no model.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> from pyro.infer import MCMC, NUTS
+    >>> mcmc = MCMC(NUTS(model), num_samples=20, warmup_steps=10, disable_progbar=True)
+    >>> mcmc.run(y)
+    >>> dict(pc.from_pyro_mcmc(mcmc)["posterior"]["mu"].sizes)
+    {'chain': 1, 'draw': 20}
     """
     model: Any = mcmc.kernel.model
     args: Any = mcmc._args

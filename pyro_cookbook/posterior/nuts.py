@@ -83,6 +83,20 @@ def sample(
     References
     ----------
     Hoffman and Gelman (2014), *The No-U-Turn sampler*, JMLR 15.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> fit = pc.fit(model, "full_rank", y)
+    >>> tree = pc.sample(fit, num_draws=50, num_warmup=20, num_chains=2)
+    >>> dict(tree["posterior"]["mu"].sizes)
+    {'chain': 2, 'draw': 50}
     """
     # Pyro's own diagnostics of a chain need four draws.
     for name, value, least in (("num_draws", num_draws, 4), ("num_chains", num_chains, 1)):

@@ -46,6 +46,17 @@ class Calibration:
         simulations refute little: of 12, an sd of half the right one passes nine times in ten.
     num_simulations, num_failed : int
         Simulations used, and those whose fit raised an error.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> found = pc.calibrate(model, "full_rank", torch.tensor(0.0), num_simulations=20)
+    >>> dict(found.probabilities.sizes)
+    {'simulation': 20}
     """
 
     probabilities: xr.Dataset
@@ -129,6 +140,17 @@ def calibrate(
     References
     ----------
     Yao, Vehtari, Simpson and Gelman (2018), *Yes, but did it work?*, arXiv:1802.02538, algorithm 2.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> found = pc.calibrate(model, "full_rank", torch.tensor(0.0), num_simulations=20)
+    >>> found.calibrated, found.num_failed
+    (True, 0)
     """
     if num_simulations < 1:
         raise ValueError(f"num_simulations: got {num_simulations}, expected 1 or more")

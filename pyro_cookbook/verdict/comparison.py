@@ -28,6 +28,20 @@ class Comparison:
     trees : dict of str to xarray.DataTree
         Draws, reweighted where the verdict says so.
     diagnoses : dict of str to Diagnosis
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> fits = {"normal": pc.fit(model, "full_rank", y), "mode": pc.fit(model, "map", y)}
+    >>> found = pc.compare(fits)
+    >>> found.table["verdict"].to_dict()
+    {'normal': 'reliable', 'mode': 'unreliable'}
     """
 
     table: pd.DataFrame
@@ -94,6 +108,19 @@ def compare(
     ValueError
         If there is nothing to compare or something that is no fit, the reference is not among the
         names, or a diagnosis is not of one of the fits.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> fits = {family: pc.fit(model, family, y) for family in ("mean_field", "full_rank")}
+    >>> sorted(pc.compare(fits).trees)
+    ['full_rank', 'mean_field']
     """
     known = dict(diagnoses or {})
     reference = _check(fits, reference, known)

@@ -82,6 +82,19 @@ class Diagnosis:
         Continuous latents and derived values, a row for each scalar: mean and sd of the guide's
         draws, of the reweighted draws where the weights allow it, and of short chains started from
         the guide's draws; errors of the first two against the third.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> diagnosis = pc.diagnose(pc.fit(model, "map", y))
+    >>> diagnosis.verdict, diagnosis.evidence
+    ('unreliable', Estimate(value=nan, se=nan))
     """
 
     verdict: str
@@ -147,6 +160,18 @@ def diagnose(
     References
     ----------
     Yao, Vehtari, Simpson and Gelman (2018), *Yes, but did it work?*, arXiv:1802.02538.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> pc.diagnose(pc.fit(model, "full_rank", y)).verdict
+    'reliable'
     """
     with _bar(progress) as bar:
         weights = _weigh(fit, num_draws, seed)
