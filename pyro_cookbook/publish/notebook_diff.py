@@ -6,8 +6,7 @@ digits that it has not settled: those are not to be printed. So the tolerance is
 
 - a number with decimals, or a percentage: two units of its last place;
 - a whole number: 2 %, so that counts below fifty are equal;
-- ``x ± s``: x within three s, for s is how far off another run may be; s within a half;
-- a k-hat (in a line that names it): 0.1, its own standard error.
+- ``x ± s``: x within three s, for s is how far off another run may be; s within a half.
 
 Words are equal, and so are the labels of a table's rows and columns, and their order.
 """
@@ -26,7 +25,6 @@ _IMAGE_TOLERANCE = {"width": 0.15, "height": 0.15, "bytes": 0.5}
 _PLACES = 2.001  # the thousandth is for rounding: 0.7 - 0.5 is a little less than 0.2
 _COUNT = 0.02
 _STANDARD_ERRORS = 3.001
-_KHAT = 0.1001
 
 _PARTS = {"tr", "th", "td"}  # of a table
 _MARKUP = re.compile(r"<style.*?</style>|<[^>]*>", re.DOTALL)
