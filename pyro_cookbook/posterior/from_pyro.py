@@ -10,6 +10,7 @@ from pyro.infer import MCMC
 
 from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.posterior.datatree import mcmc_tree, to_datatree
+from pyro_cookbook.posterior.groups import MAX_GIB
 from pyro_cookbook.posterior.layout import Coords, Dims
 from pyro_cookbook.programs.program import Function, Program
 
@@ -24,12 +25,13 @@ def from_pyro_svi(
     model, guide : callable
         The trained programs; parameters in Pyro's global store are found too.
     *data
-        What they are called with.
+        What they are called with. Discrete latents that the guide leaves out, as for
+        ``TraceEnum_ELBO``, are summed out.
     losses : sequence of float, optional
         −ELBO at every step.
     **options
-        ``num_draws``, ``seed``, ``coords``, ``dims``, ``sample_dims`` and ``reweight`` go to
-        `to_datatree`; the rest is keyword data.
+        ``num_draws``, ``seed``, ``coords``, ``dims``, ``sample_dims``, ``reweight`` and
+        ``max_gib`` go to `to_datatree`; the rest is keyword data.
 
     Returns
     -------
@@ -43,7 +45,11 @@ def from_pyro_svi(
 
 
 def from_pyro_mcmc(
-    mcmc: MCMC, *, coords: Coords | None = None, dims: Dims | None = None
+    mcmc: MCMC,
+    *,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
+    max_gib: float = MAX_GIB,
 ) -> xr.DataTree:
     """Convert a finished run of Pyro's MCMC into the same shape of tree.
 
@@ -51,19 +57,35 @@ def from_pyro_mcmc(
     ----------
     mcmc : pyro.infer.MCMC
         After ``run``, with a kernel made from a model.
-    coords, dims : mapping, optional
-        As for `to_datatree`.
+    coords, dims, max_gib
+        As for `to_datatree`; all draws of the posterior are kept.
 
     Returns
     -------
     xarray.DataTree
         With sample dimensions (chain, draw); sample_stats holds lp (log p(v, h), in nats) and
-        diverging.
+        diverging. Discrete latents, which Pyro sums out, are not in the posterior: lp and
+        log_likelihood are sums over them as well, new observations have new ones, and the
+        attribute ``summed_out`` names them.
 
     Raises
     ------
     ValueError
         If the run has not happened, or its kernel has no model.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> from pyro.infer import MCMC, NUTS
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+    >>> mcmc = MCMC(NUTS(model), num_samples=50, warmup_steps=50, disable_progbar=True)
+    >>> mcmc.run(torch.tensor([1.0, 2.0, 3.0]))
+    >>> dict(pc.from_pyro_mcmc(mcmc).posterior["mean"].sizes)
+    {'chain': 1, 'draw': 50}
     """
     model: Any = mcmc.kernel.model
     args: Any = mcmc._args
@@ -76,4 +98,5 @@ def from_pyro_mcmc(
     for chain, steps in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
         diverging[chain, steps] = True
     latents = {name: value.flatten(0, 1) for name, value in samples.items()}
-    return mcmc_tree(Program(model, args, kwargs), latents, diverging, coords=coords, dims=dims)
+    program = Program(model, args, kwargs)
+    return mcmc_tree(program, latents, diverging, coords=coords, dims=dims, max_gib=max_gib)
