@@ -1,9 +1,13 @@
 """Guides q(h | v), one file for each file of `models`; they meet at the names of the sites.
 
-Importing this package sets Pyro's ``module_local_params``: parameters live in the module that owns
-them, never in the global store, where one fit would overwrite another's.
+By Pyro's default a module's parameters are read from one global store, by name, where a second
+guide of a class starts at what the first has learnt. In a loop of your own keep them apart with
+``pyro.settings.set(module_local_params=True)``; `pyro_cookbook` does so wherever it runs a program.
 """
 
-import pyro
+import os
+import sys
 
-pyro.settings.set(module_local_params=True)
+# Read once, when torch loads its OpenMP: threads that spin while they wait collapse beside others.
+if {"sklearn", "torch"}.isdisjoint(sys.modules):
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,15 +1,20 @@
 """The command line: ``pyro-cookbook run``, ``list``, ``fit`` and ``doctor``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
+
+if TYPE_CHECKING:
+    from pyro_cookbook.catalogue import Recipe
+    from pyro_cookbook.data import Table
+    from pyro_cookbook.publish.outcome import Outcome
 
 app = typer.Typer(
     help="Approximate inference with Pyro: fits, diagnoses and a verdict on each.",
@@ -17,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-_STYLES = {"reliable": "green", "reliable after reweighting": "yellow", "unreliable": "red"}
+_STYLES = {"reliable": "green", "unreliable": "red"}
 
 RecipeNames = Annotated[
     list[str] | None, typer.Argument(help="Recipes, by name or its beginning. Default: all.")
@@ -29,15 +34,29 @@ Seed = Annotated[int, typer.Option(help="Same seed, same numbers.", min=0)]
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Say what is wrong with the input in one line, and leave with code 2."""
+    """Say in one line what is wrong with the input, and leave with code 2; 130 after Ctrl-C.
+
+    What is about the input is told by its class. `InputError` is raised where options and tables
+    are read and checked (`pyro_cookbook.data`, `pyro_cookbook.catalogue`, `run_guide`), which is
+    before anything is fitted, and for what the documented `ValueError` of a fit says about the
+    rows. A file that cannot be read or written is an `OSError`; rows on which a bound overflows, a
+    `NonFiniteELBO`. Anything else is a fault of the cookbook's own, and shows its traceback.
+    """
     try:
         yield
-    except (ValueError, OSError, TypeError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(str(error))}")
-        raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        Console(stderr=True).print("interrupted; what was finished has been kept")
+        told = str(error) or "nothing was kept"
+        Console(stderr=True, soft_wrap=True).print(escape(f"interrupted; {told}"))
         raise typer.Exit(130) from error
+    except Exception as error:  # any, to look at its class: importing it first would take seconds
+        from pyro_cookbook import NonFiniteELBO
+        from pyro_cookbook.data import InputError
+
+        if not isinstance(error, (InputError, OSError, NonFiniteELBO)):
+            raise
+        told = " ".join(str(error).split())
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(told)}")
+        raise typer.Exit(2) from error
 
 
 def _version(asked: bool) -> None:
@@ -58,14 +77,20 @@ def main(
 @app.command("list")
 def list_recipes() -> None:
     """Show every recipe with its data and its guides."""
-    from pyro_cookbook.catalogue import RECIPES
+    from pyro_cookbook.catalogue import NOTEBOOKS, RECIPES
 
-    table = RichTable("recipe", "topic", "data", "guides", "you learn")
+    table = RichTable()
+    table.add_column("recipe", no_wrap=True)
+    for name in ("topic", "data", "guides", "guide by default", "you learn"):
+        table.add_column(name)
     for recipe in RECIPES:
-        table.add_row(
-            recipe.name, recipe.topic, recipe.data, ", ".join(recipe.guides), recipe.learn
-        )
-    _console().print(table)
+        default = f"[bold]{recipe.default}[/bold]: {recipe.because}"
+        guides = ", ".join(recipe.guides)
+        table.add_row(recipe.name, recipe.topic, recipe.data, guides, default, recipe.learn)
+    console = _console()
+    console.print(table)
+    for name, what in NOTEBOOKS.items():
+        console.print(f"{name}: {what}.", soft_wrap=True)
 
 
 @app.command()
@@ -81,7 +106,7 @@ def run(
         from tqdm import tqdm
 
         from pyro_cookbook import catalogue, data
-        from pyro_cookbook.publish.outcome import Outcome, run_recipes, write_outcome
+        from pyro_cookbook.publish.outcome import Outcome, forget, run_recipes
         from pyro_cookbook.publish.report import write_report
 
         wanted = {r.name for name in recipes or () for r in catalogue.matching(name)}
@@ -91,13 +116,13 @@ def run(
         with tqdm(total=total, desc="fits", unit="fit") as bar:
 
             def on_outcome(outcome: Outcome) -> None:
-                write_outcome(outcome, out)
                 bar.set_postfix_str(f"{outcome.recipe.topic} {outcome.guide}")
                 bar.update()
 
-            outcomes = run_recipes(chosen, data.load, on_outcome, seed=seed, num_draws=draws)
+            outcomes = run_recipes(chosen, data.load, out, on_outcome, seed=seed, num_draws=draws)
         command = " ".join(["pyro-cookbook run", *(recipe.name for recipe in chosen if recipes)])
         path = write_report(outcomes, out / "report.html", command=command, seed=seed)
+        forget(outcomes)
         _print_table(outcomes)
         console = _console()
         console.print(f"Report: {path}", soft_wrap=True)
@@ -109,13 +134,20 @@ def run(
 @app.command()
 def fit(
     recipe: Annotated[str, typer.Argument(help="A recipe, by name or its beginning.")],
-    guide: Annotated[str, typer.Option(help="One of the recipe's guides; see list.")],
+    guide: Annotated[
+        str | None,
+        typer.Option(help="One of the recipe's guides. Default: see list."),
+    ] = None,
     out: Out = Path("results"),
     table: Annotated[
         Path | None, typer.Option("--data", help="A .csv or .parquet table of your own.")
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="Columns of it to use, separated by commas. Default: all.")
+    ] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option(help="The column that the others explain. Default: the last."),
     ] = None,
     size: Annotated[
         int | None,
@@ -128,23 +160,40 @@ def fit(
     with _one_line_errors():
         import torch
 
-        from pyro_cookbook import catalogue, data
-        from pyro_cookbook.publish.outcome import run_guide, write_outcome
+        from pyro_cookbook import catalogue
+        from pyro_cookbook.publish.outcome import forget, run_guide
 
-        if columns and table is None:
-            raise ValueError("--columns: it chooses columns of --data, which is not given")
         chosen = catalogue.recipe(recipe)
-        names = [name.strip() for name in columns.split(",")] if columns else None
-        loaded = data.read(table, names) if table else data.load(chosen.data)
+        loaded = _table(chosen, table, columns, outcome)
         torch.set_num_threads(1)
-        outcome = run_guide(
-            chosen, guide, loaded, size=size, seed=seed, num_draws=draws, progress=None
-        )
-        path = write_outcome(outcome, out)
-        _print_table([outcome])
+        done = run_guide(
+            chosen, guide or chosen.default, loaded, out, size=size, seed=seed, num_draws=draws,
+            progress=None,
+        )  # fmt: skip
+        forget([done])
+        _print_table([done])
         console = _console()
-        console.print(escape(str(outcome.diagnosis)), soft_wrap=True)
-        console.print(f"Draws: {path}", soft_wrap=True)
+        console.print(escape(str(done.diagnosis)), soft_wrap=True)
+        if done.note:
+            console.print(f"Note:  {done.note}", soft_wrap=True)
+        console.print(f"Draws: {done.path}", soft_wrap=True)
+
+
+def _table(
+    recipe: "Recipe", path: Path | None, columns: str | None, outcome: str | None
+) -> "Table":
+    """Read the table that was asked for, its outcome last."""
+    from pyro_cookbook import data
+
+    if columns and path is None:
+        raise data.InputError("--columns: it chooses columns of --data, which is not given")
+    if outcome and not recipe.has_outcome:
+        raise data.InputError(f"--outcome: {recipe.name} has none; leave it out")
+    names = [name.strip() for name in columns.split(",")] if columns else None
+    if names and outcome and outcome not in names:
+        names.append(outcome)
+    table = data.load(recipe.data) if path is None else data.read(path, names)
+    return table.ending_in(outcome) if outcome else table
 
 
 @app.command()
@@ -164,22 +213,23 @@ def doctor() -> None:
 def _console() -> Console:
     """Write tables whole where the output is a file, not a terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=120)
+    return console if console.is_terminal else Console(width=132)
 
 
-def _print_table(outcomes: "list[Outcome]") -> None:  # type: ignore[name-defined] # noqa: F821
+def _print_table(outcomes: "Sequence[Outcome]") -> None:
     from pyro_cookbook.publish.report import row
 
-    table = RichTable("topic", "guide")
-    for name in ("ELBO (nats)", "log evidence", "gap", "k-hat"):
+    table = RichTable("topic", "model")
+    table.add_column("guide", no_wrap=True)
+    for name in ("ELBO (nats)", "log\nevidence", "gap", "k-hat"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     table.add_column("seconds", justify="right")
     for outcome in outcomes:
         cells = row(outcome)
         verdict = str(cells["verdict"])
-        style = _STYLES[verdict]
-        names = ("topic", "guide", "elbo", "evidence", "gap", "khat")
+        style = _STYLES.get(verdict, "yellow")  # after reweighting, or another repair
+        names = ("topic", "model", "guide", "elbo", "evidence", "gap", "khat")
         values = [str(cells[name]) for name in names]
         table.add_row(*values, f"[{style}]{verdict}[/{style}]", str(cells["seconds"]))
     _console().print(table)

@@ -49,9 +49,8 @@ def _evidence() -> tuple[str, bool, str]:
     from pyro_cookbook import catalogue, data
     from pyro_cookbook.posterior.importance import weigh
 
-    v = data.load("iris").v
     recipe = catalogue.recipe("02_expectation_maximisation")
-    fit = recipe.guides["exact"].prepare(v, recipe.size, 0).fit()
+    fit = recipe.prepare("exact", data.load("iris")).fit()
     joint = weigh(fit, num_draws=100).joint
     exact = recipe.log_evidence(fit) or float("nan")
     error = float(abs(joint / exact - 1).max())

@@ -62,14 +62,14 @@ from guides.gaussian_mixture import (
     GaussianMixtureMAP,
 )
 from models.gaussian_mixture import GaussianMixture, MixturePrior, bayesian_gaussian_mixture
-from pyro_cookbook.algorithms.gaussian_mixture import em as closed
+from pyro_cookbook.algorithms.gaussian_mixture import em as gmm
 from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import fit_variational_mixture
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 The data and the question
@@ -98,7 +98,7 @@ for ax, part in zip(axes, ("sepal", "petal"), strict=True):
     ax.plot(x, y, "o", color="black", ms=5, alpha=0.35, mec="none")
     ax.set(xlabel=f"{part} length (cm)", ylabel=f"{part} width (cm)")
 fig.suptitle("One group of flowers stands apart; the others overlap", x=0.01, ha="left")
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # 50 flowers have petals shorter than 2 cm; the petals of the other 100 are at least 3 cm long. The
@@ -167,12 +167,12 @@ print(source[: source.index('"""')] + "..." + source[source.rindex('"""') + 3 :]
 # Here are both steps by hand.
 
 # %%
-theta_0 = closed.random_start(v, 3, seed=2)  # three flowers far apart as means, one covariance
+theta_0 = gmm.random_start(v, 3, seed=2)  # three flowers far apart as means, one covariance
 
 
 def e_step(theta):
     """The responsibilities, shape (N, K)."""
-    return torch.softmax(closed.log_joint(theta, v), dim=1)
+    return torch.softmax(gmm.log_joint(theta, v), dim=1)
 
 
 def m_step(r):
@@ -181,20 +181,20 @@ def m_step(r):
     loc = r.mT @ v / count[:, None]
     centred = v - loc[:, None]  # (K, N, D)
     covariance = (r.mT[:, :, None] * centred).mT @ centred / count[:, None, None]
-    return closed.MixtureParameters(count / len(v), loc, torch.linalg.cholesky(covariance))
+    return gmm.MixtureParameters(count / len(v), loc, torch.linalg.cholesky(covariance))
 
 
 def bound(r, theta):
     """L(q, θ) = Σ r (log p(v, h; θ) − log r)."""
-    return float((r * closed.log_joint(theta, v) - torch.special.xlogy(r, r)).sum())
+    return float((r * gmm.log_joint(theta, v) - torch.special.xlogy(r, r)).sum())
 
 
 def log_evidence(theta):
-    return float(closed.log_evidence(theta, v).sum())
+    return float(gmm.log_evidence(theta, v).sum())
 
 
 ours = m_step(e_step(theta_0))
-theirs = closed.m_step(closed.e_step(theta_0, v)[0], reg_covar=0)  # the library's two steps
+theirs = gmm.m_step(gmm.e_step(theta_0, v)[0], reg_covar=0)  # the library's two steps
 for name in ("weights", "loc", "scale_tril"):
     assert torch.allclose(getattr(ours, name), getattr(theirs, name))
 
@@ -229,7 +229,7 @@ ax.plot([], [], color=ORANGE, lw=3, label="bound during an E step (θ held)")
 ax.plot([], [], color=BLUE, lw=3, label="bound during an M step (q held)")
 ax.set(xlabel="iteration", ylabel="nats", xticks=x[1::2], xticklabels=range(first, last + 1))
 ax.set_title("The E step lifts the bound to the evidence; the M step lifts both")
-ax.legend(loc="upper left", frameon=False)
+ax.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
@@ -240,12 +240,12 @@ plt.show()
 # %% [markdown]
 # ## 4 EM, checked two ways
 #
-# `closed.em` is this loop with a stopping rule. It adds 1e-6 to each variance, so that a component
+# `gmm.em` is this loop with a stopping rule. It adds 1e-6 to each variance, so that a component
 # cannot shrink to a point; section 8 shows why. scikit-learn's EM from the same start must give
 # the same bound after every iteration.
 
 # %%
-em = closed.em(v, 3, start=theta_0, tol=1e-10)
+em = gmm.em(v, 3, start=theta_0, tol=1e-10)
 
 covariance = theta_0.scale_tril @ theta_0.scale_tril.mT
 peer = mixture.GaussianMixture(
@@ -281,11 +281,8 @@ assert np.diff(em.elbo).min() > -1e-6
 
 # %%
 def model_at(theta):
-    """A GaussianMixture with a copy of these parameters."""
-    model = GaussianMixture(num_features, len(theta.weights))
-    for name in ("weights", "loc", "scale_tril"):
-        setattr(model, name, getattr(theta, name).clone())  # else training would change theta
-    return model
+    """A GaussianMixture that starts at a copy of these parameters, free to be trained."""
+    return pc.hold(GaussianMixture(num_features, len(theta.weights)), theta).requires_grad_(True)
 
 
 model, guide = model_at(em.theta), GaussianMixtureExact(num_features, 3)
@@ -352,11 +349,11 @@ assert by_sum.std(0).max() < 1e-9
 # %% [markdown]
 # Here the sd of one draw is 20 to 35 % of the size of the gradient. The sum over h has none.
 #
-# The shortcut is `closed.generalised_em`: the loop above with `TraceEnum_ELBO`.
+# The shortcut is `gmm.generalised_em`: the loop above with `TraceEnum_ELBO`.
 
 # %%
 summed = list(
-    closed.generalised_em(
+    gmm.generalised_em(
         model_at(theta_0),
         GaussianMixtureExact(num_features, 3),
         v,
@@ -375,7 +372,7 @@ ax.plot(below_sampled, color=ORANGE, label="20 steps of Adam, h drawn")
 ax.set(yscale="log", ylim=(1e-4, 1e3), xlim=(0, 36))
 ax.set(xlabel="E steps", ylabel="nats below the optimum")
 ax.set_title("Gradient M steps reach EM's optimum if h is summed over")
-ax.legend(loc="upper right", frameon=False)
+ax.legend(loc="upper right")
 plt.show()
 
 # %%
@@ -401,14 +398,14 @@ assert (np.diff(sampled)[-10:] < 0).any()
 pyro.set_rng_seed(0)
 with torch.no_grad():
     many = model_at(em.theta)(num_obs=20_000)  # 20 000 flowers that never grew
-start = closed.random_start(many, 3, seed=2)
-full = closed.em(many, 3, start=start, max_iterations=8)
-step = closed.stepwise_em(many, 3, start=start, batch_size=200, num_epochs=3)
+start = gmm.random_start(many, 3, seed=2)
+full = gmm.em(many, 3, start=start, max_iterations=8)
+step = gmm.stepwise_em(many, 3, start=start, batch_size=200, num_epochs=3)
 
 per_row = pd.DataFrame({"EM": full.elbo[1:4], "stepwise EM": step.elbo}, index=[1, 2, 3])
 per_row.index.name = "passes over the rows"
 per_row /= len(many)
-truth = float(closed.log_evidence(em.theta, many).mean())
+truth = float(gmm.log_evidence(em.theta, many).mean())
 print(f"under the parameters that made the rows: {truth:.3f} nats a row")
 assert per_row["stepwise EM"].iloc[-1] > truth - 0.03
 assert per_row["EM"].iloc[-1] < truth - 0.6
@@ -434,7 +431,7 @@ per_row.round(3)
 model, hard = model_at(em.theta), GaussianMixtureMAP(num_features, 3)
 hard.e_step(model)
 hard_bound = -Trace_ELBO().loss(model, hard, v)
-r = closed.responsibilities(em.theta, v)
+r = gmm.responsibilities(em.theta, v)
 surprise = -r.max(1).values.log()
 print(f"log evidence {em.elbo[-1]:.3f}, bound of the hard labels {hard_bound:.3f}")
 print(f"gap {em.elbo[-1] - hard_bound:.3f} = sum of surprises {float(surprise.sum()):.3f} nats")
@@ -454,12 +451,12 @@ assert surprise.topk(5).values.sum() > 0.5 * surprise.sum()
 
 # %%
 eye = torch.eye(num_features).repeat(3, 1, 1)
-theta = closed.MixtureParameters(torch.full((3,), 1 / 3), theta_0.loc, eye)
+theta = gmm.MixtureParameters(torch.full((3,), 1 / 3), theta_0.loc, eye)
 for _ in range(20):
     hard.e_step(theta)
     h = hard(v)["h"]
     loc = torch.stack([v[h == k].mean(0) for k in range(3)])
-    theta = closed.MixtureParameters(theta.weights, loc, eye)
+    theta = gmm.MixtureParameters(theta.weights, loc, eye)
 
 kmeans = cluster.KMeans(3, init=theta_0.loc.numpy(), n_init=1, algorithm="lloyd").fit(v.numpy())
 same = int((h.numpy() == kmeans.labels_).sum())
@@ -477,7 +474,7 @@ assert same == num_rows
 
 # %%
 def train_classifier(lr):
-    frozen = model_at(em.theta).requires_grad_(False)
+    frozen = pc.hold(GaussianMixture(num_features, 3), em.theta)
     pyro.set_rng_seed(0)  # the network's initial weights
     guide = GaussianMixtureAmortized(num_features, 3)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
@@ -549,7 +546,7 @@ def smallest_sd(theta):
     return float(torch.linalg.svdvals(theta.scale_tril).min())
 
 
-starts = [closed.em(v, 3, seed=seed, tol=1e-8) for seed in range(60)]
+starts = [gmm.em(v, 3, seed=seed, tol=1e-8) for seed in range(60)]
 ends = np.array([one.elbo[-1] for one in starts])
 sds = np.array([smallest_sd(one.theta) for one in starts])
 best = starts[int(ends.argmax())]
@@ -586,7 +583,7 @@ ax.annotate(
 )
 ax.set(xlabel="start, from the worst to the best", ylabel="log evidence at the end (nats)")
 ax.set_title("Most of 60 starts of EM stop below the best optimum")
-ax.legend(loc="lower right", frameon=False)
+ax.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
@@ -599,7 +596,7 @@ plt.show()
 # Start 238 even ends *above* the best regular optimum.
 
 # %%
-trap = closed.em(v, 3, seed=238)
+trap = gmm.em(v, 3, seed=238)
 shares = num_rows * trap.theta.weights
 print(f"start 238: {trap.elbo[-1]:.2f} nats, smallest sd {smallest_sd(trap.theta):.4f},")
 print("flowers per component:", *(f"{share:.1f}" for share in shares))
@@ -612,7 +609,7 @@ assert 2.5 < shares.min() < 3.5
 def draw_components(ax, theta, title):
     """Petals in cm: flowers in the colour of their component, and ellipses of two sds."""
     ranks = theta.loc[:, 2].argsort().argsort()  # equal colours: equal order of petal lengths
-    labels = closed.responsibilities(theta, v).argmax(1).numpy()
+    labels = gmm.responsibilities(theta, v).argmax(1).numpy()
     scale = spread.iloc[2:].to_numpy()
     rows = theta.scale_tril[:, 2:].numpy() * scale[:, None]  # the petals' rows of L, in cm
     loc = theta.loc[:, 2:].numpy() * scale + centre.iloc[2:].to_numpy()
@@ -636,7 +633,7 @@ axes[0].set_ylabel("petal width (cm)")
 fig.suptitle(
     "The highest bound has a component of three flowers (ellipses: 2 sd)", x=0.01, ha="left"
 )
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # The remedy is a floor on the variances that the data justify. The measurements are rounded to
@@ -645,8 +642,8 @@ fig.tight_layout()
 
 # %%
 rounding = 0.1**2 / 12 / spread**2
-floored = closed.em(v, 3, seed=238, reg_covar=1e-3)
-best_floored = closed.em(v, 3, start=best.theta, reg_covar=1e-3)
+floored = gmm.em(v, 3, seed=238, reg_covar=1e-3)
+best_floored = gmm.em(v, 3, start=best.theta, reg_covar=1e-3)
 print(f"with the floor: start 238 {floored.elbo[-1]:.2f}, best optimum {best_floored.elbo[-1]:.2f}")
 assert 0.0002 < rounding.min() < rounding.max() < 0.005
 assert floored.elbo[-1] < best_floored.elbo[-1] - 1
@@ -675,12 +672,10 @@ def bhattacharyya(a, b):
 def matched(theta, reference):
     """The same mixture, numbered as in the reference."""
     _, order = linear_sum_assignment(bhattacharyya(reference, theta))
-    return closed.MixtureParameters(
-        *(x[order] for x in (theta.weights, theta.loc, theta.scale_tril))
-    )
+    return gmm.MixtureParameters(*(x[order] for x in (theta.weights, theta.loc, theta.scale_tril)))
 
 
-one, other = (closed.em(v, 3, seed=seed, tol=1e-12).theta for seed in (1, 2))
+one, other = (gmm.em(v, 3, seed=seed, tol=1e-12).theta for seed in (1, 2))
 apart = float((one.loc - other.loc).abs().max())
 close = float((one.loc - matched(other, one).loc).abs().max())
 print(f"largest difference of two means: {apart:.2f} as numbered, {close:.4f} when matched")
@@ -694,9 +689,9 @@ assert close < 1e-4
 
 # %%
 rand = np.array(
-    [adjusted_rand_score(species, closed.responsibilities(s.theta, v).argmax(1)) for s in starts]
+    [adjusted_rand_score(species, gmm.responsibilities(s.theta, v).argmax(1)) for s in starts]
 )
-labels = closed.responsibilities(best.theta, v).argmax(1).numpy()
+labels = gmm.responsibilities(best.theta, v).argmax(1).numpy()
 print(f"adjusted Rand index with the species: best optimum {rand[ends.argmax()]:.2f},")
 print(f"most frequent optimum {np.median(rand[common]):.2f}, lowest of 60 starts {rand.min():.2f}")
 assert abs(rand[ends.argmax()] - 0.90) < 0.01
@@ -726,14 +721,14 @@ agreement
 folds = torch.randperm(num_rows, generator=torch.Generator().manual_seed(0)).chunk(5)
 held_out, rows = [], []
 for k in range(1, 7):
-    fit_k = closed.em(v, k, num_restarts=10, reg_covar=1e-3, tol=1e-7)
+    fit_k = gmm.em(v, k, num_restarts=10, reg_covar=1e-3, tol=1e-7)
     num_free = (k - 1) + 4 * k + 10 * k
     scores = torch.empty(num_rows)
     for fold in folds:
         train = torch.ones(num_rows, dtype=torch.bool)
         train[fold] = False
-        theta = closed.em(v[train], k, num_restarts=5, reg_covar=1e-3, tol=1e-7).theta
-        scores[fold] = closed.log_evidence(theta, v[fold])
+        theta = gmm.em(v[train], k, num_restarts=5, reg_covar=1e-3, tol=1e-7).theta
+        scores[fold] = gmm.log_evidence(theta, v[fold])
     held_out.append(scores)
     penalised = fit_k.elbo[-1] - num_free * math.log(num_rows) / 2
     rows.append((k, fit_k.elbo[-1], penalised, float(scores.sum())))
@@ -756,7 +751,7 @@ ax.plot(choice["held out"], "D-", color=ORANGE, label="held-out flowers")
 ax.plot(choice["minus BIC/2"], "s-", color=BLUE, label="training, minus BIC's charge")
 ax.set(xlabel="components K", ylabel="log evidence (nats)", xticks=choice.index)
 ax.set_title("Training likes every component; BIC and held-out flowers do not")
-ax.legend(frameon=False)
+ax.legend()
 plt.show()
 
 # %% [markdown]
@@ -894,8 +889,8 @@ with torch.no_grad():
     for _ in range(400):
         drawn = fit.guide(v)
         tril = torch.linalg.cholesky(torch.linalg.inv(drawn["precision"]))
-        theta = closed.MixtureParameters(drawn["weights"], drawn["loc"], tril)
-        in_empty.append(float(closed.responsibilities(theta, v)[:, 2:].sum()))
+        theta = gmm.MixtureParameters(drawn["weights"], drawn["loc"], tril)
+        in_empty.append(float(gmm.responsibilities(theta, v)[:, 2:].sum()))
     by_q = float(torch.softmax(fit.guide.h_logits, dim=1)[:, 2:].sum())
 print(f"flowers in components 3 to 6, given θ: {np.mean(in_empty):.2f}; in q: {by_q:.4f}")
 
@@ -954,7 +949,6 @@ for ax in fig.axes:
     ax.set(xlim=(-1.6, 1.4), xticks=[-1, 0, 1])
 fig.suptitle("Components 1 (blue) and 2 (orange) differ in all four means", x=0.01, ha="left")
 fig.supxlabel("mean of the component (in sds of the column); height: posterior density")
-fig.tight_layout()
 
 apart = tree["posterior"]["loc"].sel(component=1) - tree["posterior"]["loc"].sel(component=2)
 assert float((apart.mean("sample") / apart.std("sample")).pipe(abs).min()) > 5
@@ -976,7 +970,7 @@ k = 3  # 3. the number of components
 
 mine = pd.read_csv(path)[columns].dropna()
 x = torch.tensor(((mine - mine.mean()) / mine.std(ddof=0)).to_numpy())
-my_em = closed.em(x, k, num_restarts=60, reg_covar=1e-3)
+my_em = gmm.em(x, k, num_restarts=60, reg_covar=1e-3)
 reached = sum(end > my_em.elbo[-1] - 0.05 for end in my_em.restarts)
 print(f"log evidence {my_em.elbo[-1]:.2f} nats; {reached} of 60 starts reach it")
 print(f"smallest sd of a component: {smallest_sd(my_em.theta):.2f} of a column's sd")

@@ -56,16 +56,15 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 import pyro_cookbook as pc
 from guides.sparse_coding import SparseCodingMAP, SparseCodingMeanField
 from models.sparse_coding import SparseCoding
-from pyro_cookbook.algorithms.sparse_coding import dictionary_learning as learning
-from pyro_cookbook.algorithms.sparse_coding import fista as closed
+from pyro_cookbook.algorithms.sparse_coding import dictionary_learning, fista
 from pyro_cookbook.data import patches
 from pyro_cookbook.data.gabors import fit_gabors
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 The data: patches of a photograph
@@ -119,7 +118,7 @@ axes[1].set_title("squares less their brightness", fontsize=10)
 show(axes[2], v[:36], 6)
 axes[2].set_title("the same, whitened", fontsize=10)
 fig.suptitle("Whitening leaves the edges and takes away the shades", x=0.01, ha="left")
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # ## 2 The model
@@ -144,14 +143,12 @@ NUM_ATOMS, RATE, SCALE = 128, 2.0, 0.65
 
 def model_at(theta):
     """A SparseCoding with a copy of these parameters, held fixed."""
-    model = SparseCoding(*theta.W.shape, rate=theta.rate, scale=theta.scale)
-    model.W, model.b = theta.W.clone(), theta.b.clone()
-    return model.requires_grad_(False)
+    return pc.hold(SparseCoding(*theta.W.shape, rate=theta.rate, scale=theta.scale), theta)
 
 
 # Until section 6 the atoms are 128 of the squares, picked at random.
-theta = closed.SparseCodingParameters(
-    learning.random_atoms(v, NUM_ATOMS), v.mean(0), rate=RATE, scale=SCALE
+theta = fista.SparseCodingParameters(
+    dictionary_learning.random_atoms(v, NUM_ATOMS), v.mean(0), rate=RATE, scale=SCALE
 )
 model = model_at(theta)
 x = v[:100]
@@ -183,12 +180,12 @@ assert model.W.shape == (100, 128)
 
 # %%
 guide = SparseCodingMAP(len(x), NUM_ATOMS)
-constant = len(x) * closed.log_normaliser(theta)
+constant = len(x) * fista.log_normaliser(theta)
 pyro.set_rng_seed(0)
 for spread in (0.0, 0.1, 1.0):
     guide.h_loc = spread * torch.randn(len(x), NUM_ATOMS)
     bound = -Trace_ELBO().loss(model, guide, x)
-    J = float(closed.objective(theta, x, guide.h_loc.detach()).sum())
+    J = float(fista.objective(theta, x, guide.h_loc.detach()).sum())
     print(f"h of sd {spread:3.1f}: bound {bound:14.6f}   −J + constant {constant - J:14.6f}")
     assert abs(bound - (constant - J)) < 1e-9 * abs(bound)
 
@@ -241,12 +238,12 @@ def ista(h, num_iterations):
         gradient = -(x - theta.b - h @ theta.W.mT) @ theta.W / theta.scale**2
         z = h - t * gradient
         h = z.sign() * (z.abs() - t * theta.rate).clamp_min(0)
-        J.append(float(closed.objective(theta, x, h).sum()))
+        J.append(float(fista.objective(theta, x, h).sum()))
     return h, J
 
 
 _, J_ista = ista(torch.zeros(len(x), NUM_ATOMS), NUM_STEPS)
-theirs = closed.fista(theta, x, accelerate=False, max_iterations=20)  # the library's ISTA
+theirs = fista.fista(theta, x, accelerate=False, max_iterations=20)  # the library's ISTA
 assert np.allclose(J_ista[:20], theirs.trace)
 assert np.diff(J_ista).max() < 1e-9
 
@@ -257,19 +254,19 @@ assert np.diff(J_ista).max() < 1e-9
 # When to stop? The problem has a dual: for any u with |β W_kᵀu| ≤ λ for all k, the number
 # β uᵀ(v − b) − β/2 ‖u‖² is at most min J. The residual v − b − W h, shrunk until it satisfies the
 # constraints, is such a u. J(h) minus that number is the *duality gap*: **a certificate of how far
-# above its minimum J(h) can be at most**. `closed.fista` stops each row by its own gap.
+# above its minimum J(h) can be at most**. `fista.fista` stops each row by its own gap.
 
 # %%
-best = closed.fista(theta, x, tol=1e-9)
+best = fista.fista(theta, x, tol=1e-9)
 J_best = best.trace[-1]
 peer = sparse_encode(
     (x - theta.b).numpy(), theta.W.mT.numpy(), algorithm="lasso_cd", alpha=RATE * SCALE**2,
     max_iter=100_000,
 )  # fmt: skip
-J_peer = float(closed.objective(theta, x, torch.tensor(peer)).sum())
+J_peer = float(fista.objective(theta, x, torch.tensor(peer)).sum())
 print(f"J by FISTA {J_best:.6f}, by scikit-learn {J_peer:.6f}")
 print(f"sum of the duality gaps: {float(best.gap.sum()):.1e} nats")
-violation = float(closed.kkt_violation(theta, x, best.h).max())
+violation = float(fista.kkt_violation(theta, x, best.h).max())
 print(f"worst violation of the conditions of optimality: {violation:.0e} λ")
 assert best.converged
 assert abs(J_best / J_peer - 1) < 1e-6
@@ -289,13 +286,13 @@ for name, J, colour in (
 ax.set(xscale="log", yscale="log", xlabel="iterations", ylabel="J above its minimum (relative)")
 ax.set(ylim=(1e-10, 3), xlim=(1, NUM_STEPS))
 ax.set_title("All three fall to the same objective, FISTA in the fewest steps")
-ax.legend(loc="lower left", frameon=False)
+ax.legend(loc="lower left")
 plt.show()
 
 relative = {
     "FISTA after 30": best.trace[29] / J_best - 1,
     "ISTA after 30": J_ista[29] / J_best - 1,
-    "Adam after 400": float(closed.objective(theta, x, h_adam).sum()) / J_best - 1,
+    "Adam after 400": float(fista.objective(theta, x, h_adam).sum()) / J_best - 1,
 }
 for name, value in relative.items():
     print(f"{name}: {value:.1e}")
@@ -338,13 +335,12 @@ axes[0].hist(size_on.log10().numpy(), bins, color=BLUE, alpha=0.8, label="FISTA:
 axes[0].set(xlabel="|h| at the end of Adam", ylabel="number of codes", xticks=range(-6, 2, 2))
 axes[0].set_xticklabels([f"$10^{{{e}}}$" for e in range(-6, 2, 2)])
 axes[0].set_ylim(0, 1.35 * axes[0].get_ylim()[1])
-axes[0].legend(loc="upper left", frameon=False)
+axes[0].legend(loc="upper left")
 axes[0].set_title("Adam's codes are small, not zero", fontsize=11)
 axes[1].axhline(0, color="black", lw=1)
 axes[1].plot(steps[100:250], traces[:, k], color=ORANGE, lw=1)
 axes[1].set(xlabel="step of Adam", ylabel="one code h, whose best value is 0")
 axes[1].set_title("It steps over 0 and back", fontsize=11)
-fig.tight_layout()
 print(f"this code changes sign {int(crossings[k])} times in 150 steps")
 assert crossings[k] > 5
 
@@ -356,18 +352,18 @@ assert crossings[k] > 5
 # ## 5 What λ does
 #
 # At h = 0 the pull on code k is |β W_kᵀ(v − b)|. If λ is larger than the largest pull, h = 0 is
-# the mode; that is `closed.largest_rate`. As λ falls, atoms enter (and now and then one leaves).
+# the mode; that is `fista.largest_rate`. As λ falls, atoms enter (and now and then one leaves).
 
 # %%
 rates = np.geomspace(0.1, 20, 12)
 rows = []
 for rate in rates:
     at = replace(theta, rate=float(rate))
-    h = closed.fista(at, x, tol=1e-5).h
+    h = fista.fista(at, x, tol=1e-5).h
     error = (x - theta.b - h @ theta.W.mT).square().sum() / (x - theta.b).square().sum()
     rows.append((rate, float((h != 0).sum(1).double().mean()), float(error)))
 sweep = pd.DataFrame(rows, columns=["λ", "atoms in use", "unexplained"]).set_index("λ")
-edge = closed.largest_rate(theta, x)
+edge = fista.largest_rate(theta, x)
 
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharex=True)
 axes[0].plot(sweep["atoms in use"], "o-", color=BLUE)
@@ -376,13 +372,12 @@ axes[1].plot(sweep["unexplained"], "s-", color=ORANGE)
 axes[1].set(xlabel="λ", ylabel="share of the energy left unexplained", ylim=(0, 1.02))
 for ax in axes:
     ax.axvline(float(edge.max()), color="black", ls=":", lw=1)
-axes[0].text(1.1 * float(edge.max()), 12, "no atom in any square", rotation=90, va="bottom")
+axes[0].text(0.9 * float(edge.max()), 80, "beyond: no atom", rotation=90, ha="right", va="top")
 fig.suptitle("A larger λ: fewer atoms, and more left unexplained", x=0.01, ha="left")
-fig.tight_layout()
 assert sweep["atoms in use"].is_monotonic_decreasing
 assert sweep["unexplained"].is_monotonic_increasing
 above = replace(theta, rate=1.0001 * float(edge.max()))
-assert (closed.fista(above, x).h == 0).all()
+assert (fista.fista(above, x).h == 0).all()
 sweep.iloc[::3].round(2)
 
 # %% [markdown]
@@ -404,7 +399,7 @@ sweep.iloc[::3].round(2)
 # codes a mini-batch, adds its sums to a running average that forgets, and moves the atoms.
 
 # %%
-learned = learning.learn_online(
+learned = dictionary_learning.learn_online(
     v.float(), NUM_ATOMS, rate=RATE, scale=SCALE, num_steps=400, code_tol=1e-2, seed=0
 )
 theta_hat = replace(theta, W=learned.theta.W.double())
@@ -413,7 +408,7 @@ held = whitening.whiten(patches.most_varied(patches.random_patches(china, SIZE, 
 
 def per_square(theta, rows):
     """J per square at the best codes, and the atoms in use."""
-    found = closed.fista(theta, rows, tol=1e-4)
+    found = fista.fista(theta, rows, tol=1e-4)
     return found.trace[-1] / len(rows), float((found.h != 0).sum(1).double().mean())
 
 
@@ -512,8 +507,10 @@ rows = v[:500]
 few = {"rate": RATE, "scale": SCALE, "b": rows.mean(0)}
 ends = []
 for seed in (0, 1):
-    start = closed.SparseCodingParameters(W=learning.random_atoms(rows, 24, seed=seed), **few)
-    ends.append(learning.alternate(rows, start, max_rounds=300, tol=1e-6))
+    start = fista.SparseCodingParameters(
+        W=dictionary_learning.random_atoms(rows, 24, seed=seed), **few
+    )
+    ends.append(dictionary_learning.alternate(rows, start, max_rounds=300, tol=1e-6))
 one, other = ends
 apart = abs(other.trace[-1] / one.trace[-1] - 1)
 match = (one.theta.W.mT @ other.theta.W).abs().amax(1)
@@ -534,8 +531,8 @@ assert (match > 0.95).sum() <= 20
 generator = torch.Generator().manual_seed(0)
 shaken = one.theta.W + 0.02 * torch.randn(100, 24, generator=generator)
 start = replace(one.theta, W=shaken / shaken.norm(dim=0))
-start_codes = closed.fista(start, rows, tol=1e-4)
-again = learning.alternate(rows, start, max_rounds=500, tol=1e-7)
+start_codes = fista.fista(start, rows, tol=1e-4)
+again = dictionary_learning.alternate(rows, start, max_rounds=500, tol=1e-7)
 
 free, guide = model_at(start), SparseCodingMAP(len(rows), 24)
 free.W_unconstrained.requires_grad_(True)  # W is learned, b stays
@@ -547,11 +544,11 @@ svi = SVI(free, guide, schedule, Trace_ELBO())
 for _ in range(300):
     svi.step(rows)
     schedule.step()
-constant = len(rows) * closed.log_normaliser(start)
+constant = len(rows) * fista.log_normaliser(start)
 J_three = {
     "alternation": again.trace[-1],
     "SVI on the delta guide": Trace_ELBO().loss(free, guide, rows) + constant,
-    "FISTA at SVI's W": closed.fista(free, rows).trace[-1],
+    "FISTA at SVI's W": fista.fista(free, rows).trace[-1],
 }
 print(f"start: {start_codes.trace[-1]:.2f}")
 for name, J in J_three.items():
@@ -589,8 +586,8 @@ def denoise(noisy, rate):
     """Code every square of the picture and average the squares back."""
     squares = patches.all_patches(noisy, SIZE)
     brightness = squares.mean(1, keepdim=True)
-    pixels = closed.SparseCodingParameters(pixel_atoms.float(), whitening.loc.float(), rate, SIGMA)
-    h = closed.fista(pixels, (squares - brightness).float(), tol=1e-2).h
+    pixels = fista.SparseCodingParameters(pixel_atoms.float(), whitening.loc.float(), rate, SIGMA)
+    h = fista.fista(pixels, (squares - brightness).float(), tol=1e-2).h
     clean = h @ pixels.W.mT + pixels.b
     return patches.average_patches(clean.double() + brightness, tuple(noisy.shape))
 
@@ -653,7 +650,7 @@ fig.suptitle(
     x=0.01,
     ha="left",
 )  # fmt: skip
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # Quality is the PSNR in decibels, −10 log₁₀ of the mean squared error: higher is better. Before:
@@ -678,13 +675,13 @@ train, test, y_train, y_test = train_test_split(
 )
 assert len(train) == 898
 digits = torch.tensor(train).float()
-atoms = learning.learn_online(
+atoms = dictionary_learning.learn_online(
     digits, 160, rate=20.0, scale=0.1, num_steps=100, batch_size=256, code_tol=1e-2
 ).theta
 
 
 def codes(pixels):
-    return closed.fista(atoms, torch.tensor(pixels).float(), tol=1e-3).h.numpy()
+    return fista.fista(atoms, torch.tensor(pixels).float(), tol=1e-3).h.numpy()
 
 
 pca = PCA(40).fit(train)
@@ -724,7 +721,7 @@ accuracy.rename_axis(columns="digits trained on").round(3)
 
 # %%
 model, x = model_at(theta_hat), v[:1]
-mode = closed.fista(theta_hat, x, tol=1e-9).h
+mode = fista.fista(theta_hat, x, tol=1e-9).h
 elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
 fit = pc.fit(model, SparseCodingMeanField(1, NUM_ATOMS), x, elbo=elbo, lr=0.05, tol=1.0)
 diagnosis = pc.diagnose(fit, num_draws=2000)
@@ -746,7 +743,8 @@ assert diagnosis.evidence.value > diagnosis.elbo.value + 3
 point = SparseCodingMAP(1, NUM_ATOMS)
 point.h_loc = mode
 verdict = pc.diagnose(pc.as_fit(model, point, x, reason="FISTA"), num_draws=200)
-print(verdict)
+print(f"verdict: {verdict.verdict}; height of the density {verdict.elbo.value:.1f} nats")
+print("\n".join(verdict.reasons))
 assert verdict.verdict == "unreliable"
 assert any("single point" in reason for reason in verdict.reasons)
 
@@ -774,12 +772,14 @@ az.plot_forest(
     xr.DataTree.from_dict({"posterior": codes_of_square}),
     var_names=["h"],
     sample_dims=["sample"],
+    labels=["atom"],
     combined=True,
     ci_probs=(0.5, 0.9),
     figure_kwargs={"figsize": (8, 5)},
 )
 fig = plt.gcf()
-ax = fig.axes[1]
+labels, ax = fig.axes
+labels.axis("off")
 ax.plot(mode[0, shown.copy()], np.arange(len(shown))[::-1], "x", color=ORANGE, ms=9, mew=2)
 ax.axvline(0, color="black", lw=1, ls=":")
 ax.set_xlabel("code h (units of whitened brightness)")
@@ -808,8 +808,8 @@ rate = 1.0  # 4. larger: fewer atoms a row
 
 mine = pd.read_csv(path).loc[:, columns].dropna()
 z = torch.tensor(((mine - mine.mean()) / mine.std(ddof=0)).to_numpy())
-online = learning.learn_online(z, num_atoms, rate=rate, scale=0.8, num_steps=100)
-mine_learned = learning.alternate(z, online.theta)
+online = dictionary_learning.learn_online(z, num_atoms, rate=rate, scale=0.8, num_steps=100)
+mine_learned = dictionary_learning.alternate(z, online.theta)
 h = mine_learned.codes.h
 left = float((z - online.theta.b - h @ mine_learned.theta.W.mT).square().sum() / z.square().sum())
 print(f"atoms in use per row: {float((h != 0).sum(1).double().mean()):.1f} of {num_atoms};")

@@ -58,16 +58,16 @@ from guides.binary_sparse_coding import (
     BinarySparseCodingMeanField,
 )
 from models.binary_sparse_coding import BinarySparseCoding
-from pyro_cookbook.algorithms.binary_sparse_coding import em as learning
-from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as closed
+from pyro_cookbook.algorithms.binary_sparse_coding import em as bsc_em
+from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as bsc
 from pyro_cookbook.algorithms.binary_sparse_coding.elbo import ClosedFormELBO
 from pyro_cookbook.data.bars import make_bars, match_atoms, share_recovered
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 The data and the question
@@ -101,7 +101,7 @@ for i in range(8):
 axes[0, 0].set_ylabel("bars")
 axes[1, 0].set_ylabel("images")
 fig.suptitle("Which bars are in an image? Eight bars, and eight noisy sums", x=0.01, ha="left")
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # Two questions. **Inference**: which bars are in this image, if we know what bars look like?
@@ -121,21 +121,12 @@ source = inspect.getsource(BinarySparseCoding.forward)
 print(source[: source.index('"""')] + "..." + source[source.rindex('"""') + 3 :])
 
 # %%
-theta = closed.SparseCodingParameters(
+theta = bsc.SparseCodingParameters(
     W=bars.atoms,
     b=torch.full((num_units,), math.log(bars.prob / (1 - bars.prob))),
     scale=torch.tensor(bars.scale),
 )  # the parameters that made the images
-
-
-def model_at(theta):
-    """A frozen model with a copy of these parameters."""
-    model = BinarySparseCoding(*theta.W.shape)
-    model.W, model.b, model.scale = theta.W.clone(), theta.b.clone(), theta.scale.clone()
-    return model.requires_grad_(False)
-
-
-model = model_at(theta)
+model = pc.hold(BinarySparseCoding(num_features, num_units), theta)
 
 # %% [markdown]
 # ## 3 The posterior, exactly
@@ -153,10 +144,10 @@ model = model_at(theta)
 # the evidence and the posterior probability of each switch.
 
 # %%
-states = closed.all_states(num_units)
-posterior = closed.posterior(theta, v)  # (300, 256)
-marginals = closed.posterior_marginals(theta, v)  # (300, 8)
-log_evidence = closed.log_evidence(theta, v)
+states = bsc.all_states(num_units)
+posterior = bsc.posterior(theta, v)  # (300, 256)
+marginals = bsc.posterior_marginals(theta, v)  # (300, 8)
+log_evidence = bsc.log_evidence(theta, v)
 evidence = float(log_evidence.sum())
 
 right = ((marginals > 0.5) == bars.h.bool()).double().mean()
@@ -175,14 +166,14 @@ assert 0.75 < sure < 0.95
 # bright, and either atom explains it. Now brighten only the third pixel, which A does not touch.
 
 # %%
-small = closed.SparseCodingParameters(
+small = bsc.SparseCodingParameters(
     W=torch.tensor([[1.0, 0], [1, 1], [0, 1]]), b=torch.zeros(2), scale=torch.tensor(0.3)
 )
 third = torch.linspace(0, 1, 101)
 image = torch.stack([torch.full((101,), 0.5), torch.ones(101), third], dim=1)
-p_A = closed.posterior_marginals(small, image)[:, 0]
-q_A = torch.sigmoid(closed.coordinate_ascent(small, image).logits[:, 0])
-alone = torch.sigmoid(closed.drive(small, image)[:, 0])  # B held off
+p_A = bsc.posterior_marginals(small, image)[:, 0]
+q_A = torch.sigmoid(bsc.coordinate_ascent(small, image).logits[:, 0])
+alone = torch.sigmoid(bsc.drive(small, image)[:, 0])  # B held off
 assert alone.max() - alone.min() < 1e-12  # A's own pixels have not changed
 assert p_A[0] > 0.98
 assert p_A[-1] < 0.02
@@ -193,15 +184,15 @@ axes[0].plot(third, p_A, color="black", lw=2, label="exact posterior")
 axes[0].plot(third, q_A, color=BLUE, label="mean field")
 axes[0].set(xlabel="brightness of the third pixel, which A does not touch")
 axes[0].set(ylabel="probability that A is on", ylim=(-0.03, 1.09))
-axes[0].legend(loc="lower left", frameon=False)
+axes[0].legend(loc="lower left")
 axes[0].set_title("B's evidence switches A off")
-inhibition = closed.inhibition(theta)
+inhibition = bsc.inhibition(theta)
 picture = axes[1].imshow(inhibition, cmap="Reds")
+axes[1].grid(False)
 axes[1].set_xticks(range(8), names, rotation=90)
 axes[1].set_yticks(range(8), names)
 axes[1].set_title("Crossing bars inhibit")
 fig.colorbar(picture, ax=axes[1], label="taken from the log odds (nats)", shrink=0.8)
-fig.tight_layout()
 assert torch.equal(inhibition[:4, 4:], torch.full((4, 4), 4.0))  # β = 4, overlap of one pixel
 assert inhibition[:4, :4].abs().max() == inhibition[4:, 4:].abs().max() == 0
 
@@ -245,22 +236,22 @@ def by_hand(theta, v, h, i):
 
 
 h = torch.rand(num_rows, num_units, generator=torch.Generator().manual_seed(0))
-by_library = closed.fixed_point(theta, v, torch.logit(h))
+by_library = bsc.fixed_point(theta, v, torch.logit(h))
 for i in range(num_units):
     assert torch.allclose(by_hand(theta, v, h, i), by_library[:, i])
 
 # %%
-logits = closed.prior_logits(theta, v)  # start at the prior
-bounds = [closed.mean_field_elbo(theta, v, logits)]
+logits = bsc.prior_logits(theta, v)  # start at the prior
+bounds = [bsc.mean_field_elbo(theta, v, logits)]
 for _ in range(30):  # sweeps
-    for after in closed.single_updates(theta, v, logits):
+    for after in bsc.single_updates(theta, v, logits):
         logits = after
-        bounds += [closed.mean_field_elbo(theta, v, logits)]
+        bounds += [bsc.mean_field_elbo(theta, v, logits)]
 bounds = torch.stack(bounds)  # (1 + 30 · 8, 300)
 assert (bounds.diff(dim=0) > -1e-9).all()  # no update lowers the bound of any image
 
-ascent = closed.coordinate_ascent(theta, v, tol=1e-10)
-gap = log_evidence - closed.mean_field_elbo(theta, v, ascent.logits)
+ascent = bsc.coordinate_ascent(theta, v, tol=1e-10)
+gap = log_evidence - bsc.mean_field_elbo(theta, v, ascent.logits)
 q_h = torch.sigmoid(ascent.logits)
 q_joint = torch.exp((torch.log(q_h) @ states.mT.to(v)) + torch.log1p(-q_h) @ (1 - states).mT.to(v))
 kl = (torch.special.xlogy(q_joint, q_joint) - torch.special.xlogy(q_joint, posterior)).sum(1)
@@ -285,17 +276,17 @@ assert (gap < 0.1).sum() > 220
 
 # %%
 sweeps = 60
-free = closed.parallel_updates(theta, v, damping=0, max_sweeps=sweeps)
-damped = closed.parallel_updates(theta, v, damping=0.5, max_sweeps=sweeps)
-again = torch.sigmoid(closed.fixed_point(theta, v, free.logits))
+free = bsc.parallel_updates(theta, v, damping=0, max_sweeps=sweeps)
+damped = bsc.parallel_updates(theta, v, damping=0.5, max_sweeps=sweeps)
+again = torch.sigmoid(bsc.fixed_point(theta, v, free.logits))
 swings = (again - torch.sigmoid(free.logits)).abs().amax(1)
 swinging = swings > 0.5
 row = int(swings.argmax())
 
-track = [torch.sigmoid(closed.prior_logits(theta, v[row : row + 1]))]
+track = [torch.sigmoid(bsc.prior_logits(theta, v[row : row + 1]))]
 for damping in (0, 0.5):
     for s in range(1, 21):
-        one = closed.parallel_updates(theta, v[row : row + 1], damping=damping, max_sweeps=s, tol=0)
+        one = bsc.parallel_updates(theta, v[row : row + 1], damping=damping, max_sweeps=s, tol=0)
         track.append(torch.sigmoid(one.logits))
 track = torch.cat(track)
 unit = int((track[20] - track[19]).abs().argmax())
@@ -308,7 +299,7 @@ axes[0].plot(evidence - np.array(free.elbo), color=ORANGE, label="all at once")
 axes[0].plot(evidence - np.array(damped.elbo), color=GREEN, label="all at once, damped by ½")
 axes[0].set(yscale="log", xlim=(0, 30), ylim=(10, 6000), xlabel="sweeps over the units")
 axes[0].set(ylabel="bound: nats below the evidence")
-axes[0].legend(loc="upper right", frameon=False)
+axes[0].legend(loc="upper right")
 axes[0].set_title("Undamped, the bound stays low")
 axes[1].plot(track[:21, unit], color=ORANGE, marker="o", ms=4, label="all at once")
 axes[1].plot(
@@ -316,9 +307,8 @@ axes[1].plot(
 )
 axes[1].set(ylim=(-0.03, 1.25), xticks=range(0, 21, 5), xlabel="sweeps over the units")
 axes[1].set(ylabel=f"ĥ of the bar '{names[unit]}'")
-axes[1].legend(loc="upper right", frameon=False, ncols=2)
+axes[1].legend(loc="upper right", ncols=2)
 axes[1].set_title(f"Image {row}: a switch that swings")
-fig.tight_layout()
 
 print(f"images that still swing by more than 0.5 after {sweeps} sweeps: {int(swinging.sum())}")
 print(f"bound: undamped {free.elbo[-1]:.1f}, damped {damped.elbo[-1]:.1f} nats")
@@ -344,9 +334,9 @@ assert np.diff(damped.elbo).min() > -1e-6
 
 # %%
 tie = torch.tensor([[0.5, 1.0, 0.5]])
-exact = closed.posterior(small, tie).reshape(2, 2)  # by A, then B
+exact = bsc.posterior(small, tie).reshape(2, 2)  # by A, then B
 found = [
-    closed.coordinate_ascent(small, tie, start=torch.tensor([start]), tol=1e-12)
+    bsc.coordinate_ascent(small, tie, start=torch.tensor([start]), tol=1e-12)
     for start in ([2.0, -2.0], [-2.0, 2.0])
 ]
 tables = [exact]
@@ -358,6 +348,7 @@ fig, axes = plt.subplots(1, 3, figsize=(8, 3.2))
 titles = ("exact posterior", "q, started near A", "q, started near B")
 for ax, table, title in zip(axes, tables, titles, strict=True):
     ax.imshow(table, cmap="Blues", vmin=0, vmax=1)
+    ax.grid(False)
     for i in range(2):
         for j in range(2):
             colour = "white" if table[i, j] > 0.5 else "black"
@@ -366,9 +357,8 @@ for ax, table, title in zip(axes, tables, titles, strict=True):
     ax.set_xticklabels(["B off", "B on"])
     ax.set_yticklabels(["A off", "A on"])
 fig.suptitle("Mean field picks one of two explanations", x=0.01, ha="left")
-fig.tight_layout()
 
-gap_tie = float(closed.log_evidence(small, tie)) - found[0].elbo[-1]
+gap_tie = float(bsc.log_evidence(small, tie)) - found[0].elbo[-1]
 print(f"gap of either: {gap_tie:.3f} nats; log 2 = {math.log(2):.3f}")
 assert exact[0, 1] > 0.49
 assert exact[1, 0] > 0.49
@@ -384,12 +374,12 @@ assert abs(gap_tie - math.log(2)) < 0.02
 
 # %%
 starts = {
-    "the prior": closed.prior_logits(theta, v),
+    "the prior": bsc.prior_logits(theta, v),
     "all at ½": torch.zeros(num_rows, num_units),
     "all off": torch.full((num_rows, num_units), -6.0),
 }
 bound_of = {
-    name: closed.mean_field_elbo(theta, v, closed.coordinate_ascent(theta, v, start=s).logits)
+    name: bsc.mean_field_elbo(theta, v, bsc.coordinate_ascent(theta, v, start=s).logits)
     for name, s in starts.items()
 }
 best_of = torch.stack(list(bound_of.values())).amax(0)
@@ -540,7 +530,7 @@ ax.axhline(gaps["all at ½"], color="black", ls="--", label="coordinate ascent, 
 ax.set(yscale="log", xlim=(0, 300), ylim=(8, 2e4), xlabel="steps of Adam, all 300 images in each")
 ax.set(ylabel="exact bound: nats below the evidence")
 ax.set_title("The less noise in the gradient, the higher the bound")
-ax.legend(loc="upper right", frameon=False, ncols=2, fontsize=9)
+ax.legend(loc="upper right", ncols=2, fontsize=9)
 plt.show()
 print(
     f"gap after 300 steps: score function {by_score[-1]:.0f}, with baseline {by_baseline[-1]:.0f},"
@@ -595,13 +585,13 @@ few, many = train(v, max_steps=1200), train(drawn, batch_size=100, max_steps=200
 
 def gap_of(rows, logits):
     with torch.no_grad():
-        bound = closed.mean_field_elbo(theta, rows, logits)
-    return float((closed.log_evidence(theta, rows) - bound).sum())
+        bound = bsc.mean_field_elbo(theta, rows, logits)
+    return float((bsc.log_evidence(theta, rows) - bound).sum())
 
 
 def ascent_of(rows):
     start = torch.zeros(len(rows), num_units)
-    return closed.coordinate_ascent(theta, rows, start=start).logits
+    return bsc.coordinate_ascent(theta, rows, start=start).logits
 
 
 surprise = -float(posterior.amax(1).log().sum())  # of the likeliest of the 256 states
@@ -676,7 +666,6 @@ for ax, p, s in zip(axes[1:], top.values, top.indices, strict=True):
     ax.set_title(f"p = {float(p):.2f}", loc="center")
     ax.set_xlabel(bars_on, fontsize=8)
 fig.suptitle("The hardest image: all rows, or all columns?", x=0.01, ha="left")
-fig.tight_layout()
 
 given = torch.sigmoid(fit.guide.h_logits.detach()[worst])
 print(f"switches off by less than 0.05 in every bar: {int((error < 0.05).sum())} of 300 images")
@@ -712,7 +701,7 @@ assert (error < 0.05).sum() > 240
 
 # %%
 runs = {
-    kind: [learning.em(v, num_units, inference=kind, seed=seed) for seed in range(10)]
+    kind: [bsc_em.em(v, num_units, inference=kind, seed=seed) for seed in range(10)]
     for kind in ("exact", "mean_field")
 }
 result = pd.DataFrame(
@@ -722,7 +711,7 @@ result = pd.DataFrame(
         for column, value in {
             "bars recovered": [share_recovered(one.theta.W, bars.atoms) for one in found],
             "bound": [one.elbo[-1] for one in found],
-            "log evidence": [float(closed.log_evidence(one.theta, v).sum()) for one in found],
+            "log evidence": [float(bsc.log_evidence(one.theta, v).sum()) for one in found],
         }.items()
     }
 )
@@ -753,7 +742,7 @@ axes[1, 0].set_ylabel("worst start")
 fig.suptitle(
     "The start with the best bound has all bars (above: cosine with the bar)", x=0.01, ha="left"
 )
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # With exact inference all ten starts reach the same bound and all bars. With mean field at least
@@ -771,7 +760,7 @@ fig.tight_layout()
 digits = datasets.load_digits()
 ink = torch.tensor((digits.data > 8).astype(float))
 assert ink.shape == (1797, 64)
-learnt = learning.em(ink, 36, max_iterations=80, sweeps=2, seed=0)
+learnt = bsc_em.em(ink, 36, max_iterations=80, sweeps=2, seed=0)
 h_digits = torch.sigmoid(learnt.logits)
 order = h_digits.mean(0).argsort(descending=True)
 rebuilt = h_digits @ learnt.theta.W.mT
@@ -788,7 +777,7 @@ assert 4 < h_digits.sum(1).mean() < 8
 assert 0.6 < explained < 0.75
 assert decided > 0.93
 
-fig = plt.figure(figsize=(9, 4.6))
+fig = plt.figure(figsize=(9, 4.6), layout="none")  # placed by hand
 upper, lower = fig.add_gridspec(2, 1, height_ratios=(3, 2), hspace=0.18, top=0.88, bottom=0.02)
 atoms_grid, image_grid = upper.subgridspec(3, 12), lower.subgridspec(2, 12)
 for i, k in enumerate(order):
@@ -828,8 +817,8 @@ train_rows, test_rows = shuffled[:1200], shuffled[1200:]
 
 held_out = {}
 for k in (8, 16, 32, 48, 64):  # 3. numbers of atoms to try
-    found = learning.em(train_rows, k, max_iterations=40, sweeps=2, seed=0)
-    bound = closed.coordinate_ascent(found.theta, test_rows, max_sweeps=20, tol=1e-4)
+    found = bsc_em.em(train_rows, k, max_iterations=40, sweeps=2, seed=0)
+    bound = bsc.coordinate_ascent(found.theta, test_rows, max_sweeps=20, tol=1e-4)
     held_out[k] = found.elbo[-1] / 1200, bound.elbo[-1] / len(test_rows)
 choice = pd.DataFrame.from_dict(
     held_out, orient="index", columns=["training rows", "held-out rows"]

@@ -54,14 +54,14 @@ from sklearn import datasets
 import pyro_cookbook as pc
 from guides.maximum_entropy import MaximumEntropyFlow, MaximumEntropyNormal
 from models.maximum_entropy import Multipliers, maximum_entropy
-from pyro_cookbook.algorithms.calculus_of_variations import maximum_entropy as closed
+from pyro_cookbook.algorithms.calculus_of_variations import maximum_entropy as maxent
 from pyro_cookbook.algorithms.calculus_of_variations.mean_field_update import mean_field, update
 
 torch.set_num_threads(1)  # the arrays are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 The question
@@ -102,7 +102,7 @@ assert abs(sd - 1.114) < 5e-4
 # width that a point stands for, must agree. It is tried on a density that is not normal.
 
 # %%
-grid = closed.make_grid(mean - 9 * sd, mean + 9 * sd, num_panels=400)  # g/L
+grid = maxent.make_grid(mean - 9 * sd, mean + 9 * sd, num_panels=400)  # g/L
 some_log_p = stats.logistic.logpdf(grid.points, loc=1.0, scale=0.8)
 
 p = torch.tensor(np.exp(some_log_p), requires_grad=True)
@@ -137,7 +137,7 @@ assert np.abs(functional_derivative - (-some_log_p - 1)).max() < 1e-9
 # %%
 true_entropy = 0.5 * math.log(2 * math.pi * math.e * sd**2)
 normal = stats.norm(mean, sd).logpdf(grid.points)
-true_multipliers = np.array(closed.gaussian_multipliers(mean, sd))
+true_multipliers = np.array(maxent.gaussian_multipliers(mean, sd))
 print(f"½ log(2πe σ²) = {true_entropy:.4f} nats; multipliers {true_multipliers.round(4)}")
 assert abs(true_entropy - 1.5269) < 1e-4
 
@@ -157,7 +157,7 @@ assert abs(true_entropy - 1.5269) < 1e-4
 #
 # $$\nabla g = \mathbb E_\lambda[T] - t, \qquad \nabla^2 g = \operatorname{Cov}_\lambda(T).$$
 #
-# The gradient is zero where the constraints hold. `closed.maximise_entropy` takes Newton steps for
+# The gradient is zero where the constraints hold. `maxent.maximise_entropy` takes Newton steps for
 # any list of statistics T; here is the bare loop, begun at multipliers that are wrong.
 
 # %%
@@ -184,11 +184,11 @@ assert newton["dual (nats)"].iloc[0] > true_entropy + 0.2
 newton.round(4)
 
 # %%
-on_grid = closed.maximise_entropy(grid, [lambda h: h, np.square], t)
+on_grid = maxent.maximise_entropy(grid, [lambda h: h, np.square], t)
 assert np.abs(on_grid.multipliers - multipliers).max() < 1e-6
 assert np.abs(np.exp(on_grid.log_density) - np.exp(normal)).max() < 1e-7
 assert abs(on_grid.entropy - true_entropy) < 1e-8
-assert closed.kl_divergence(grid, on_grid.log_density, normal) < 1e-10
+assert maxent.kl_divergence(grid, on_grid.log_density, normal) < 1e-10
 print(f"entropy on the grid {on_grid.entropy:.8f}, of the normal {true_entropy:.8f} nats")
 
 # %% [markdown]
@@ -283,26 +283,26 @@ for outer in range(16):
     multipliers = multipliers - min(1, 4 / (outer + 1)) * step  # outer: minimise over λ
 
 history = pd.DataFrame(history, columns=[*columns[:-1], "ELBO / rows (nats)"])
-history["KL(q ‖ normal)"] = [closed.kl_divergence(grid, q, normal) for q in shapes]
+history["KL(q ‖ normal)"] = [maxent.kl_divergence(grid, q, normal) for q in shapes]
 history.rename_axis("outer step").iloc[[0, 1, 2, 3, 5, 10, 15]].round(4)
 
 # %%
 flow = shapes[-1]
 flow_entropy = -grid.integral(np.exp(flow) * flow)
-flow_kl = closed.kl_divergence(grid, flow, normal)
-flow_tv = closed.total_variation(grid, flow, normal)
+flow_kl = maxent.kl_divergence(grid, flow, normal)
+flow_tv = maxent.total_variation(grid, flow, normal)
 print(
     f"flow:   entropy {flow_entropy:.4f} nats, KL {flow_kl:.5f} nats, total variation {flow_tv:.4f}"
 )
 print(f"normal: entropy {true_entropy:.4f} nats")
 print(f"multipliers {multipliers.numpy().round(3)}, exact {true_multipliers.round(3)}")
 first, last = history.iloc[0], history.iloc[-1]
-assert closed.kl_divergence(grid, initial, normal) > 2
+assert maxent.kl_divergence(grid, initial, normal) > 2
 assert history["KL(q ‖ normal)"].iloc[0] > 0.3
 assert abs(first["mean (g/L)"] - mean) > 0.5
 assert first["sd (g/L)"] > 1.5 * sd
 optimum = stats.norm(-wrong[0] / wrong[1] / 2, (-0.5 / wrong[1]) ** 0.5)  # under wrong λ
-off = closed.kl_divergence(grid, shapes[0], optimum.logpdf(grid.points))
+off = maxent.kl_divergence(grid, shapes[0], optimum.logpdf(grid.points))
 print(f"after the first inner loop: KL to the optimum under the wrong multipliers {off:.4f} nats")
 assert off < 0.02
 assert abs(last["mean (g/L)"] - mean) < 0.05
@@ -320,16 +320,16 @@ left.plot(grid.points, np.exp(initial), color=GREY, lw=1, label="flow, untrained
 left.plot(grid.points, np.exp(shapes[0]), color=GREY, ls=":", label="flow, λ wrong")
 left.plot(grid.points, np.exp(flow), color=ORANGE, lw=1.2, label="flow, λ found")
 left.set(xlim=(-5, 8), ylim=(0, 0.5), xlabel="malic acid (g/L)", ylabel="density (L/g)")
-left.legend(frameon=False, loc="upper left", fontsize=9)
+left.legend(loc="upper left", fontsize=9)
 right.plot(history["mean (g/L)"], "o-", color=BLUE, ms=4, label="mean of q")
 right.plot(history["sd (g/L)"], "s-", color=ORANGE, ms=4, label="sd of q")
 for value in (mean, sd):
     right.axhline(value, color="black", ls="--", lw=1)
 right.set(xlabel="outer step (each follows an inner loop of SVI)", ylabel="g/L", ylim=(0.8, 2.9))
 right.set_xticks(range(0, 16, 3))
-right.legend(frameon=False, loc="center right")
+right.legend(loc="center right")
 fig.suptitle("A grid and a flow both end at the normal, from wrong multipliers", x=0.01, ha="left")
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # At the start the flow is more than 2 nats from the normal. After the first inner loop it is within
@@ -354,7 +354,7 @@ fits = {
 log_evidence = num_rows * true_entropy
 diagnoses = {name: pc.diagnose(fit, log_evidence=log_evidence) for name, fit in fits.items()}
 print(diagnoses["flow"])
-fitted_kl = closed.kl_divergence(grid, log_density(fits["flow"].guide), normal)
+fitted_kl = maxent.kl_divergence(grid, log_density(fits["flow"].guide), normal)
 print(f"KL(flow ‖ normal) = {fitted_kl:.6f} nats, times {num_rows} = {fitted_kl * num_rows:.4f}")
 for diagnosis in diagnoses.values():
     assert diagnosis.verdict == "reliable"
@@ -391,7 +391,7 @@ pd.concat(tables)
 # is maximum likelihood in the exponential family with those statistics.**
 
 # %%
-positive = closed.make_grid(1e-6, 60, num_panels=2000)
+positive = maxent.make_grid(1e-6, 60, num_panels=2000)
 acid = v[:, 0].numpy()
 
 
@@ -409,7 +409,7 @@ cases = {
 form = ["exponential", "normal", "truncated normal", "gamma", "log-normal"]
 solutions, rows = {}, []
 for (name, (support, statistics)), shape in zip(cases.items(), form, strict=True):
-    found = closed.maximise_entropy(support, statistics, [T(acid).mean() for T in statistics])
+    found = maxent.maximise_entropy(support, statistics, [T(acid).mean() for T in statistics])
     at_wines = sum(m * T(acid) for m, T in zip(found.multipliers, statistics, strict=True))
     fit_to_wines = float((at_wines - found.log_normaliser).mean())
     assert abs(fit_to_wines + found.entropy) < 1e-6
@@ -439,8 +439,8 @@ for found, (colour, ls), shape in zip(solutions.values(), styles, form, strict=T
     ax.plot(x, y, color=colour, ls=ls, lw=2, label=f"{shape}: H = {found.entropy:.2f}")
 ax.set(xlim=(-1.5, 7), ylim=(0, 1.05), xlabel="malic acid (g/L)", ylabel="density (L/g)")
 ax.set_title("What is known decides the shape: five answers to “maximum entropy”")
-ax.legend(frameon=False, loc="upper right", fontsize=9)
-fig.tight_layout()
+ax.legend(loc="upper right", fontsize=9)
+plt.show()
 
 # %% [markdown]
 # Five sets of constraints, five textbook densities. The more they know of the wines, the lower the
@@ -465,7 +465,7 @@ fig.tight_layout()
 #
 # It is section 3 again: a Lagrangian with $\mathbb E_{q_2}[\log p]$ in the place of λᵀT. Nobody
 # chose a family for q₁. The update needs only integrals, and on a grid it can be run for **any**
-# log joint of two hidden scalars. `closed_form.mean_field_update` does that.
+# log joint of two hidden scalars. `mean_field` does that, with `update` for one factor.
 #
 # We check it on the chapter's next model (section 19.4.3, recipe 4c), two causes of one effect:
 # $h \sim \mathcal N(0, I_2)$, $v \mid h \sim \mathcal N(w^\top h, 1)$. There the expectation can be
@@ -488,7 +488,7 @@ def log_joint(h1, h2):
     )  # fmt: skip
 
 
-axis = closed.make_grid(-7, 7, num_panels=60)
+axis = maxent.make_grid(-7, 7, num_panels=60)
 bumps = np.logaddexp(
     stats.norm.logpdf(axis.points, -2.5, 0.4), stats.norm.logpdf(axis.points, 2, 0.3)
 )
@@ -534,15 +534,15 @@ for density, colour in ((posterior, "black"), (product, ORANGE)):
 left.plot([], [], color="black", label="posterior")
 left.plot([], [], color=ORANGE, label="q₁ q₂")
 left.set(xlim=(-1.2, 2.6), ylim=(-1.8, 2.8), xlabel="h₁ (prior sds)", ylabel="h₂ (prior sds)")
-left.legend(frameon=False, loc="upper right")
+left.legend(loc="upper right")
 right.plot(x, np.exp(bumps), color=GREY, ls=":", label="q₂, start")
 right.plot(x, np.exp(first_update), color=BLUE, ls="--", label="q₁, first update")
 right.plot(x, np.exp(found.log_q[0]), color=BLUE, label="q₁, end")
 right.plot(x, np.exp(found.log_q[1]), color=ORANGE, label="q₂, end")
 right.set(xlim=(-4, 4), ylim=(0, 1), xlabel="h (prior sds)", ylabel="density")
-right.legend(frameon=False, loc="upper left", fontsize=9)
+right.legend(loc="upper left", fontsize=9)
 fig.suptitle("Nobody told the factors to be normal: the update makes them so", x=0.01, ha="left")
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # The first update turns two bumps into the normal that the formula gives, to 8 digits. The end
@@ -566,8 +566,8 @@ low, high = 0.0, 10.0  # 2. the support: outside it the density is 0
 known = {"mean": lambda h: h, "mean square": np.square}  # 3. what is known
 
 x = pd.read_csv(path)[column].dropna().to_numpy()
-mine = closed.maximise_entropy(
-    closed.make_grid(low, high, 1000), list(known.values()), [T(x).mean() for T in known.values()]
+mine = maxent.maximise_entropy(
+    maxent.make_grid(low, high, 1000), list(known.values()), [T(x).mean() for T in known.values()]
 )
 at_ends = ", ".join(f"{edge:.5f}" for edge in mine.edges)
 print(f"entropy {mine.entropy:.4f} nats; density at the ends / maximum: {at_ends}")

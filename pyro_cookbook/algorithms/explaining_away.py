@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_cookbook.programs.isolation import calm_threads
+
 
 def posterior(w: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Exact posterior of the causes: N(mean_n, V).
@@ -114,6 +116,7 @@ class MeanFieldResult:
     converged: bool
 
 
+@calm_threads()
 def mean_field(
     w: Tensor,
     v: Tensor,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_cookbook.programs.isolation import calm_threads
+
 
 @dataclass(frozen=True)
 class FactorAnalysisParameters:
@@ -83,6 +85,7 @@ def log_evidence(theta: FactorAnalysisParameters, v: Tensor) -> Tensor:
     return torch.neg(log_norm + quadratic) / 2
 
 
+@calm_threads()
 def em(
     v: Tensor,
     num_factors: int,

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyro_cookbook.programs.isolation import calm_threads
+
 # Halvings of a Newton step before it is taken as lost in rounding.
 _MAX_HALVINGS = 40
 
@@ -70,6 +72,7 @@ def log_joint(beta: Tensor, x: Tensor, y: Tensor, precision: Tensor) -> Tensor:
     return log_likelihood + log_prior
 
 
+@calm_threads()
 def newton(
     x: Tensor,
     y: Tensor,
@@ -167,6 +170,7 @@ class JaakkolaJordanResult:
     converged: bool
 
 
+@calm_threads()
 def jaakkola_jordan(
     x: Tensor,
     y: Tensor,

@@ -12,8 +12,9 @@ from pyro_cookbook.catalogue.topics import (
     maximum_entropy,
     sparse_coding,
 )
+from pyro_cookbook.data import InputError
 
-__all__ = ["RECIPES", "GuideEntry", "Prepared", "Recipe", "matching", "recipe"]
+__all__ = ["NOTEBOOKS", "RECIPES", "GuideEntry", "Prepared", "Recipe", "matching", "recipe"]
 
 RECIPES: tuple[Recipe, ...] = (
     factor_analysis.RECIPE,
@@ -28,35 +29,52 @@ RECIPES: tuple[Recipe, ...] = (
 )
 
 
+# Notebooks without an entry here, and what they are.
+NOTEBOOKS = {
+    "07_your_model": "a notebook about models of your own, recipes/07_your_model.ipynb, with"
+    " nothing to fit from here; its first model, of eight schools, is 04c_eight_schools",
+}
+
+
 def matching(name: str) -> tuple[Recipe, ...]:
-    """Look recipes up by their name or its beginning; a notebook may have several.
+    """Look recipes up by their name or their notebook's, or the beginning of either.
+
+    A notebook may have several; its number may be left out.
 
     Raises
     ------
-    ValueError
+    InputError
         If none matches, listing what there is.
     """
+
+    def starts(full: str) -> bool:
+        return full.startswith(name) or full.partition("_")[2].startswith(name)
+
     found = [r for r in RECIPES if r.name == name] or [
-        r for r in RECIPES if r.name.startswith(name) or r.name.partition("_")[2].startswith(name)
+        r for r in RECIPES if starts(r.name) or starts(r.notebook)
     ]
     if not found:
-        raise ValueError(
+        for notebook, what in NOTEBOOKS.items():
+            if starts(notebook):
+                raise InputError(f"recipe: {notebook} is {what}")
+        raise InputError(
             f"recipe: got {name!r}, expected one of {', '.join(r.name for r in RECIPES)}"
         )
     return tuple(found)
 
 
 def recipe(name: str) -> Recipe:
-    """Look one recipe up by its name, or the start of it.
+    """Look one recipe up by its name or its notebook's, or the start of either.
 
     Raises
     ------
-    ValueError
-        If none or several match, listing what there is.
+    InputError
+        If none matches, listing what there is, or several do, listing those.
     """
     found = matching(name)
-    if len(found) != 1:
-        raise ValueError(
-            f"recipe: got {name!r}, expected one of {', '.join(r.name for r in RECIPES)}"
+    if len(found) > 1:
+        raise InputError(
+            f"recipe: got {name!r}, which fits {len(found)} recipes, expected one of"
+            f" {', '.join(r.name for r in found)}"
         )
     return found[0]

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pyro_cookbook.data import Table
+from pyro_cookbook.catalogue.checks import anything
+from pyro_cookbook.data import InputError, Table
 from pyro_cookbook.fits.fitting import as_fit, fit
 from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.programs.isolation import isolated
 
 
 def _num_columns(v: Tensor) -> int:
@@ -45,8 +48,13 @@ class Prepared:
     reason: str = ""
     converged: bool = True
 
-    def fit(self, *, seed: int = 0, progress: bool | None = False) -> Fit:
-        """Fit to the data that it was prepared for."""
+    def fit(
+        self, *, seed: int = 0, progress: bool | None = False, checkpoint: Path | None = None
+    ) -> Fit:
+        """Fit to the data that it was prepared for.
+
+        A guide that a closed-form algorithm has set is judged as it is, and needs no checkpoint.
+        """
         if self.reason:
             return as_fit(
                 self.model,
@@ -58,7 +66,9 @@ class Prepared:
                 converged=self.converged,
                 reason=self.reason,
             )
-        settings: dict[str, Any] = {"seed": seed, "progress": progress, **self.options}
+        settings: dict[str, Any] = {
+            "seed": seed, "progress": progress, "checkpoint": checkpoint, **self.options
+        }  # fmt: skip
         return fit(self.model, self.guide, *self.data, data_kwargs=self.data_kwargs, **settings)
 
 
@@ -78,7 +88,7 @@ class GuideEntry:
     prepare: Callable[[Tensor, int, int], Prepared]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A topic of the chapter, with what is needed to run it.
 
@@ -86,8 +96,8 @@ class Recipe:
     ----------
     name : str
         Also the stem of its notebook, unless `notebook` says otherwise.
-    title, topic : str
-        What it is about, and its section of the chapter.
+    title, model, topic : str
+        What it is about, what its model is called, and its section of the chapter.
     learn : str
         What the reader learns, half a line.
     data : str
@@ -96,6 +106,8 @@ class Recipe:
         Default number of factors, components or atoms, and what to call it; 0 and "" where there is
         nothing to count.
     guides : mapping of str to GuideEntry
+    default, because : str, str
+        The guide to take if none is asked for: the one that is accurate most often; and why.
     log_evidence : callable
         Exact log p(v; θ) of a fit, in nats, or None where it is not known.
     dims : mapping of str to tuple of str
@@ -104,6 +116,10 @@ class Recipe:
         The latent to draw in the report.
     standardised : bool, default True
         Whether `prepare` gets columns of mean 0 and sd 1, or columns in their own units.
+    has_outcome : bool, default False
+        Whether the last column is an outcome, which the others explain.
+    check : callable
+        ``check(table, size)`` refuses a table that the recipe cannot take, with an `InputError`.
     max_size : callable
         ``max_size(v)``: the largest size that the rows allow. Default: the number of columns.
     notebook : str
@@ -112,25 +128,75 @@ class Recipe:
 
     name: str
     title: str
+    model: str
     topic: str
     learn: str
     data: str
     size: int
     size_name: str
     guides: Mapping[str, GuideEntry]
+    default: str
+    because: str
     log_evidence: Callable[[Fit], float | None]
     dims: Mapping[str, tuple[str, ...]]
     site: str
     standardised: bool = True
+    has_outcome: bool = False
+    check: Callable[[Table, int], None] = anything
     max_size: Callable[[Tensor], int] = _num_columns
     notebook: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notebook", self.notebook or self.name)
 
+    def prepare(
+        self, guide: str, table: Table, *, size: int | None = None, seed: int = 0
+    ) -> Prepared:
+        """Check the options and the table, and build the model and the guide.
+
+        Parameters
+        ----------
+        guide : str
+            One of ``guides``.
+        table : Table
+        size : int, optional
+            Number of factors or components. Default: the recipe's.
+        seed : int, default 0
+
+        Raises
+        ------
+        InputError
+            If the guide, the size or the table is none that the recipe can take.
+        """
+        if guide not in self.guides:
+            raise InputError(f"--guide: got {guide!r}, expected one of {', '.join(self.guides)}")
+        size = self._checked_size(table, size)
+        self.check(table, size)
+        try:
+            with isolated(seed):
+                return self.guides[guide].prepare(self.rows(table), size, seed)
+        except ValueError as error:
+            # The chapter's algorithms refuse rows so: too few for the size, no noise left.
+            raise InputError(f"--data: {table.name!r}: {error}") from error
+
+    def _checked_size(self, table: Table, size: int | None) -> int:
+        if not self.size_name:
+            if size is not None:
+                raise InputError(f"--size: {self.name} has nothing to count; leave it out")
+            return self.size
+        most = self.max_size(table.v)
+        chosen = self.size if size is None else size
+        if not 1 <= chosen <= most:
+            default = ", the default" if size is None else ""
+            raise InputError(
+                f"--size: got {chosen} {self.size_name}{default}, expected 1 to {most} for"
+                f" {table.name!r} with {len(table.v)} rows and {len(table.columns)} columns"
+            )
+        return chosen
+
     def rows(self, table: Table) -> Tensor:
         """Rows as `prepare` takes them, shape (n, D)."""
-        return table.v if self.standardised else table.v * table.scale + table.loc
+        return table.v if self.standardised else table.raw
 
     def coords(self, table: Table) -> dict[str, list[str]]:
         """Labels of the dimensions, for ArviZ."""

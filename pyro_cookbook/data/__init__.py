@@ -1,5 +1,7 @@
 """Data: tables of the reader's and ours, and what is made from them."""
 
-from pyro_cookbook.data.tables import NAMES, Table, load, read, standardise
+from pyro_cookbook.data.bundled import NAMES, load
+from pyro_cookbook.data.collinearity import collinear_sets
+from pyro_cookbook.data.tables import InputError, Table, read, standardise
 
-__all__ = ["NAMES", "Table", "load", "read", "standardise"]
+__all__ = ["NAMES", "InputError", "Table", "collinear_sets", "load", "read", "standardise"]

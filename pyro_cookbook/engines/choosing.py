@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import nn
 
-from pyro_cookbook.programs.program import Function, ImproperAtOrigin, Program, quietly
+from pyro_cookbook.programs.program import Function, Program
 
 DETERMINISTIC, STOCHASTIC = "deterministic", "stochastic"
 
@@ -75,6 +75,19 @@ class Mode:
         The site where it is largest.
     location : tuple of float
         The unconstrained latents there.
+
+    Examples
+    --------
+    A square's two roots.
+
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     h = pyro.sample("h", dist.Normal(0.0, 2.0))
+    ...     pyro.sample("y", dist.Normal(h**2, 0.3), obs=y)
+    >>> fit = pc.fit(model, "mean_field", torch.tensor(4.0))
+    >>> [f"{mode.share:.2f}" for mode in fit.modes]
+    ['0.50', '0.50']
     """
 
     log_density: float
@@ -91,7 +104,8 @@ class Fitted:
 
     Attributes
     ----------
-    model, guide : callable
+    model : Program
+    guide : callable
         The fitted programs: copies.
     family : str
         Name of the guide's family, or of its class.
@@ -99,8 +113,6 @@ class Fitted:
     losses : list of float
         −ELBO at every step, in nats.
     converged, reason : bool, str
-    store : dict
-        Parameters that the programs keep with ``pyro.param`` outside a module.
     modes : tuple of Mode
         Deterministic engine: the distinct modes in which climbs ended.
     lost : int
@@ -111,14 +123,13 @@ class Fitted:
         Why the model had to be run one draw at a time; "" if it had not.
     """
 
-    model: Function
+    model: Program
     guide: Function
     family: str
     seed: int
     losses: list[float]
     converged: bool
     reason: str
-    store: dict[str, Any]
     modes: tuple[Mode, ...] = ()
     lost: int = 0
     failure: ArithmeticError | None = None
@@ -175,8 +186,7 @@ def _obstacle(
         return "an estimator of the bound was given"
     if is_trained(model.function):
         return "the model has parameters to learn"
-    with quietly(), ImproperAtOrigin():
-        nodes: Any = poutine.trace(model).get_trace().nodes
+    nodes: Any = model.trace.nodes
     for name, node in nodes.items():
         if node["type"] == "param" and _is_free(node["value"]):
             if not isinstance(model.function, nn.Module):

@@ -73,7 +73,7 @@ def run_deterministic(
     gaussian, losses, converged, reason = found
     guide = families.from_gaussian(family, model, density, gaussian)
     return Fitted(
-        model.function, guide, family, seed, losses, converged, reason, model.store,
+        model, guide, family, seed, losses, converged, reason,
         modes=start.modes, lost=start.lost, obstacle=density.obstacle,
     )  # fmt: skip
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pyro_cookbook.engines.climbing import Centre
 from pyro_cookbook.engines.gaussians import Gaussian
-from pyro_cookbook.programs.program import Program, quietly
+from pyro_cookbook.programs.observing import Reading
+from pyro_cookbook.programs.program import Program, is_improper, quietly
 from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 # Up to this many latent scalars "auto" takes a full covariance.
@@ -137,18 +138,12 @@ def build(
     fallback = init_to_median if name == "map" else init_to_feasible
     if name != "flow":
         options["init_loc_fn"] = init_to_value(values=dict(values), fallback=fallback)
-    return FAMILIES[name](model.function, **options)
+    return FAMILIES[name](Reading(model.idle)(model.function), **options)
 
 
 def _improper_starts(model: Program) -> dict[str, Tensor]:
     """Where to start at priors that Pyro's initialisers cannot draw from."""
-    from pyro.distributions import ImproperUniform
-
-    return {
-        name: node["value"]
-        for name, node in model.nodes.items()
-        if isinstance(getattr(node["fn"], "base_dist", node["fn"]), ImproperUniform)
-    }
+    return {n: node["value"] for n, node in model.nodes.items() if is_improper(node["fn"])}
 
 
 def from_gaussian(

@@ -79,8 +79,8 @@ def run_starts(
                 memory.save(r, run.state_dict())
                 own_guide = _finish(one, own_guide, family)
         yield Fitted(
-            one.function, own_guide, family, seed + r, run.losses, run.converged, run.reason,
-            store, failure=failure,
+            one.keeping(store), own_guide, family, seed + r, run.losses, run.converged,
+            run.reason, failure=failure,
         )  # fmt: skip
 
 

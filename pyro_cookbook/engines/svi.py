@@ -38,6 +38,20 @@ class NonFiniteELBO(ArithmeticError):
         Log density of every site in the model and in the guide.
     fit : Fit or None
         The fit with the last good parameters, not converged.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     h = pyro.sample("h", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+    ...     pyro.factor("lost", torch.tensor(-torch.inf))
+    >>> try:
+    ...     pc.fit(model, "mean_field", torch.tensor(1.0), engine="stochastic")
+    ... except pc.NonFiniteELBO as error:
+    ...     print(error.step, error.site)
+    0 lost
     """
 
     def __init__(self, step: int, site: str, table: "pd.DataFrame") -> None:

@@ -16,10 +16,10 @@ from pyro_cookbook.engines.choosing import Deterministic, Fitted, Stochastic
 from pyro_cookbook.engines.deterministic import run_deterministic
 from pyro_cookbook.engines.stochastic import run_starts
 from pyro_cookbook.fits.checkpoint import Checkpoint
-from pyro_cookbook.fits.result import Estimate, Fit, Restart
+from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
 from pyro_cookbook.fits.settings import Settings
 from pyro_cookbook.programs.checks import first_run
-from pyro_cookbook.programs.copying import copy_programs
+from pyro_cookbook.programs.copying import copy_as_trained, copy_programs, copy_store
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.log_density import log_density, total
@@ -119,6 +119,20 @@ def fit(
     Converged means that the bound has stopped rising, and (deterministic engine) that the
     Monte-Carlo error of every mean is below 0.05 sd and of every sd below 5%. It says nothing about
     how close the bound is to the evidence: ask `diagnose`.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> fit = pc.fit(model, "full_rank", torch.tensor([1.0, 2.0, 3.0]))
+    >>> fit.engine, fit.converged
+    ('deterministic', True)
+    >>> f"{fit.elbo.value:.1f}"
+    '-6.6'
     """
     started = time.perf_counter()
     settings = Settings(
@@ -128,28 +142,30 @@ def fit(
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     program = Program(model, args, kwargs)
     with isolated(seed):
-        first_run(program)
+        trial, _ = copy_programs(program)  # a run may change what a module keeps
+        first_run(trial)
     if noncentred:
         found = _fit_noncentred(program, guide, noncentred, settings, checkpoint, progress)
     else:
-        found = _fit_as_is(program, guide, settings, checkpoint, progress)
+        found = _fit_as_is(program, trial, guide, settings, checkpoint, progress)
     return replace(found, seconds=time.perf_counter() - started)
 
 
 def _fit_as_is(
     program: Program,
+    trial: Program,
     guide: Function | str,
     settings: Settings,
     checkpoint: str | Path | None,
     progress: bool | None,
 ) -> Fit:
-    """Choose an engine, run it, and keep the start with the highest ELBO."""
+    """Choose an engine by a trial copy, run it, and keep the start with the highest ELBO."""
     with isolated(settings.seed):
-        options, why = settings.choose(program, guide)
-    saved = Checkpoint(checkpoint, settings.record(guide, options))
+        options, why = settings.choose(trial, guide)
+    saved = Checkpoint(checkpoint, settings.record(program, guide, options) if checkpoint else {})
     fits = []
     for end in _run(program, guide, options, settings.seed, saved, progress):
-        one = _to_fit(program, end)
+        one = _to_fit(end)
         if end.obstacle:
             why += f"; one draw at a time, as torch.vmap cannot follow the model ({end.obstacle})"
         one = replace(one, engine=settings.name_of(options), why=why)
@@ -175,7 +191,7 @@ def _run(
         yield from run_starts(program, guide, options, seed=seed, memory=saved, progress=progress)
         return
     with isolated(seed) as store:
-        own, _ = copy_programs(replace(program, store=store))
+        own, _ = copy_programs(program.keeping(store))
         family = families.choose(own) if guide == "auto" else str(guide)
         end = run_deterministic(own, family, options, seed=seed, memory=saved, progress=progress)
     yield end
@@ -192,10 +208,12 @@ def _fit_noncentred(
     """Fit with sites non-centred; if any may be, as the model is too, and keep the better."""
     with isolated(settings.seed):
         other, chosen = noncentre(program, sites)
-    tried = replace(_fit_as_is(other, guide, settings, checkpoint, progress), noncentred=chosen)
+        trial, _ = copy_programs(other)
+    tried = _fit_as_is(other, trial, guide, settings, checkpoint, progress)
+    tried = replace(tried, noncentred=chosen)
     if sites is not True:
         return tried
-    as_is = _fit_as_is(program, guide, settings, None, progress)
+    as_is = _fit_as_is(program, copy_programs(program)[0], guide, settings, None, progress)
     return max((tried, as_is), key=lambda one: (one.converged, one.elbo.value))
 
 
@@ -218,7 +236,7 @@ def as_fit(
     Parameters
     ----------
     model, guide : callable
-        The fitted programs. They are not copied.
+        The fitted programs. They are copied: what is trained later does not reach the fit.
     *data, data_kwargs, **kwargs
         The data, as for `fit`.
     family : str, optional
@@ -237,29 +255,30 @@ def as_fit(
     -------
     Fit
         With the ELBO estimated from fresh draws.
+
+    Examples
+    --------
+    The exact posterior of a conjugate model as its guide: the bound is the evidence.
+
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> def guide(y):
+    ...     pyro.sample("mu", dist.Normal(y / 2, 0.5**0.5))
+    >>> fit = pc.as_fit(model, guide, torch.tensor(1.0, dtype=torch.float64))
+    >>> print(fit.elbo)
+    -1.5155 ± 0.0000
     """
-    all_kwargs = {**kwargs, **(data_kwargs or {})}
+    program = Program(model, data, {**kwargs, **(data_kwargs or {})})
     if param_state is None:
-        param_state = _global_params()
+        own, own_guide = copy_as_trained(program, guide)
+    else:
+        own, own_guide = copy_programs(program.keeping(copy_store(param_state)), guide)
     family = family or str(getattr(guide, "__name__", type(guide).__name__))
-    program = Program(model, data, all_kwargs, param_state)
-    with isolated(seed, param_state):
-        elbo = _final_elbo(program, program.of(guide))
-    return Fit(
-        model=model,
-        guide=guide,
-        args=data,
-        kwargs=all_kwargs,
-        family=family,
-        seed=seed,
-        losses=np.asarray(losses, dtype=float),
-        elbo=elbo,
-        converged=converged,
-        reason=reason,
-        seconds=seconds,
-        restarts=(Restart(seed, elbo, converged, len(losses)),),
-        param_state=param_state,
-    )
+    end = Fitted(own, own_guide, family, seed, list(losses), converged, reason)
+    return replace(_to_fit(end), seconds=seconds)
 
 
 def to_device(
@@ -275,14 +294,26 @@ def to_device(
     return tuple(move(value) for value in data), {k: move(v) for k, v in kwargs.items()}
 
 
-def _to_fit(program: Program, end: Fitted) -> Fit:
+def _to_fit(end: Fitted) -> Fit:
     """Wrap what an engine returned, with the ELBO from fresh draws."""
-    one = as_fit(
-        end.model, end.guide, *program.args, data_kwargs=program.kwargs, family=end.family,
-        seed=end.seed, losses=end.losses, converged=end.converged, reason=end.reason,
-        param_state=end.store,
-    )  # fmt: skip
-    return replace(one, modes=end.modes, lost_starts=end.lost)
+    # The store that the block yields also has the networks that functions register.
+    with isolated(end.seed, end.model.store) as store:
+        elbo = _final_elbo(end.model, end.model.of(end.guide))
+    model = end.model.keeping(store if store["params"] else {})
+    programs = Programs(model, model.of(end.guide))
+    return Fit(
+        programs=programs,
+        family=end.family,
+        seed=end.seed,
+        losses=np.asarray(end.losses, dtype=float),
+        elbo=elbo,
+        converged=end.converged,
+        reason=end.reason,
+        seconds=0.0,
+        restarts=(Restart(end.seed, elbo, end.converged, len(end.losses)),),
+        modes=end.modes,
+        lost_starts=end.lost,
+    )
 
 
 def _final_elbo(model: Program, guide: Program) -> Estimate:
@@ -294,11 +325,3 @@ def _final_elbo(model: Program, guide: Program) -> Estimate:
     log_p = total(log_density(model, latents))
     log_ratio = (log_p - drawn.total()).double()
     return Estimate(float(log_ratio.mean()), float(log_ratio.std()) / num_draws**0.5)
-
-
-def _global_params() -> dict[str, Any]:
-    import pyro  # local: only fits made without `fit` read the global store
-
-    store = pyro.get_param_store()
-    state: Any = store.get_state()
-    return {key: dict(value) for key, value in state.items()} if len(store) else {}

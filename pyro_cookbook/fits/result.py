@@ -1,7 +1,6 @@
 """What a fit returns: everything downstream is a function of it."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,12 @@ class Estimate:
     value : float
     se : float
         Its standard error; 0 for an exact value.
+
+    Examples
+    --------
+    >>> from pyro_cookbook import Estimate
+    >>> print(Estimate(-12.3456, 0.021))
+    -12.346 ± 0.021
     """
 
     value: float
@@ -47,6 +52,12 @@ class Restart:
         ELBO at its end, in nats.
     converged : bool
     steps : int
+
+    Examples
+    --------
+    >>> from pyro_cookbook import Estimate, Restart
+    >>> Restart(seed=0, elbo=Estimate(-3.0, 0.1), converged=True, steps=400).steps
+    400
     """
 
     seed: int
@@ -68,10 +79,15 @@ class Fit:
 
     Attributes
     ----------
+    programs : Programs
+        Model and guide on the data they were fitted to. Copies: the ones given to `fit` are as
+        they were.
     model, guide : callable
-        The fitted programs: copies, the ones given to `fit` are as they were.
+        The functions themselves.
     args, kwargs : tuple, dict
-        The data, as the programs are called with it.
+        The data, as they are called with it.
+    param_state : dict
+        Parameters that they keep with ``pyro.param`` outside a module.
     family : str
         Name of the guide's family, or of its class.
     seed : int
@@ -97,14 +113,20 @@ class Fit:
         Climbs that ended in no mode.
     noncentred : tuple of str
         Sites that `fit` has non-centred.
-    param_state : dict
-        Parameters that the programs keep with ``pyro.param`` outside a module.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> fit = pc.fit(model, "mean_field", torch.tensor(1.0))
+    >>> fit.family, sorted(fit.programs.model.latents)
+    ('mean_field', ['mu'])
     """
 
-    model: Function
-    guide: Function
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    programs: Programs
     family: str
     seed: int
     losses: npt.NDArray[np.float64]
@@ -118,13 +140,31 @@ class Fit:
     modes: tuple[Mode, ...] = ()
     lost_starts: int = 0
     noncentred: tuple[str, ...] = ()
-    param_state: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def programs(self) -> Programs:
-        """Model and guide on the data they were fitted to."""
-        model = Program(self.model, self.args, self.kwargs, self.param_state)
-        return Programs(model, model.of(self.guide))
+    @property
+    def model(self) -> Function:
+        """The fitted model."""
+        return self.programs.model.function
+
+    @property
+    def guide(self) -> Function:
+        """The fitted guide."""
+        return self.programs.guide.function
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Positional data."""
+        return self.programs.model.args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword data."""
+        return self.programs.model.kwargs
+
+    @property
+    def param_state(self) -> dict[str, Any]:
+        """Parameters kept outside modules."""
+        return self.programs.model.store
 
     def __repr__(self) -> str:
         """One line: what was fitted, how well, and why it stopped."""

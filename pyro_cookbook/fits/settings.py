@@ -13,6 +13,7 @@ from pyro_cookbook.engines.choosing import (
     choose_engine,
 )
 from pyro_cookbook.engines.families import MAX_FULL_RANK, is_named
+from pyro_cookbook.fits.checkpoint import settings_of
 from pyro_cookbook.programs.program import Function, Program
 
 __all__ = ["DETERMINISTIC", "MAX_FULL_RANK", "STOCHASTIC", "Settings", "is_named"]
@@ -85,13 +86,11 @@ class Settings:
         """Name the engine that options are for."""
         return STOCHASTIC if isinstance(options, Stochastic) else DETERMINISTIC
 
-    def record(self, guide: Function | str, options: Deterministic | Stochastic) -> dict[str, Any]:
+    def record(
+        self, model: Program, guide: Function | str, options: Deterministic | Stochastic
+    ) -> dict[str, Any]:
         """Record what must be equal for a checkpoint to continue this very fit."""
-        return {
-            "engine": self.name_of(options),
-            "guide": guide if isinstance(guide, str) else "",
-            "seed": self.seed,
-            "lr": getattr(options, "lr", 0.0),
-            "max_steps": options.max_steps,
-            "batch_size": self.batch_size or 0,
-        }
+        return settings_of(
+            model.function, guide, model.args, model.kwargs, engine=self.name_of(options),
+            seed=self.seed, **vars(options),
+        )  # fmt: skip

@@ -6,25 +6,41 @@ much. Unlike importance weights this works in hundreds of dimensions, and it say
 chains do not forget their starts, nor of a mode that they cannot reach.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 
+# Trajectories of a chain: those that find the step size, and those that are kept.
 _WARMUP, _DRAWS = 12, 40
+NUM_STEPS = _WARMUP + _DRAWS
 # Length of a trajectory in posterior sds, jittered by half: a quarter of a circle is independence.
 _LENGTH, _MAX_LEAPFROGS = 1.6, 16
+# Mean probability of acceptance that the step size is tuned to: near the best for HMC.
 _TARGET = 0.8
+# Chains that accept less often than this, or remember their start better (a correlation), have
+# not moved enough to say something; nor have those of which more than this share diverges.
+_MIN_ACCEPTANCE, _MAX_MEMORY, _MAX_DIVERGED = 0.5, 0.6, 0.02
+# An energy error above this, in nats, is a trajectory that has left the posterior (as in Stan).
+_DIVERGENCE = 1000.0
 # Scalars of the model that all gradients together may fill, and how many chains that is at most.
 _BUDGET, _MIN_CHAINS, _MAX_CHAINS = 2e8, 32, 1024
+# Gradients that a trajectory costs on average.
+_GRADIENTS = 5
 # Whole covariances up to here; above, chains are scaled coordinate by coordinate.
 _MAX_DENSE = 300
+# Share of the correlations given up for a covariance that can be factorised.
+_SHRINKAGE = 0.01
+# Numbers that differ by less than this share of their size are equal, but for rounding: the sd of
+# a value that is always the same.
+ROUNDING = 1e-11
 
 
 @dataclass(frozen=True)
@@ -49,10 +65,18 @@ class Chains:
     diverged: float
 
     @property
+    def positions(self) -> Array:
+        """All draws of all chains, draw by draw: shape (num_draws · chains, D)."""
+        flattened: Array = self.draws.reshape(-1, self.draws.shape[2])
+        return flattened
+
+    @property
     def conclusive(self) -> bool:
         """Whether the chains moved well enough for their draws to say something."""
         return bool(
-            self.acceptance > 0.5 and self.diverged < 0.02 and np.abs(self.memory).max() < 0.6
+            self.acceptance > _MIN_ACCEPTANCE
+            and self.diverged < _MAX_DIVERGED
+            and np.abs(self.memory).max() < _MAX_MEMORY
         )
 
 
@@ -60,12 +84,16 @@ def num_chains(density: UnconstrainedDensity) -> int:
     """How many chains a model can afford; 0 if not enough to be of use."""
     if density.obstacle:  # each chain costs a run of the model
         return _MIN_CHAINS
-    gradients = (_WARMUP + _DRAWS) * 5
-    affordable = int(_BUDGET / gradients / max(1, density.scalars))
+    affordable = int(_BUDGET / (NUM_STEPS * _GRADIENTS) / max(1, density.scalars))
     return min(_MAX_CHAINS, affordable) if affordable >= _MIN_CHAINS else 0
 
 
-def run_chains(density: UnconstrainedDensity, starts: Array, seed: int) -> Chains:
+def run_chains(
+    density: UnconstrainedDensity,
+    starts: Array,
+    seed: int,
+    tick: Callable[[], object] = lambda: None,
+) -> Chains:
     """Hamiltonian Monte Carlo from every start, all chains at once.
 
     Parameters
@@ -74,6 +102,8 @@ def run_chains(density: UnconstrainedDensity, starts: Array, seed: int) -> Chain
     starts : array, shape (S, D)
         Unconstrained draws of the guide: they start the chains and scale them.
     seed : int
+    tick : callable, optional
+        Called after each of the `NUM_STEPS` trajectories, as a progress bar needs it.
 
     Returns
     -------
@@ -84,23 +114,18 @@ def run_chains(density: UnconstrainedDensity, starts: Array, seed: int) -> Chain
     Neal (2011), *MCMC using Hamiltonian dynamics*, algorithm of figure 2.
     """
     rng = np.random.default_rng(seed)
-    root = _scaling(starts)
+    scaled = from_draws(starts, max_dense=_MAX_DENSE, shrinkage=_SHRINKAGE)
     x = starts[: num_chains(density)].copy()
     first = x.copy()
     step = 1.0 / x.shape[1] ** 0.25
     value, gradient = _evaluate(density, x)
     kept, accepted, diverged = [], [], []
-    for t in range(_WARMUP + _DRAWS):
+    for t in range(NUM_STEPS):
         momentum = rng.standard_normal(x.shape)
         length = _LENGTH * rng.uniform(0.5, 1.5)
         leapfrogs = int(np.clip(np.ceil(length / step), 1, _MAX_LEAPFROGS))
         energy = value - (momentum**2).sum(1) / 2
-        y, p, slope, height = x, momentum, gradient, value
-        for _ in range(leapfrogs):
-            p = p + step / 2 * _pull(root, slope)
-            y = y + step * _push(root, p)
-            height, slope = _evaluate(density, y)
-            p = p + step / 2 * _pull(root, slope)
+        y, p, height, slope = _trajectory(density, scaled, x, momentum, gradient, step, leapfrogs)
         with np.errstate(all="ignore"):
             change = height - (p**2).sum(1) / 2 - energy
         change = np.where(np.isfinite(change), change, -np.inf)
@@ -115,65 +140,107 @@ def run_chains(density: UnconstrainedDensity, starts: Array, seed: int) -> Chain
         else:
             kept.append(x)
             accepted.append(probability.mean())
-            diverged.append((change < -1000).mean())
+            diverged.append((change < -_DIVERGENCE).mean())
+        tick()
     return Chains(
         np.stack(kept), _correlation(first, x), float(np.mean(accepted)), float(np.mean(diverged))
     )
 
 
-def moments(values: Mapping[str, Tensor], chains: int) -> dict[str, tuple[Array, ...]]:
-    """Means and sds of the later half of chain draws, and how far they still move, site by site.
+def _trajectory(
+    density: UnconstrainedDensity,
+    scaled: Coordinates,
+    x: Array,
+    p: Array,
+    gradient: Array,
+    step: float,
+    leapfrogs: int,
+) -> tuple[Array, Array, Array, Array]:
+    """Follow Hamilton's equations from positions x, momenta p and the gradients at x.
+
+    Returns
+    -------
+    positions, momenta, log densities, gradients
+        At the ends.
+    """
+    height = np.full(len(x), -np.inf)
+    for _ in range(leapfrogs):
+        p = p + step / 2 * scaled.gradient(gradient)
+        x = x + step * scaled.stretch(p)
+        height, gradient = _evaluate(density, x)
+        p = p + step / 2 * scaled.gradient(gradient)
+    return x, p, height, gradient
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the later half of the chains' draws says of a site, scalar by scalar.
+
+    Attributes
+    ----------
+    mean, sd : array, shape (scalars,)
+    mean_se, sd_se : array
+        Their standard errors, from the differences between chains.
+    mean_drift, sd_drift : array
+        How far mean and sd have moved from the earlier half to the later.
+    persistence : array
+        Share of the variance that lies between chains: 0 for chains that roam, 1 for chains that
+        stay where they are, 0 for a value that never varies.
+    """
+
+    mean: Array
+    sd: Array
+    mean_se: Array
+    sd_se: Array
+    mean_drift: Array
+    sd_drift: Array
+    persistence: Array
+
+
+def summarise(values: Mapping[str, Tensor], chains: int) -> dict[str, Summary]:
+    """Summarise chain draws site by site.
 
     Parameters
     ----------
     values : mapping of str to Tensor
         Site → values of all chain draws, shape (num_draws · chains, ...), draw by draw.
     chains : int
-
-    Returns
-    -------
-    dict of str to arrays, each of shape (scalars,)
-        Mean, sd, their standard errors, the changes of mean and sd between the two halves, and
-        the persistence: the share of the variance that lies between chains. 0 for chains that
-        roam, 1 for chains that stay where they are.
     """
-    found: dict[str, tuple[Array, ...]] = {}
-    for name, value in values.items():
-        x = value.detach().cpu().double().numpy().reshape(-1, chains, value[0].numel())
-        early, x = x[: len(x) // 2], x[len(x) // 2 :]
+    return {
+        name: _summary(value.detach().cpu().double().numpy().reshape(-1, chains, value[0].numel()))
+        for name, value in values.items()
+    }
+
+
+def _summary(x: Array) -> Summary:
+    """Summarise draws of shape (num_draws, chains, scalars)."""
+    chains, tiny = x.shape[1], np.finfo(float).tiny
+    early, x = x[: len(x) // 2], x[len(x) // 2 :]
+    with np.errstate(all="ignore"):  # values that overflow give an infinite sd, which says so
         mean = x.mean((0, 1))
         square = (x - mean) ** 2
         sd = np.sqrt(square.mean((0, 1)))
-        drift = np.abs(early.mean((0, 1)) - mean), np.abs(early.std((0, 1)) - sd)
-        tiny = np.finfo(float).tiny
-        se_mean = x.mean(0).std(0, ddof=1) / np.sqrt(chains)
-        se_sd = square.mean(0).std(0, ddof=1) / np.sqrt(chains) / np.maximum(2 * sd, tiny)
-        found[name] = (mean, sd, se_mean, se_sd, *drift, x.mean(0).var(0) / np.maximum(sd**2, tiny))
-    return found
+        between = x.mean(0)
+        return Summary(
+            mean=mean,
+            sd=sd,
+            mean_se=between.std(0, ddof=1) / np.sqrt(chains),
+            sd_se=square.mean(0).std(0, ddof=1) / np.sqrt(chains) / np.maximum(2 * sd, tiny),
+            mean_drift=np.abs(early.mean((0, 1)) - mean),
+            sd_drift=np.abs(early.std((0, 1)) - sd),
+            persistence=np.where(varies(mean, sd), between.var(0) / np.maximum(sd**2, tiny), 0.0),
+        )
+
+
+def varies(mean: Array, sd: Array) -> npt.NDArray[np.bool_]:
+    """Whether values vary by more than rounding does, given their means and sds."""
+    return ~(sd <= ROUNDING * np.abs(mean))
 
 
 def _evaluate(density: UnconstrainedDensity, x: Array) -> tuple[Array, Array]:
     value, gradient = density.value_and_grad(x)
     bad = ~(np.isfinite(value) & np.isfinite(gradient).all(1))
     return np.where(bad, -np.inf, value), np.where(bad[:, None], 0.0, gradient)
-
-
-def _scaling(draws: Array) -> Array:
-    """Root of the draws' covariance, shape (D, D); their sds alone in high dimensions."""
-    sd = np.maximum(draws.std(0), 1e-300)
-    if draws.shape[1] > min(_MAX_DENSE, len(draws) // 4):
-        return sd
-    correlation = np.corrcoef((draws / sd).T).reshape(len(sd), len(sd))
-    shrunk = 0.99 * correlation + 0.01 * np.eye(len(sd))
-    return sd[:, None] * np.linalg.cholesky(shrunk)
-
-
-def _push(root: Array, p: Array) -> Array:
-    return p * root if root.ndim == 1 else p @ root.T
-
-
-def _pull(root: Array, g: Array) -> Array:
-    return g * root if root.ndim == 1 else g @ root
 
 
 def _correlation(a: Array, b: Array) -> Array:

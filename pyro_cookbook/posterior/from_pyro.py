@@ -12,6 +12,7 @@ from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.posterior.datatree import mcmc_tree, to_datatree
 from pyro_cookbook.posterior.groups import MAX_GIB
 from pyro_cookbook.posterior.layout import Coords, Dims
+from pyro_cookbook.programs.copying import copy_as_trained
 from pyro_cookbook.programs.program import Function, Program
 
 
@@ -37,6 +38,25 @@ def from_pyro_svi(
     -------
     xarray.DataTree
         As `to_datatree`.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> from pyro.infer import SVI, Trace_ELBO
+    >>> from pyro.infer.autoguide import AutoNormal
+    >>> guide = AutoNormal(model)
+    >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    >>> with pyro.get_param_store().scope():
+    ...     losses = [svi.step(y) for _ in range(50)]
+    ...     tree = pc.from_pyro_svi(model, guide, y, losses=losses)
+    >>> tree["sample_stats"]["loss"].sizes["step"]
+    50
     """
     names = inspect.signature(to_datatree).parameters
     layout = {key: options.pop(key) for key in list(options) if key in names and key != "fit"}
@@ -76,16 +96,17 @@ def from_pyro_mcmc(
     Examples
     --------
     >>> import pyro, pyro.distributions as dist, torch
-    >>> from pyro.infer import MCMC, NUTS
     >>> import pyro_cookbook as pc
     >>> def model(y):
-    ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
     ...     with pyro.plate("row", len(y)):
-    ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
-    >>> mcmc = MCMC(NUTS(model), num_samples=50, warmup_steps=50, disable_progbar=True)
-    >>> mcmc.run(torch.tensor([1.0, 2.0, 3.0]))
-    >>> dict(pc.from_pyro_mcmc(mcmc).posterior["mean"].sizes)
-    {'chain': 1, 'draw': 50}
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> from pyro.infer import MCMC, NUTS
+    >>> mcmc = MCMC(NUTS(model), num_samples=20, warmup_steps=10, disable_progbar=True)
+    >>> mcmc.run(y)
+    >>> dict(pc.from_pyro_mcmc(mcmc)["posterior"]["mu"].sizes)
+    {'chain': 1, 'draw': 20}
     """
     model: Any = mcmc.kernel.model
     args: Any = mcmc._args
@@ -98,5 +119,5 @@ def from_pyro_mcmc(
     for chain, steps in enumerate(mcmc.diagnostics().get("divergences", {}).values()):
         diverging[chain, steps] = True
     latents = {name: value.flatten(0, 1) for name, value in samples.items()}
-    program = Program(model, args, kwargs)
-    return mcmc_tree(program, latents, diverging, coords=coords, dims=dims, max_gib=max_gib)
+    own, _ = copy_as_trained(Program(model, args, kwargs))
+    return mcmc_tree(own, latents, diverging, coords=coords, dims=dims, max_gib=max_gib)

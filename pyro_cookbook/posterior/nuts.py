@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyro
 import torch
 import xarray as xr
 from pyro.infer import MCMC, NUTS
@@ -23,7 +24,7 @@ from pyro_cookbook.posterior.groups import MAX_GIB
 from pyro_cookbook.posterior.layout import Coords, Dims, Values
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.isolation import exclusive, isolated
 from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.progress import shown
 from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
@@ -91,6 +92,20 @@ def sample(
     References
     ----------
     Hoffman and Gelman (2014), *The No-U-Turn sampler*, JMLR 15.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> fit = pc.fit(model, "full_rank", y)
+    >>> tree = pc.sample(fit, num_draws=50, num_warmup=20, num_chains=2)
+    >>> dict(tree["posterior"]["mu"].sizes)
+    {'chain': 2, 'draw': 50}
     """
     # Pyro's own diagnostics of a chain need four draws.
     for name, value, least in (("num_draws", num_draws, 4), ("num_chains", num_chains, 1)):
@@ -202,8 +217,8 @@ def _run_in_processes(jobs: Sequence[_Job], processes: int) -> Iterator[_Chain]:
     fork = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fork)
     try:
-        # Alone: no other thread is in the middle of a program, whose handlers a child would have.
-        with isolated(None), warnings.catch_warnings():
+        # Alone: a child forked while another thread runs a program would start with its handlers.
+        with exclusive(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*multi-threaded, use of fork")
             _JOBS = list(jobs)
             chains = pool.map(_run_forked, range(len(jobs)))
@@ -239,19 +254,16 @@ class _Potential(torch.autograd.Function):
 
 
 def _run_chain(job: _Job) -> _Chain:
-    # Same numbers whether forked or not: one thread adds in one order.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with isolated(job.seed, job.density.program.store):
-            return _sample(job)
-    finally:
-        torch.set_num_threads(threads)
+    # `isolated` puts the number of threads back.
+    with isolated(job.seed, job.density.program.store):
+        torch.set_num_threads(1)  # same numbers whether forked or not: it adds in one order
+        return _sample(job)
 
 
 def _sample(job: _Job) -> _Chain:
     """Run Pyro's NUTS in the job's coordinates."""
     coordinates, evaluate = job.coordinates, job.density.traced()
+    pyro.set_rng_seed(job.seed)  # tracing may have drawn
     loc, root = torch.as_tensor(coordinates.loc), torch.as_tensor(coordinates.matrix)
 
     def potential(values: dict[str, Tensor]) -> Tensor:

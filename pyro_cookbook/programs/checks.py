@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_cookbook.programs.in_place import copy_data, refuse_in_place, refuse_iterators
 from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.program import Program
 
@@ -18,16 +19,20 @@ def first_run(model: Program) -> None:
     Raises
     ------
     ValueError
-        If the model does not run on these data, a row is observed more than once by accident, or
-        an observation lies outside the support of its distribution.
+        If a run would use up the data or change them, the model does not run on them, a row is
+        observed more than once by accident, or an observation lies outside the support of its
+        distribution.
     """
+    refuse_iterators(model)
+    trial = copy_data(model)
     try:
-        nodes = model.nodes
+        _ = trial.nodes
     except Exception as error:  # whatever the reader's model raises
         raise ValueError(
             f"model: it does not run on these data ({first_line(error)}); got {_shapes(model)}"
         ) from error
-    for name, node in nodes.items():
+    refuse_in_place(model, trial)
+    for name, node in model.nodes.items():
         if node["is_observed"]:
             _check_observed(name, node)
 

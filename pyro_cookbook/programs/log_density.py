@@ -4,8 +4,11 @@ What is computed for each draw is computed under `torch.vmap`, or one draw at a 
 cannot follow: `over_draws` is the only place that decides, and it says which.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -64,7 +67,8 @@ def over_draws(
     given = dict(values)
     if not obstacle:
         try:
-            return dict(torch.vmap(one, chunk_size=chunk, randomness=randomness)(given)), ""
+            with batchable():
+                return dict(torch.vmap(one, chunk_size=chunk, randomness=randomness)(given)), ""
         except torch.linalg.LinAlgError:  # at some of the draws: one by one shows which
             pass
         except Exception as error:  # branches on values, .item(), operators without a batching rule
@@ -83,8 +87,49 @@ def over_draws(
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, obstacle
 
 
+@contextmanager
+def batchable() -> Iterator[None]:
+    """Let vmap follow distributions that write into tensors of their own, for a block.
+
+    The formulas are Pyro's and torch's, without the assignments and branches that vmap refuses.
+    """
+    kept = [(owner, name, owner.__dict__[name]) for owner, name, _ in _BATCHABLE]
+    try:
+        for owner, name, function in _BATCHABLE:
+            setattr(owner, name, function)
+        yield
+    finally:
+        for owner, name, function in kept:
+            setattr(owner, name, function)
+
+
+def _init_ordered_logistic(
+    self: Any, predictor: Tensor, cutpoints: Tensor, validate_args: bool | None = None
+) -> None:
+    below = torch.sigmoid(cutpoints - predictor.unsqueeze(-1))
+    self.predictor = predictor.expand(below.shape[:-1])
+    self.cutpoints = cutpoints.expand(below.shape)
+    first, last = torch.zeros_like(below[..., :1]), torch.ones_like(below[..., :1])
+    probs = torch.cat([first, below, last], -1).diff(dim=-1)
+    super(dist.OrderedLogistic, self).__init__(probs, validate_args=validate_args)
+
+
+def _multinomial_log_prob(self: Any, value: Tensor) -> Tensor:
+    logits, value = torch.broadcast_tensors(self.logits, value)
+    absent = (value == 0) & (logits == -torch.inf)
+    terms = torch.where(absent, 0.0, logits).mul(value) - torch.lgamma(value + 1)
+    return torch.lgamma(value.sum(-1) + 1) + terms.sum(-1)
+
+
+# A class, the name of its method, and what takes its place.
+_BATCHABLE: tuple[tuple[type, str, Callable[..., Any]], ...] = (
+    (dist.OrderedLogistic, "__init__", _init_ordered_logistic),
+    (torch.distributions.Multinomial, "log_prob", _multinomial_log_prob),
+)
+
+
 def log_density(program: Program, values: Values) -> dict[str, Tensor]:
-    """Log density of a model at given latents, site by site.
+    """Log density of a model at given latents, site by site; in double precision where it can be.
 
     Parameters
     ----------
@@ -105,6 +150,8 @@ def log_density(program: Program, values: Values) -> dict[str, Tensor]:
     ValueError
         If a latent is left out that cannot be summed out.
     """
+    program = program.wide
+    values = program.to_own(values)
 
     def as_given(given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: node["log_prob"] for name, node in run_at(program, given).items()}

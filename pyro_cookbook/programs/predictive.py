@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.log_density import Values, chunk_size, over_draws
-from pyro_cookbook.programs.program import Program, is_derived, quietly, sample_sites
+from pyro_cookbook.programs.observing import is_derived
+from pyro_cookbook.programs.program import Program, quietly, sample_sites
 
 
 def derived_values(program: Program, values: Values) -> dict[str, Tensor]:

@@ -1,9 +1,8 @@
 """The log density of a model as a pure function of one unconstrained vector, many at a time."""
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_cookbook.programs.log_density import chunk_size, over_draws
-from pyro_cookbook.programs.program import Program, quietly, run_once, sample_sites
+from pyro_cookbook.programs.program import DENSITIES, Program, quietly, run_once, sample_sites
 
 Array = npt.NDArray[np.float64]
 
@@ -45,17 +44,6 @@ class _At(Messenger):
             self.log_prob.append(scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum())
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make tensors of this type by default, for a block."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def _bijection(name: str, fn: Any) -> Any:
     try:
         return biject_to(fn.support)
@@ -63,6 +51,12 @@ def _bijection(name: str, fn: Any) -> Any:
         raise NoDensity(
             f"model: the support of site {name!r} has no bijection to the reals"
         ) from None
+
+
+def _normal(transform: Any, shape: torch.Size, scale: float) -> Tensor:
+    """Draw normal values, of a scale if their transform is the identity, else of sd 1."""
+    drawn = torch.randn(shape)
+    return scale * drawn if bool((transform(drawn) == drawn).all()) else drawn
 
 
 class UnconstrainedDensity:
@@ -98,8 +92,9 @@ class UnconstrainedDensity:
     """
 
     def __init__(self, program: Program, *, jacobian: bool = True) -> None:
-        self.program, self.jacobian = program, jacobian
-        self._default_dtype = torch.get_default_dtype()  # wherever it is evaluated later
+        # The same default dtype wherever it is evaluated later.
+        self.program = program if program.dtype else program.under(torch.get_default_dtype())
+        self.jacobian = jacobian
         nodes = program.nodes
         latent = {name: node for name, node in nodes.items() if not node["is_observed"]}
         if not latent:
@@ -136,10 +131,11 @@ class UnconstrainedDensity:
             return {n: self.transforms[n](u) for n, u in self.unpack(self._tensor(z)).items()}
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Array:
-        """Vectors, shape (S, D), of values of the latents, shape (S, ...) each."""
+        """Vectors, shape (S, D), of values of the latents, shape (S, ...) each, of any dtype."""
         with torch.no_grad():
             parts = [
-                self.transforms[n].inv(values[n]).reshape(len(values[n]), -1) for n in self.shapes
+                self.transforms[n].inv(values[n].to(self.dtype)).reshape(len(values[n]), -1)
+                for n in self.shapes
             ]
             return torch.cat(parts, dim=1).double().cpu().numpy()
 
@@ -158,13 +154,15 @@ class UnconstrainedDensity:
     def traced(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Log density and gradient at one vector as a graph of tensor operations, without Python.
 
+        Vectors of any dtype are computed in the density's own.
+
         Falls back to the model itself where the graph is not the same function: a model whose
         course depends on values has none.
         """
 
         def eager(z: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad(), pyro.validation_enabled(False):
-                z = z.detach().requires_grad_()
+                z = z.detach().to(self.dtype, copy=True).requires_grad_()
                 value = self._one(z)
                 return value.detach(), torch.autograd.grad(value, z)[0]
 
@@ -183,7 +181,7 @@ class UnconstrainedDensity:
                     graph = make_fx(both)(torch.zeros(self.dim, dtype=self.dtype))
 
             def run(z: Tensor) -> tuple[Tensor, Tensor]:
-                gradient, value = graph(z)
+                gradient, value = graph(z.to(self.dtype))
                 return value, gradient
 
             for scale in (0.0, 0.3, 1.0):
@@ -248,11 +246,16 @@ class UnconstrainedDensity:
         return total / len(z)
 
     def prior_draws(self, num_draws: int) -> Array:
-        """Draw the latents from the prior: shape (at most `num_draws`, D), improper ones at 0."""
+        """Draw the latents from the prior: shape (at most `num_draws`, D).
+
+        An improper prior cannot be drawn from. Its latents are normal around 0 on the unconstrained
+        scale: with sd 1, and in every other draw, where that scale is the latent's own, with the
+        size of the data for sd.
+        """
+        size = self._data_size()
         rows = []
-        for _ in range(num_draws):
-            with default_dtype(self._default_dtype):
-                nodes = run_once(self.program)
+        for s in range(num_draws):
+            nodes = run_once(self.program, partial(_normal, scale=size if s % 2 else 1.0))
             try:
                 values = {name: nodes[name]["value"][None] for name in self.shapes}
                 rows.append(self.unconstrain(values)[0])
@@ -260,6 +263,13 @@ class UnconstrainedDensity:
                 continue
         drawn = np.array(rows).reshape(-1, self.dim)
         return drawn[np.isfinite(drawn).all(1)]
+
+    def _data_size(self) -> float:
+        """Root mean square of everything observed, at least 1."""
+        sites, values = self.program.sites, self.program.observed
+        data = [v.double().flatten() for n, v in values.items() if sites[n].is_data]
+        squares = torch.cat(data).square() if data else torch.zeros(1)
+        return max(1.0, float(squares[torch.isfinite(squares)].mean().nan_to_num() ** 0.5))
 
     def _tensor(self, z: Array) -> Tensor:
         return torch.as_tensor(np.asarray(z), dtype=self.dtype, device=self.device)
@@ -274,7 +284,7 @@ class UnconstrainedDensity:
             if self.jacobian:
                 volume = transform.log_abs_det_jacobian(unconstrained, values[name])
                 jacobian.append(volume.sum())
-        with default_dtype(self._default_dtype), _At(values) as at:
+        with _At(values) as at:
             self.program()
         return torch.stack([*jacobian, *at.log_prob]).sum()
 
@@ -334,7 +344,7 @@ class UnconstrainedDensity:
 
 
 def unconstrained_density(program: Program, *, jacobian: bool = True) -> UnconstrainedDensity:
-    """Flatten a model, in double precision where the model allows it.
+    """Density of a model in double precision where the model allows it; made once and kept.
 
     A model that closes over single-precision tensors computes in single precision.
 
@@ -343,26 +353,7 @@ def unconstrained_density(program: Program, *, jacobian: bool = True) -> Unconst
     NoDensity
         As `UnconstrainedDensity`.
     """
-    try:
-        with default_dtype(torch.float64):
-            density = UnconstrainedDensity(_doubled(program), jacobian=jacobian)
-            density.value_and_grad(np.zeros((1, density.dim)))
-            return density
-    except (RuntimeError, TypeError):  # a dtype of its own somewhere; NoDensity passes
-        return UnconstrainedDensity(program, jacobian=jacobian)
-
-
-def _doubled(program: Program) -> Program:
-    """Give the program in double precision: its data, and a copy of its module."""
-
-    def double(value: Any) -> Any:
-        is_float = isinstance(value, Tensor) and value.is_floating_point()
-        return value.double() if is_float else value
-
-    wide = program.on(
-        *(double(value) for value in program.args),
-        **{key: double(value) for key, value in program.kwargs.items()},
-    )
-    if not isinstance(program.function, nn.Module):
-        return wide
-    return wide.of(copy.deepcopy(program.function).double())
+    kept: dict[bool, UnconstrainedDensity] = program.__dict__.setdefault(DENSITIES, {})
+    if jacobian not in kept:
+        kept[jacobian] = UnconstrainedDensity(program.wide, jacobian=jacobian)
+    return kept[jacobian]

@@ -1,24 +1,28 @@
-"""Run catalogue entries: fit, diagnose, convert, write."""
+"""Run catalogue entries: fit, keep, diagnose, convert, keep."""
 
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
-import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from pyro_cookbook.catalogue import Recipe
-from pyro_cookbook.data import Table
+from pyro_cookbook.data import InputError, Table
+from pyro_cookbook.fits.checkpoint import digest
+from pyro_cookbook.fits.files import write_bytes
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.fits.storage import save
 from pyro_cookbook.posterior.datatree import to_datatree
-from pyro_cookbook.programs.isolation import isolated
-from pyro_cookbook.publish import figures
-from pyro_cookbook.publish import topic_figures as pictures
-from pyro_cookbook.verdict.by_weights import VERDICTS
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
+
+# What one NetCDF file may hold in draws, in bytes: a draw of a large table has every row anew.
+MAX_BYTES = 200_000_000
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says what is kept, and how to go on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,12 @@ class Outcome:
     tree : xarray.DataTree
     seconds : float
         Of the fit and its diagnosis.
+    path : Path
+        Of the tree (``.nc``); the fit lies beside it (``.pt``).
+    checkpoint : Path
+        Of the fit's states; removed by `forget`.
+    note : str
+        What was left out of the tree to bound its size; "" if nothing was.
     """
 
     recipe: Recipe
@@ -47,19 +57,26 @@ class Outcome:
     log_evidence: float | None
     tree: xr.DataTree
     seconds: float
+    path: Path
+    checkpoint: Path
+    note: str
 
 
 def run_guide(
     recipe: Recipe,
     guide: str,
     table: Table,
+    folder: Path,
     *,
     size: int | None = None,
     seed: int = 0,
     num_draws: int = 1000,
     progress: bool | None = False,
 ) -> Outcome:
-    """Fit one guide of a recipe to a table.
+    """Fit one guide of a recipe to a table, judge it, and write both as soon as they are there.
+
+    The fit is written (``.pt``) before it is judged, and its states while it goes on: an
+    interrupted run goes on from there when it is started again.
 
     Parameters
     ----------
@@ -67,108 +84,134 @@ def run_guide(
     guide : str
         One of ``recipe.guides``.
     table : Table
+    folder : Path
+        Where to write.
     size : int, optional
         Number of factors or components. Default: the recipe's.
     seed : int, default 0
     num_draws : int, default 1000
-        Draws to keep in the DataTree; the diagnosis makes its own.
+        Draws to keep in the DataTree, fewer where they would fill more than `MAX_BYTES`; the
+        diagnosis makes its own.
     progress : bool, optional
 
     Raises
     ------
-    ValueError
-        For an unknown guide, or a size that the data do not allow.
+    InputError
+        For an unknown guide, a size or a table that the recipe cannot take, or more rows than the
+        memory holds draws of.
+    OSError
+        If a file cannot be written.
+    Interrupted
+        On Ctrl-C.
     """
-    if guide not in recipe.guides:
-        raise ValueError(f"--guide: got {guide!r}, expected one of {', '.join(recipe.guides)}")
-    rows = recipe.rows(table)
-    size = _checked_size(recipe, table, size)
-    started = time.perf_counter()
-    with isolated(seed):
-        prepared = recipe.guides[guide].prepare(rows, size, seed)
-    fit = prepared.fit(seed=seed, progress=progress)
-    log_evidence = recipe.log_evidence(fit)
-    diagnosis = diagnose(fit, log_evidence=log_evidence, seed=seed)
-    seconds = time.perf_counter() - started
-    tree = to_datatree(
-        fit, num_draws=num_draws, seed=seed, coords=recipe.coords(table), dims=recipe.dims
-    )
-    tree.attrs.update(recipe=recipe.name, guide=guide, data=table.name, verdict=diagnosis.verdict)
-    return Outcome(recipe, guide, table, fit, diagnosis, log_evidence, tree, seconds)
-
-
-def _checked_size(recipe: Recipe, table: Table, size: int | None) -> int:
-    if size is None:
-        return recipe.size
-    if not recipe.size_name:
-        raise ValueError(f"--size: {recipe.name} has nothing to count; leave it out")
-    most = recipe.max_size(table.v)
-    if not 1 <= size <= most:
-        raise ValueError(
-            f"--size: got {size} {recipe.size_name}, expected 1 to {most} for {table.name!r}"
-            f" with {len(table.v)} rows and {len(table.columns)} columns"
-        )
-    return size
-
-
-def write_outcome(outcome: Outcome, folder: Path) -> Path:
-    """Write the fit (``.pt``) and its DataTree (``.nc``); give the path of the latter."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"{outcome.recipe.name}-{outcome.guide}"
-    save(outcome.fit, stem.with_name(f"{stem.name}.pt"))
-    path = stem.with_name(f"{stem.name}.nc")
-    part = path.with_name(f"{path.name}.part")
+    stem = f"{recipe.name}-{guide}"
+    checkpoint = _checkpoint(recipe, guide, table, folder, size, seed)
+    started = perf_counter()
+    kept = "nothing was kept"
     try:
-        outcome.tree.to_netcdf(part, engine="h5netcdf")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+        prepared = recipe.prepare(guide, table, size=size, seed=seed)
+        try:
+            fit = prepared.fit(seed=seed, progress=progress, checkpoint=checkpoint)
+        except ValueError as error:  # `fit` documents it: a model that cannot be fitted to the rows
+            raise InputError(f"{recipe.name}: {error}") from error
+        save(fit, folder / f"{stem}.pt")
+        kept = f"the fit is kept in {folder / stem}.pt, not judged yet"
+        log_evidence = recipe.log_evidence(fit)
+        diagnosis = diagnose(fit, log_evidence=log_evidence, seed=seed)
+        seconds = perf_counter() - started
+        tree, note = _bounded_tree(recipe, table, fit, num_draws, seed)
+        attributes = {"recipe": recipe.name, "guide": guide, "data": table.name}
+        tree.attrs.update(attributes, verdict=diagnosis.verdict)
+        path = folder / f"{stem}.nc"
+        # Through memory: HDF5 locks files that it writes itself, and a full disk ends the process.
+        write_bytes(tree.to_netcdf(engine="h5netcdf"), path)
+    except KeyboardInterrupt as error:
+        if checkpoint.exists():
+            kept = f"the fit so far is kept in {checkpoint}; the same command goes on from there"
+        raise Interrupted(kept) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{table.name!r} with {len(table.v)} rows and {len(table.columns)} columns: out of"
+            f" memory; {kept}; take fewer rows"
+        ) from error
+    return Outcome(
+        recipe, guide, table, fit, diagnosis, log_evidence, tree, seconds, path, checkpoint, note
+    )
+
+
+def _checkpoint(
+    recipe: Recipe, guide: str, table: Table, folder: Path, size: int | None, seed: int
+) -> Path:
+    """Name the file of a fit's states after all that was asked for: no other fit finds it."""
+    told = digest([recipe.name, guide, table.columns, table.raw, size, seed])
+    return folder / "unfinished" / f"{recipe.name}-{guide}-{told[:12]}.pt"
+
+
+def forget(outcomes: Sequence[Outcome]) -> None:
+    """Remove the checkpoints of fits that are finished."""
+    for outcome in outcomes:
+        outcome.checkpoint.unlink(missing_ok=True)
+        with suppress(OSError):  # another run's checkpoints are in it, or it was never made
+            outcome.checkpoint.parent.rmdir()
+
+
+def _bounded_tree(
+    recipe: Recipe, table: Table, fit: Fit, num_draws: int, seed: int
+) -> tuple[xr.DataTree, str]:
+    """Convert with as many draws as `MAX_BYTES` holds, and say if that is fewer than asked for."""
+
+    def convert(count: int) -> xr.DataTree:
+        return to_datatree(
+            fit, num_draws=count, seed=seed, coords=recipe.coords(table), dims=recipe.dims
+        )
+
+    few = convert(2)
+    arrays = [array for node in few.subtree for array in node.to_dataset().data_vars.values()]
+    one_draw = sum(array.nbytes for array in arrays if "sample" in array.dims) / 2
+    count = int(max(1, min(num_draws, MAX_BYTES // one_draw)))
+    if count == num_draws:
+        return convert(count), ""
+    return convert(count), (
+        f"{count} of {num_draws} draws kept: a draw of {len(table.v)} rows has"
+        f" {one_draw / 1e6:.2g} MB, and the file holds {MAX_BYTES / 1e6:.0f} MB of draws"
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch has no class for it on the CPU.
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def run_recipes(
     recipes: Sequence[Recipe],
     load: Callable[[str], Table],
+    folder: Path,
     on_outcome: Callable[[Outcome], None],
     *,
     seed: int = 0,
     num_draws: int = 1000,
 ) -> list[Outcome]:
-    """Fit every guide of every recipe to its bundled data, telling the caller of each."""
-    outcomes = []
-    for recipe in recipes:
-        table = load(recipe.data)
-        for guide in recipe.guides:
-            outcome = run_guide(recipe, guide, table, seed=seed, num_draws=num_draws)
-            on_outcome(outcome)
-            outcomes.append(outcome)
+    """Fit every guide of every recipe to its bundled data, telling the caller of each.
+
+    Raises
+    ------
+    Interrupted
+        On Ctrl-C, saying how many fits are written.
+    """
+    outcomes: list[Outcome] = []
+    total = sum(len(recipe.guides) for recipe in recipes)
+    try:
+        for recipe in recipes:
+            table = load(recipe.data)
+            for guide in recipe.guides:
+                outcome = run_guide(recipe, guide, table, folder, seed=seed, num_draws=num_draws)
+                on_outcome(outcome)
+                outcomes.append(outcome)
+    except KeyboardInterrupt as error:
+        kept = str(error) or "nothing was kept"
+        raise Interrupted(
+            f"{len(outcomes)} of {total} fits are written to {folder}; of the next, {kept}"
+        ) from error
     return outcomes
-
-
-def draw_figures(outcomes: Sequence[Outcome]) -> list[tuple[str, Figure]]:
-    """Draw the figures of one recipe: alternative text and figure."""
-    first = outcomes[0]
-    bounds = {o.guide: (o.fit.losses, o.fit.elbo.value, o.log_evidence) for o in outcomes}
-    drawn = [
-        (
-            f"Bound against steps for every guide of {first.recipe.title}",
-            figures.plot_bounds(bounds, first.recipe.title.rsplit(":", maxsplit=1)[-1].strip()),
-        )
-    ]
-    draw = pictures.PICTURES.get(first.recipe.name)
-    if draw is not None:
-        drawn.append(draw({o.guide: o.tree for o in outcomes}, first.table))
-    spread = [o for o in outcomes if np.isfinite(o.diagnosis.evidence.value)]  # no points
-    best = min(
-        spread or [first], key=lambda o: (VERDICTS.index(o.diagnosis.verdict), -o.fit.elbo.value)
-    )
-    chains = to_datatree(
-        best.fit,
-        num_draws=200,
-        coords=best.recipe.coords(best.table),
-        dims=best.recipe.dims,
-        sample_dims=("chain", "draw"),
-    )
-    if "observed_data" in chains.children:
-        drawn.append(figures.plot_predictive(chains, best.guide))
-    return drawn

@@ -8,10 +8,17 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from pyro_cookbook.publish.outcome import Outcome, draw_figures
+from pyro_cookbook.fits.files import write_bytes
+from pyro_cookbook.fits.result import Estimate
+from pyro_cookbook.posterior.datatree import to_datatree
+from pyro_cookbook.publish.figures import Picture, plot_bounds, plot_predictive
+from pyro_cookbook.publish.outcome import Outcome
+from pyro_cookbook.publish.topic_figures import PICTURES
+from pyro_cookbook.verdict.findings import VERDICTS
 
 _PACKAGES = ("torch", "pyro-ppl", "arviz", "numpy")
 
@@ -33,6 +40,11 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, command: str, seed:
     -------
     Path
         `path`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
     """
     sections = []
     for recipe, group in groupby(outcomes, key=lambda outcome: outcome.recipe):
@@ -59,10 +71,37 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, command: str, seed:
         python=platform.python_version(),
         versions={name: version(name) for name in _PACKAGES},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(page, "utf-8")
-    return part.replace(path)
+    write_bytes(page.encode(), path)
+    return path
+
+
+def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
+    """Draw the figures of one recipe: alternative text and figure."""
+    first = outcomes[0]
+    bounds = {o.guide: (o.fit.losses, o.fit.elbo.value, o.log_evidence) for o in outcomes}
+    drawn = [
+        (
+            f"Bound against steps for every guide of {first.recipe.title}",
+            plot_bounds(bounds, first.recipe.title.rsplit(":", maxsplit=1)[-1].strip()),
+        )
+    ]
+    draw = PICTURES.get(first.recipe.name)
+    if draw is not None:
+        drawn.append(draw({o.guide: o.tree for o in outcomes}, first.table))
+    spread = [o for o in outcomes if np.isfinite(o.diagnosis.evidence.value)]  # no points
+    best = min(
+        spread or [first], key=lambda o: (VERDICTS.index(o.diagnosis.verdict), -o.fit.elbo.value)
+    )
+    chains = to_datatree(
+        best.fit,
+        num_draws=200,
+        coords=best.recipe.coords(best.table),
+        dims=best.recipe.dims,
+        sample_dims=("chain", "draw"),
+    )
+    if "observed_data" in chains.children:
+        drawn.append(plot_predictive(chains, best.guide))
+    return drawn
 
 
 def row(outcome: Outcome) -> dict[str, str | tuple[str, ...]]:
@@ -70,14 +109,18 @@ def row(outcome: Outcome) -> dict[str, str | tuple[str, ...]]:
     diagnosis = outcome.diagnosis
     evidence = outcome.log_evidence
     has_khat = diagnosis.khat == diagnosis.khat  # NaN for a point
+    gap = "–"
+    if diagnosis.gap is not None and evidence is not None:
+        gap = gap_cell(diagnosis.gap, evidence)
     return {
         "topic": outcome.recipe.topic,
+        "model": outcome.recipe.model,
         "recipe": outcome.recipe.name,
         "guide": outcome.guide,
         "summary": outcome.recipe.guides[outcome.guide].summary,
         "elbo": str(diagnosis.elbo),
         "evidence": "–" if evidence is None else f"{evidence:.2f}",
-        "gap": "–" if diagnosis.gap is None else f"{max(diagnosis.gap.value, 0.0):.2f}",
+        "gap": gap,
         "khat": f"{diagnosis.khat:.2f}" if has_khat else "–",
         "verdict": diagnosis.verdict,
         "seconds": f"{outcome.seconds:.1f}",
@@ -85,6 +128,27 @@ def row(outcome: Outcome) -> dict[str, str | tuple[str, ...]]:
         "advice": diagnosis.advice,
         "stopped": outcome.fit.reason,
     }
+
+
+def gap_cell(gap: Estimate, evidence: float) -> str:
+    """Write a gap to the evidence as it was estimated: below 0 by chance, or by a fault.
+
+    Parameters
+    ----------
+    gap : Estimate
+        log p(v) − ELBO, in nats.
+    evidence : float
+        log p(v): the difference of two numbers of its size is rounded to 1e-9 of it.
+
+    Returns
+    -------
+    str
+        With "!" where the bound is above the evidence by more than four standard errors.
+    """
+    text = f"{gap.value:.2f}".replace("-0.00", "0.00")
+    if f"{gap.se:.2f}" != "0.00":
+        text += f" ± {gap.se:.2f}"
+    return f"{text} !" if gap.value < -4 * gap.se - 1e-9 * abs(evidence) else text
 
 
 def encode(figure: Figure) -> str:

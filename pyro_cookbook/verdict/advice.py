@@ -10,10 +10,13 @@ from pyro_cookbook.programs.noncentring import candidates
 Array = npt.NDArray[np.float64]
 
 SAMPLE = "sample it with NUTS, started and scaled by this fit: pc.sample(fit)"
-_STRONG = 0.5
+# A correlation from here on is worth a word: factors lose a seventh of an sd by it.
+STRONG = 0.5
+# Families that "full_rank" is richer than.
+_NARROW = {"mean_field", "map", "laplace", "whitened_mean_field", "low_rank"}
 
 
-def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str]) -> list[str]:
+def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str]) -> tuple[str, ...]:
     """Name concrete steps, most promising first.
 
     Parameters
@@ -27,9 +30,9 @@ def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str])
         Their entries' names.
     """
     if any(site.is_discrete for site in fit.programs.model.latents.values()):
-        return [
-            "sum the discrete sites out of the model and fit 'full_rank', or sample it with NUTS"
-        ]
+        return (
+            "sum the discrete sites out of the model and fit 'full_rank', or sample it with NUTS",
+        )
     steps = []
     splittable = candidates(fit.programs.model)
     if splittable:
@@ -38,30 +41,48 @@ def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str])
             f"non-centre {listed}, whose location or scale is itself a latent: fit(...,"
             " noncentred=True) does it with pyro.infer.reparam.LocScaleReparam and keeps the better"
         )
-    num_latents = fit.programs.model.num_latents
-    narrow = fit.family in {"mean_field", "map", "laplace", "whitened_mean_field", "low_rank"}
-    if narrow and num_latents <= MAX_FULL_RANK:
-        steps.append(f"fit the richer family 'full_rank'{_why_full(fit, unconstrained, labels)}")
-    elif fit.family == "full_rank" and num_latents <= MAX_FULL_RANK:
+    missed = ""
+    if fit.family == "mean_field" and unconstrained is not None:
+        missed = missed_correlation(unconstrained, labels)
+    steps += richer(fit.family, fit.programs.model.num_latents, worst, missed)
+    return (*steps, SAMPLE)
+
+
+def richer(family: str, size: int, worst: str, missed: str) -> list[str]:
+    """Name the family to fit next, if there is one.
+
+    Parameters
+    ----------
+    family : str
+        The one that was fitted.
+    size : int
+        Number of latent scalars.
+    worst : str
+        The site whose numbers are most wrong; "" if unknown.
+    missed : str
+        What the family has missed, as `missed_correlation` gives it.
+    """
+    if family in _NARROW and size <= MAX_FULL_RANK:
+        return [f"fit the richer family 'full_rank'{missed}"]
+    if family == "full_rank" and size <= MAX_FULL_RANK:
         skewed = f", {worst!r} most of all," if worst else ""
-        steps.append(
+        return [
             f"the posterior{skewed} is not Gaussian on the unconstrained scale: fit 'flow', or"
             " reparametrise"
-        )
-    elif not is_named(fit.family):
-        steps.append("give the guide more capacity or fit 'full_rank'; try another start")
-    steps.append(SAMPLE)
-    return steps
+        ]
+    if not is_named(family):
+        return ["give the guide more capacity or fit 'full_rank'; try another start"]
+    return []
 
 
-def _why_full(fit: Fit, draws: Array | None, labels: list[str]) -> str:
-    """Name the strongest correlation that a factorised family has left out."""
-    if draws is None or draws.shape[1] < 2 or fit.family != "mean_field":
+def missed_correlation(draws: Array, labels: list[str]) -> str:
+    """Name the strongest correlation of draws, shape (S, D); "" where none is strong."""
+    if draws.shape[1] < 2:
         return ""
-    correlation: Array = np.asarray(np.corrcoef(draws.T))
-    correlation = np.triu(correlation, k=1)
+    with np.errstate(all="ignore"):  # what never varies is correlated with nothing
+        correlation: Array = np.triu(np.asarray(np.corrcoef(draws.T)), k=1)
     i, j = np.unravel_index(np.abs(np.nan_to_num(correlation)).argmax(), correlation.shape)
-    if abs(correlation[i, j]) < _STRONG:
+    if not abs(correlation[i, j]) >= STRONG:
         return ""
     return (
         f": {labels[int(i)]!r} and {labels[int(j)]!r} are correlated ({correlation[i, j]:+.2f}),"

@@ -1,223 +1,344 @@
-"""What importance weights say of a fit: all latents together, row by row, state by state."""
+"""The witness of the weights: all latents together, row by row, state by state.
+
+`check_weights` measures; the judges are functions of the numbers that it gives.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pyro_cookbook.posterior.importance import MAX_KHAT, Weights, smooth
-from pyro_cookbook.verdict.moments import columns, location_scale_errors, measure_rows
+from pyro_cookbook.fits.result import Estimate
+from pyro_cookbook.posterior.importance import Weights, smooth
+from pyro_cookbook.verdict.findings import (
+    MAX_SHIFT,
+    MAX_STRETCH,
+    NOTHING,
+    RELIABLE,
+    REWEIGHT,
+    UNRELIABLE,
+    Finding,
+    percent,
+    sds,
+)
+from pyro_cookbook.verdict.measures import (
+    columns,
+    effective_share,
+    frequencies,
+    khat_limit,
+    kl_bound,
+    location_scale_errors,
+    state_distance,
+)
 
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
-RELIABLE = "reliable"
-REWEIGHT = "reliable after reweighting"
-UNRELIABLE = "unreliable"
-VERDICTS = (RELIABLE, REWEIGHT, UNRELIABLE)
-
-# A mean off by more than this many posterior sds, or an sd by more than this share, is wrong.
-MAX_SHIFT, MAX_STRETCH = 0.25, 0.25
-# No marginal of a normal posterior can be as wrong as that with a smaller KL(q ‖ p), in nats:
-# ½ · 0.25² = 0.031 for a mean, 0.058 and more for an sd.
+# No marginal of a normal posterior can be as wrong as MAX_SHIFT or MAX_STRETCH with a smaller
+# KL(q ‖ p), in nats: ½ · 0.25² = 0.031 for a mean, 0.058 and more for an sd.
 MAX_KL = 0.03
+# A KL below this, in nats, is told as this: it is rounding.
+_LEAST_KL = 1e-6
 # Discrete rows: largest total-variation distance from the exact marginal, and the smallest
 # effective share of draws that reweighting may live on.
 MAX_DISTANCE, MIN_SHARE = 0.05, 0.1
+# The exact evidence may be above that of the weights by this many standard errors and nats: the
+# weights' is a lower bound, and log 2 is what a second mode adds.
+EVIDENCE_ERRORS, EVIDENCE_NATS = 4.0, 1.0
 
 
-@dataclass
-class Findings:
-    """Collects reasons and advice; the worst verdict wins."""
+@dataclass(frozen=True)
+class BlockCheck:
+    """What the weights of one block of latents do.
 
-    verdict: str = RELIABLE
-    reasons: list[str] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
+    Attributes
+    ----------
+    block : str
+    khat : float
+    kl : float
+        Upper bound of KL(q ‖ p), in nats.
+    errors : dict of str to array, shape (2, scalars)
+        Continuous site → change of each location (in sds) and sd (relative) under the weights;
+        only where the weights can be used and the KL does not settle it.
+    """
 
-    def add(self, verdict: str, reason: str, *advice: str) -> None:
-        """Add a reason for a verdict."""
-        self.verdict = max(self.verdict, verdict, key=VERDICTS.index)
-        self.reasons.append(reason)
-        for step in advice:
-            self.advise(step)
-
-    def advise(self, step: str) -> None:
-        """Add a piece of advice, once."""
-        if step not in self.advice:
-            self.advice.append(step)
-
-    def take(self, other: "Findings") -> None:
-        """Take over another's verdict, reasons and advice."""
-        self.verdict = max(self.verdict, other.verdict, key=VERDICTS.index)
-        self.reasons += other.reasons
-        for step in other.advice:
-            self.advise(step)
+    block: str
+    khat: float
+    kl: float
+    errors: Mapping[str, Array] = field(default_factory=dict)
 
 
-def judge_weights(
-    weights: Weights, redraw: Callable[[], Weights], findings: Findings
-) -> tuple[float, dict[str, float], tuple[int, ...]]:
-    """Judge every block; return the k-hat the verdict rests on, all k-hats, and the bad rows."""
-    _, joint = smooth(weights.joint)
-    khats = {"joint": float(joint)}
-    usable = joint <= _good_khat(weights) or _kl(weights.joint) <= MAX_KL
+@dataclass(frozen=True)
+class RowCheck:
+    """The same for every row of a plate by its own weights.
+
+    Attributes
+    ----------
+    plate : str
+    khat, kl : array, shape (R,)
+    errors : dict of str to array, shape (2, scalars)
+        Rows vary fastest: their weights serve all scalars of a row.
+    """
+
+    plate: str
+    khat: Array
+    kl: Array
+    errors: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class StateCheck:
+    """A discrete latent of rows, against its probabilities by enumeration.
+
+    Attributes
+    ----------
+    site, plate : str
+    distance : array, shape (R,)
+        Total variation of a scalar's probabilities; of a vector, the largest error of an entry's
+        mean, as a share of its range.
+    share : array, shape (R,)
+        Share of the draws that is left by reweighting to the exact probabilities.
+    """
+
+    site: str
+    plate: str
+    distance: Array
+    share: Array
+
+
+@dataclass(frozen=True)
+class WeightCheck:
+    """What the importance weights say of a guide's draws, in numbers.
+
+    Attributes
+    ----------
+    limit : float
+        k-hat up to which so many weights can be used.
+    joint : float
+        k-hat of all latents together.
+    blocks : tuple of BlockCheck
+        Those that the verdict rests on: "joint", or "global" beside the rows.
+    rows : RowCheck or None
+    states : StateCheck or None
+    """
+
+    limit: float
+    joint: float
+    blocks: tuple[BlockCheck, ...] = ()
+    rows: RowCheck | None = None
+    states: StateCheck | None = None
+
+    @property
+    def khats(self) -> dict[str, float]:
+        """k-hat by block: "joint", "global", the plate's name (its worst row)."""
+        found = {"joint": self.joint} | {block.block: block.khat for block in self.blocks}
+        return found if self.rows is None else found | {self.rows.plate: _worst(self.rows)}
+
+    @property
+    def khat(self) -> float:
+        """The k-hat that the verdict rests on; NaN where only states were compared."""
+        judged = [block.khat for block in self.blocks]
+        judged += [] if self.rows is None else [_worst(self.rows)]
+        return max(judged, default=float("nan"))
+
+
+def _worst(rows: RowCheck) -> float:
+    return float(rows.khat.max())
+
+
+def check_weights(weights: Weights, redraw: Callable[[], Weights]) -> WeightCheck:
+    """Measure every block that a verdict can rest on.
+
+    Parameters
+    ----------
+    weights : Weights
+    redraw : callable
+        Gives the weights of as many fresh draws, for what is doubtful.
+    """
+    limit = khat_limit(len(weights.joint))
+    joint = float(smooth(weights.joint)[1])
+    usable = joint <= limit or kl_bound(weights.joint) <= MAX_KL
     # Weights say nothing of states that are never drawn: those that can be enumerated, are.
     if weights.states is None and (weights.rows is None or usable):
         # Weights of all latents together that can be used settle every part of them as well.
         names = [name for name in weights.sites if name in weights.draws.values]
-        _judge_block("joint", weights.joint, names, weights, findings)
-        return float(joint), khats, ()
-    bad: tuple[int, ...] = ()
-    global_weights: Array = np.full(len(weights.joint), 1 / len(weights.joint))
+        block = _check_block("joint", weights.joint, names, weights, limit)
+        return WeightCheck(limit, joint, (block,))
+    blocks: tuple[BlockCheck, ...] = ()
     if weights.shared is not None:
-        global_weights, shared = smooth(weights.shared)
-        khats["global"] = float(shared)
         names = list(weights.blocks.global_sites)
-        _judge_block("global", weights.shared, names, weights, findings)
+        blocks = (_check_block("global", weights.shared, names, weights, limit),)
+    check = WeightCheck(limit, joint, blocks)
     if weights.states is not None:
-        bad = _judge_states(weights, global_weights, findings)
-    else:
-        bad, khats[weights.blocks.row] = _judge_rows(weights, redraw, findings)
-    return max([v for k, v in khats.items() if k != "joint"], default=float("nan")), khats, bad
+        return replace(check, states=_check_states(weights))
+    return replace(check, rows=_check_rows(weights, redraw, limit))
 
 
-def _good_khat(weights: Weights) -> float:
-    return min(1 - 1 / float(np.log10(len(weights.joint))), MAX_KHAT)
-
-
-def _kl(log_weights: Array) -> Array:
-    """KL(q ‖ p) = log E[w] − E[log w] of each column, with two standard errors on top, in nats."""
-    with np.errstate(invalid="ignore"):  # draws without a density give NaN, which is not small
-        top = log_weights.max(0)
-        ratio = np.exp(log_weights - top)
-        mean = ratio.mean(0)
-        spread = (ratio / mean - log_weights).std(0)  # the delta method, both terms at once
-        kl: Array = top + np.log(mean) - log_weights.mean(0) + 2 * spread / len(log_weights) ** 0.5
-    return kl
-
-
-def _judge_block(
-    block: str,
-    log_weights: Array,
-    names: list[str],
-    weights: Weights,
-    findings: Findings,
-) -> None:
-    good, kl = _good_khat(weights), float(_kl(log_weights))
+def _check_block(
+    block: str, log_weights: Array, names: list[str], weights: Weights, limit: float
+) -> BlockCheck:
+    kl = float(kl_bound(log_weights))
     smoothed, khat = smooth(log_weights)
-    if kl <= MAX_KL:
-        findings.add(
-            RELIABLE,
-            f"KL(q ‖ p) of the {block} weights is below {kl:.2g} nats (k-hat {khat:.2f}): too"
-            f" little for a mean to be off by {MAX_SHIFT} sd or an sd by {MAX_STRETCH:.0%}",
-        )
-        return
-    if khat > good:
-        findings.add(
-            UNRELIABLE,
-            f"k-hat of the {block} weights is {khat:.2f}, above {good:.2f}: the guide misses mass"
-            " that the posterior has, and its draws cannot be reweighted",
-        )
-        return
+    if kl <= MAX_KL or khat > limit:
+        return BlockCheck(block, float(khat), kl)
     errors = {
         name: location_scale_errors(columns(weights.draws.values[name]), smoothed[:, None])
         for name in names
         if not weights.sites[name].is_discrete
     }
-    _judge_errors(block, float(khat), errors, findings)
+    return BlockCheck(block, float(khat), kl, errors)
 
 
-def _judge_errors(block: str, khat: float, errors: Mapping[str, Array], findings: Findings) -> None:
+def _check_rows(weights: Weights, redraw: Callable[[], Weights], limit: float) -> RowCheck:
+    first = _measure_rows(weights)
+    flagged, doubtful = doubts(first, limit)
+    if not (flagged.any() or any(doubt.any() for doubt in doubtful.values())):
+        return first
+    # The worst of many noisy estimates is bad by chance: fresh draws decide on those.
+    second = _measure_rows(redraw())
+    errors = {n: np.where(doubtful[n], second.errors[n], first.errors[n]) for n in first.errors}
+    return replace(first, khat=np.where(flagged, second.khat, first.khat), errors=errors)
+
+
+def doubts(rows: RowCheck, limit: float) -> tuple[Flags, dict[str, Flags]]:
+    """Rows whose k-hat, and scalars whose errors are above their limits."""
+    limits = np.array([[MAX_SHIFT], [MAX_STRETCH]])
+    return rows.khat > limit, {name: error > limits for name, error in rows.errors.items()}
+
+
+def _measure_rows(weights: Weights) -> RowCheck:
+    """k-hat of every row, and what its weights do to the locations and scales of its latents."""
+    assert weights.rows is not None
+    plate = weights.blocks.row
+    smoothed, khat = smooth(weights.rows)
+    errors = {}
+    for name in weights.blocks.local_sites:
+        site = weights.sites[name]
+        if not site.is_discrete:
+            # Rows last, so that a row's weight serves all scalars of the row.
+            value = weights.draws.values[name].movedim(1 + site.plates.index(plate), -1)
+            repeats = value[0, ..., 0].numel()
+            errors[name] = location_scale_errors(columns(value), np.tile(smoothed, repeats))
+    return RowCheck(plate, khat, kl_bound(weights.rows), errors)
+
+
+def _check_states(weights: Weights) -> StateCheck:
+    assert weights.states is not None
+    plate, name = weights.blocks.row, weights.blocks.local_sites[0]
+    log_p = weights.states.log_p
+    probability = np.exp(log_p - np.logaddexp.reduce(log_p, axis=-1, keepdims=True))
+    weight = np.ones(1) if weights.shared is None else smooth(weights.shared)[0]
+    exact = np.einsum("s,srk->rk", weight, probability)
+    values = weights.states.values.reshape(exact.shape[1], -1).cpu().numpy()
+    drawn = weights.draws.values[name].reshape(*weights.joint.shape, len(exact), -1).cpu().numpy()
+    guide = frequencies(drawn, values)
+    distance = state_distance(guide, drawn.mean(0), values, exact)
+    return StateCheck(name, plate, distance, effective_share(guide, exact))
+
+
+def judge_weights(check: WeightCheck) -> Finding:
+    """Add up what is said of every block that was measured."""
+    finding = NOTHING
+    for block in check.blocks:
+        finding += judge_block(block, check.limit)
+    if check.states is not None:
+        finding += judge_states(check.states)
+    if check.rows is not None:
+        finding += judge_rows(check.rows, check.limit)
+    return finding
+
+
+def judge_block(check: BlockCheck, limit: float) -> Finding:
+    """Judge a block by its KL, then by its k-hat, then by what its weights change."""
+    if check.kl <= MAX_KL:
+        told = (
+            f"KL(q ‖ p) of the {check.block} weights is below {max(check.kl, _LEAST_KL):.2g} nats"
+            f" (k-hat {check.khat:.2f}): too little for a mean to be off by {MAX_SHIFT} sd or an sd"
+            f" by {percent(MAX_STRETCH)}"
+        )
+        return Finding(RELIABLE, (told,))
+    if check.khat > limit:
+        told = (
+            f"k-hat of the {check.block} weights is {check.khat:.2f}, above {limit:.2f}: the guide"
+            " misses mass that the posterior has, and its draws cannot be reweighted"
+        )
+        return Finding(UNRELIABLE, (told,))
+    return judge_errors(check.block, check.khat, check.errors)
+
+
+def judge_errors(block: str, khat: float, errors: Mapping[str, Array]) -> Finding:
+    """Judge what usable weights change: too much, and the weighted draws are the right ones.
+
+    Parameters
+    ----------
+    block : str
+    khat : float
+    errors : mapping of str to array, shape (2, scalars)
+        Site → changes of locations (in sds) and of sds (relative).
+    """
     if not errors:
-        findings.add(RELIABLE, f"k-hat of the {block} weights is {khat:.2f}")
-        return
+        return Finding(RELIABLE, (f"k-hat of the {block} weights is {khat:.2f}",))
     where = max(errors, key=lambda name: errors[name].max(initial=0.0))
     shift, stretch = np.concatenate(list(errors.values()), axis=1).max(1, initial=0.0)
     told = (
         f"k-hat of the {block} weights is {khat:.2f}; reweighting moves locations by up to"
-        f" {shift:.2f} sd and sds by up to {stretch:.0%} (most at site {where!r})"
+        f" {sds(shift)} sd and sds by up to {percent(stretch)} (most at site {where!r})"
     )
-    if shift > MAX_SHIFT or stretch > MAX_STRETCH:
-        findings.add(REWEIGHT, told)
-    else:
-        findings.add(RELIABLE, told)
+    wrong = shift > MAX_SHIFT or stretch > MAX_STRETCH
+    return Finding(REWEIGHT if wrong else RELIABLE, (told,))
 
 
-def _judge_rows(
-    weights: Weights, redraw: Callable[[], Weights], findings: Findings
-) -> tuple[tuple[int, ...], float]:
-    """Judge every row by its own weights; return the bad rows, worst first, and the worst k-hat."""
-    assert weights.rows is not None
-    row, good = weights.blocks.row, _good_khat(weights)
-    khat, errors = measure_rows(weights)
-    flagged = khat > good
-    doubtful = {name: error.T > (MAX_SHIFT, MAX_STRETCH) for name, error in errors.items()}
-    if flagged.any() or any(doubt.any() for doubt in doubtful.values()):
-        # The worst of many noisy estimates is bad by chance: fresh draws decide on those.
-        again, errors_again = measure_rows(redraw())
-        khat = np.where(flagged, again, khat)
-        errors = {n: np.where(doubtful[n].T, errors_again[n], errors[n]) for n in errors}
-    kl = _kl(weights.rows)
-    bad = tuple(int(r) for r in np.argsort(-khat) if khat[r] > good and kl[r] > MAX_KL)
-    if bad:
-        listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        findings.add(
-            UNRELIABLE,
-            f"{len(bad)} of {len(khat)} entries of {row!r} have k-hat above {good:.2f}, up to"
-            f" {khat.max():.2f} (entries {listed})",
-        )
-    else:
-        _judge_errors(f"worst {row!r}", float(khat.max()), errors, findings)
-    return bad, float(khat.max())
-
-
-def _frequencies(drawn: Array, values: Array) -> Array:
-    """How often each row, of shape (S, R, E), has each of K vectors, shape (K, E): (R, K)."""
-    # Whole numbers that tell the vectors apart, in mixed radix.
-    low = values.min(0)
-    radix = np.cumprod([1, *(np.ptp(values, axis=0)[:-1] + 1)])
-    codes, found = (values - low) @ radix, (drawn - low) @ radix
-    order = np.argsort(codes)
-    index = order[np.searchsorted(codes[order], found)]
-    num_rows, num_values = drawn.shape[1], len(values)
-    flat = (index + num_values * np.arange(num_rows)).ravel()
-    counts = np.bincount(flat, minlength=num_rows * num_values)
-    return counts.reshape(num_rows, num_values) / len(drawn)
-
-
-def _judge_states(weights: Weights, global_weights: Array, findings: Findings) -> tuple[int, ...]:
-    """Discrete rows: the guide's probabilities against those by enumeration."""
-    assert weights.states is not None
-    row, name = weights.blocks.row, weights.blocks.local_sites[0]
-    log_p = weights.states.log_p
-    log_p = log_p - np.logaddexp.reduce(log_p, axis=-1, keepdims=True)
-    if len(log_p) == 1:
-        exact = np.exp(log_p[0])
-    else:
-        exact = np.einsum("s,srk->rk", global_weights, np.exp(log_p))
-    values = weights.states.values.reshape(exact.shape[1], -1).cpu().numpy()
-    drawn = weights.draws.values[name].reshape(*weights.joint.shape, len(exact), -1).cpu().numpy()
-    guide = _frequencies(drawn, values)
-    if values.shape[1] == 1:
-        distance = 0.5 * np.abs(guide - exact).sum(-1)
-    else:  # a vector: the mean of each of its entries
-        span = np.maximum(np.ptp(values, axis=0), 1)
-        distance = (np.abs(drawn.mean(0) - exact @ values) / span).max(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Rarer states may go undrawn by a guide that is right.
-        ratio = np.where(exact > 0.01, exact**2 / guide, 0.0)
-    share = 1 / np.maximum(ratio.sum(-1), 1.0)
-    order = np.argsort(-distance)
+def judge_rows(check: RowCheck, limit: float) -> Finding:
+    """Judge rows by their own weights: one that cannot be reweighted spoils them all."""
+    bad = tuple(
+        int(r)
+        for r in np.argsort(-check.khat)
+        if check.khat[r] > limit and not check.kl[r] <= MAX_KL
+    )
+    if not bad:
+        return judge_errors(f"worst {check.plate!r}", _worst(check), check.errors)
+    listed = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
     told = (
-        f"probabilities of {name!r} are within {distance.max():.3f} of the exact ones for the worst"
-        f" entry of {row!r} ({distance.mean():.3f} on average)"
+        f"{len(bad)} of {len(check.khat)} entries of {check.plate!r} have k-hat above {limit:.2f},"
+        f" up to {_worst(check):.2f} (entries {listed})"
     )
-    if distance.max() <= MAX_DISTANCE:
-        findings.add(RELIABLE, told)
-        return ()
-    bad = tuple(int(r) for r in order if distance[r] > MAX_DISTANCE)
-    if share.min() >= MIN_SHARE:
-        findings.add(REWEIGHT, told)
-    else:
-        findings.add(UNRELIABLE, told, "give the guide more capacity, another start or smaller lr")
-    return bad
+    return Finding(UNRELIABLE, (told,), bad_rows=bad)
+
+
+def judge_states(check: StateCheck) -> Finding:
+    """Judge the probabilities of discrete rows against those by enumeration."""
+    distance = check.distance
+    told = (
+        f"probabilities of {check.site!r} are within {distance.max():.3f} of the exact ones for the"
+        f" worst entry of {check.plate!r} ({distance.mean():.3f} on average)"
+    )
+    bad = tuple(int(r) for r in np.argsort(-distance) if not distance[r] <= MAX_DISTANCE)
+    if not bad:
+        return Finding(RELIABLE, (told,))
+    if check.share.min() >= MIN_SHARE:
+        return Finding(REWEIGHT, (told,), bad_rows=bad)
+    advice = "give the guide more capacity, another start or smaller lr"
+    return Finding(UNRELIABLE, (told,), (advice,), bad_rows=bad)
+
+
+def judge_density(share: float) -> Finding:
+    """Refuse a guide that draws where the model has no density: `share` of its draws."""
+    if share == 0:
+        return NOTHING
+    told = f"{percent(share, 1)} of the guide's draws have no density under the model"
+    return Finding(UNRELIABLE, (told,), ("check that the guide's support is inside the model's",))
+
+
+def judge_evidence(evidence: Estimate, log_evidence: float | None) -> Finding:
+    """Refuse weights that account for too little of the log evidence, where it is known."""
+    if log_evidence is None:
+        return NOTHING
+    missing = log_evidence - evidence.value
+    if not missing > EVIDENCE_ERRORS * evidence.se + EVIDENCE_NATS:
+        return NOTHING
+    told = (
+        f"the weights account for {evidence} nats of a log evidence of {log_evidence:.2f}: the"
+        " guide never visits part of the posterior"
+    )
+    return Finding(UNRELIABLE, (told,))

@@ -1,42 +1,55 @@
 """`diagnose`: may these numbers be used?"""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from pyro_cookbook.fits.result import Estimate, Fit
-from pyro_cookbook.fits.settings import DETERMINISTIC
+from pyro_cookbook.posterior.chains import NUM_STEPS
 from pyro_cookbook.posterior.importance import (
     MAX_KHAT,
     NUM_DRAWS,
+    Array,
     Weights,
     find_blocks,
     smooth,
     weigh,
 )
 from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.progress import shown
 from pyro_cookbook.verdict.advice import advise
-from pyro_cookbook.verdict.by_chains import Pull, pull
+from pyro_cookbook.verdict.by_chains import (
+    ChainCheck,
+    check_chains,
+    disagreement,
+    judge_mixed,
+    judge_unmixed,
+)
+from pyro_cookbook.verdict.by_fit import (
+    SURE,
+    judge_convergence,
+    judge_modes,
+    judge_points,
+    judge_restarts,
+    mode_distances,
+)
 from pyro_cookbook.verdict.by_weights import (
-    RELIABLE,
-    REWEIGHT,
-    UNRELIABLE,
-    Findings,
+    check_weights,
+    judge_density,
+    judge_evidence,
     judge_weights,
 )
+from pyro_cookbook.verdict.findings import REWEIGHT, UNRELIABLE, Finding
 
-# Short chains measure errors; a measured error up to here, its standard error on top, is small
-# enough to call the fit right (benchmarks/verdict).
-_MAX_PULL = 0.22
-# Modes hold mass that a fit around one of them misses, by this much of a sd or of a variance.
-_MODE_SHIFT, _MODE_VARIANCE = 0.1, 0.3
-# Below this, weights can be trusted with means and sds on their own.
-_GOOD_KHAT = 0.5
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
-# A mode within so many of the guide's sds is covered: chains and weights see it.
-_COVERED = 3.0
+# Share of the draws that need a density for chains and for an evidence.
+_MIN_DENSE = 0.99
+_UNKNOWN = Estimate(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +82,19 @@ class Diagnosis:
         Continuous latents and derived values, a row for each scalar: mean and sd of the guide's
         draws, of the reweighted draws where the weights allow it, and of short chains started from
         the guide's draws; errors of the first two against the third.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> diagnosis = pc.diagnose(pc.fit(model, "map", y))
+    >>> diagnosis.verdict, diagnosis.evidence
+    ('unreliable', Estimate(value=nan, se=nan))
     """
 
     verdict: str
@@ -99,9 +125,14 @@ class Diagnosis:
 
 
 def diagnose(
-    fit: Fit, *, log_evidence: float | None = None, num_draws: int = NUM_DRAWS, seed: int = 0
+    fit: Fit,
+    *,
+    log_evidence: float | None = None,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> Diagnosis:
-    """Judge a fit by its importance weights, and by where short Markov chains pull its draws.
+    """Judge a fit by its importance weights, and by where short Markov chains move its draws.
 
     Parameters
     ----------
@@ -111,6 +142,8 @@ def diagnose(
     num_draws : int, default 20_000
         Draws of the guide. k-hat from few is noisy near its threshold.
     seed : int, default 0
+    progress : bool, optional
+        Show a progress bar. Default: at a terminal and in a notebook.
 
     Returns
     -------
@@ -127,199 +160,145 @@ def diagnose(
     References
     ----------
     Yao, Vehtari, Simpson and Gelman (2018), *Yes, but did it work?*, arXiv:1802.02538.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+    >>> y = torch.tensor([1.0, 2.0, 3.0])
+    >>> pc.diagnose(pc.fit(model, "full_rank", y)).verdict
+    'reliable'
     """
-    findings = Findings()
-    _judge_convergence(fit, findings)
+    with _bar(progress) as bar:
+        weights = _weigh(fit, num_draws, seed)
+        if points := _point_sites(weights):
+            return _diagnose_point(fit, weights, points, log_evidence)
+        bar.update()
+        bar.set_description("chains")
+        chains = _run_chains(fit, weights, seed, bar.update)
+        bar.set_description("weights of blocks")
+        blocks = _weigh_blocks(fit, weights, chains, num_draws, seed)
+        check = check_weights(blocks, lambda: weigh(fit, len(blocks.joint), seed + 1))
+    elbo, share = _elbo(weights), _share_dense(weights)
+    evidence = blocks.evidence() if share > _MIN_DENSE else _UNKNOWN
+    by_weights = judge_weights(check)
+    finding = judge_convergence(fit.converged, fit.reason, fit.engine) + judge_density(1 - share)
+    finding += _judge_draws(chains, by_weights, check.joint)
+    finding += _judge_starts(fit, chains) + judge_evidence(evidence, log_evidence)
+    finding = _with_advice(finding, fit, weights, chains, seed)
+    table = pd.DataFrame() if chains is None else chains.table
+    return Diagnosis(
+        finding.verdict, check.khat, check.khats, elbo, evidence, _gap(log_evidence, elbo),
+        finding.reasons, finding.advice, by_weights.bad_rows, table,
+    )  # fmt: skip
+
+
+def _bar(progress: bool | None) -> Any:
+    """Show how far it is: the weights are one step, and most of the time are the chains'."""
+    total = 1 + NUM_STEPS
+    return tqdm(total=total, desc="weights", leave=False, disable=not shown(progress))
+
+
+def _weigh(fit: Fit, num_draws: int, seed: int) -> Weights:
+    """Draw from the guide, with weights for every row where there are rows on their own."""
     with isolated(seed, fit.param_state):
-        blocks = find_blocks(fit.programs.model.sites, fit.programs.guide.sites)
-    discrete = any(site.is_discrete for site in fit.programs.model.latents.values())
+        sites = fit.programs.model.sites
+        blocks = find_blocks(sites, fit.programs.guide.sites)
+    discrete = any(site.is_discrete for site in sites.values() if not site.observed)
     if discrete or (blocks.row and not blocks.global_sites):  # every row has weights of its own
-        weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
-    else:
-        weights = weigh(fit, num_draws, seed, sum_rows_out=False)
-    joint = weights.joint
-    with np.errstate(invalid="ignore"):
-        elbo = Estimate(float(joint.mean()), float(joint.std(ddof=1)) / len(joint) ** 0.5)
-    points = _point_sites(weights)
-    if points:
-        gap = _gap(log_evidence, elbo) if _all_discrete(weights, points) else None
-        _judge_point(fit, weights, points, findings)
-        nan = Estimate(float("nan"), float("nan"))
-        return _conclude(findings, float("nan"), {}, elbo, nan, gap)
-    if not np.isfinite(joint).all():
-        share = float((~np.isfinite(joint)).mean())
-        findings.add(
-            UNRELIABLE,
-            f"{share:.1%} of the guide's draws have no density under the model",
-            "check that the guide's support is inside the model's",
-        )
-    pulled = None
-    if not discrete and np.isfinite(joint).mean() > 0.99:
-        pulled = _pull(fit, weights, seed)
-    settled = pulled is not None and pulled.conclusive
-    if not settled and not discrete and blocks.row and float(smooth(joint)[1]) > MAX_KHAT:
-        weights = weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
-    by_weights = Findings()
-    khat, khats, bad_rows = judge_weights(
-        weights, lambda: weigh(fit, len(weights.joint), seed + 1), by_weights
-    )
-    worst = ""
-    if pulled is not None and settled:
-        worst = _judge_pull(pulled, by_weights, khats, findings)
-    else:
-        worst = _take_weights(pulled, by_weights, khats, findings)
-    _judge_modes(fit, pulled, findings)
-    _judge_restarts(fit, findings)
-    nan = Estimate(float("nan"), float("nan"))
-    evidence = weights.evidence() if np.isfinite(joint).mean() > 0.99 else nan
-    if log_evidence is not None and log_evidence - evidence.value > 4 * evidence.se + 1:
-        findings.add(
-            UNRELIABLE,
-            f"the weights account for {evidence} nats of a log evidence of {log_evidence:.2f}: the"
-            " guide never visits part of the posterior",
-        )
-    if findings.verdict == UNRELIABLE:
-        with isolated(seed, fit.param_state):
-            labels = pulled.density.labels() if pulled else []
-            draws = pulled.unconstrained() if pulled else None
-            for step in advise(fit, worst, draws, labels):
-                findings.advise(step)
-    table = pulled.table if pulled else pd.DataFrame()
-    gap = _gap(log_evidence, elbo)
-    return _conclude(findings, khat, khats, elbo, evidence, gap, bad_rows, table)
+        return weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
+    return weigh(fit, num_draws, seed, sum_rows_out=False)
 
 
-def _pull(fit: Fit, weights: Weights, seed: int) -> Pull | None:
-    """Run short chains from the guide's draws."""
+def _run_chains(
+    fit: Fit, weights: Weights, seed: int, tick: Callable[[], object]
+) -> ChainCheck | None:
+    """Run short chains from the guide's draws, where all latents are continuous."""
+    discrete = any(site.is_discrete for site in weights.sites.values() if not site.observed)
+    if discrete or not _share_dense(weights) > _MIN_DENSE:
+        return None
     smoothed, khat = smooth(weights.joint)
     with isolated(seed, fit.param_state):
-        return pull(fit, weights, smoothed if khat <= MAX_KHAT else None, seed)
+        return check_chains(fit, weights, smoothed if khat <= MAX_KHAT else None, seed, tick)
 
 
-def _judge_pull(
-    pulled: Pull, by_weights: Findings, khats: dict[str, float], findings: Findings
-) -> str:
-    """Judge by the chains, with the weights as a second opinion; return the worst site."""
-    shift, stretch, label = pulled.worst("")
-    told = (
-        f"short chains from the guide's draws move means by at most {shift:.2f} sd and sds by at"
-        f" most {stretch:.0%} (most at {label!r})"
-    )
-    site = label.partition("[")[0]
-    # A guide with too heavy tails: weights are at their best, and chains far out come back late.
-    apart = pulled.between() if khats["joint"] <= _GOOD_KHAT else 0.0
-    if max(shift, stretch) <= _MAX_PULL < apart:
-        findings.add(
-            REWEIGHT,
-            f"{told}, but the weights (k-hat {khats['joint']:.2f}) move the numbers by {apart:.0%}:"
-            " from tails as heavy as the guide's the chains come back late",
-        )
-        return site
-    if max(shift, stretch) <= _MAX_PULL:
-        findings.add(RELIABLE, told)
-        if khats["joint"] > MAX_KHAT:
-            findings.reasons.append(
-                f"k-hat of the joint weights is {khats['joint']:.2f}: the draws cannot be"
-                " reweighted, and need not be"
-            )
-        return site
-    if "reweighted_shift" in pulled.table:
-        again, wider, at = pulled.worst("reweighted_")
-        # Near k-hat's threshold weights are few and noisy: they have to agree twice as well.
-        limit = _MAX_PULL if khats["joint"] <= _GOOD_KHAT else _MAX_PULL / 2
-        if max(again, wider) <= limit:
-            findings.add(REWEIGHT, told)
-            findings.reasons.append(
-                f"reweighted, they are within {again:.2f} sd and {wider:.0%} of the chains'"
-                f" (k-hat {khats['joint']:.2f})"
-            )
-            return site
-        told += f"; reweighting does not mend it ({again:.2f} sd and {wider:.0%}, at {at!r})"
-    findings.add(UNRELIABLE, f"{told}: a fit is right up to {_MAX_PULL} sd and {_MAX_PULL:.0%}")
-    return site
-
-
-def _take_weights(
-    pulled: Pull | None, by_weights: Findings, khats: dict[str, float], findings: Findings
-) -> str:
-    """Judge by the weights; chains that have not mixed can refute a fit, and not confirm it."""
-    site = ""
-    if pulled is not None and pulled.chains is not None:
-        shift, stretch, label = pulled.worst("")
-        if max(shift, stretch) > _MAX_PULL:
-            site = label.partition("[")[0]
-            by_weights.reasons.insert(
-                0,
-                f"short chains from the guide's draws move means by at least {shift:.2f} sd and sds"
-                f" by {stretch:.0%} (most at {label!r}), and have not mixed",
-            )
-            if by_weights.verdict == RELIABLE or khats["joint"] > _GOOD_KHAT:
-                by_weights.verdict = UNRELIABLE  # nothing confirms the reweighted draws
-    findings.take(by_weights)
-    return site
-
-
-def _judge_modes(fit: Fit, pulled: Pull | None, findings: Findings) -> None:
-    """Modes that the guide does not cover, whose mass would move means or sds."""
-    if len(fit.modes) < 2:
-        return
-    missed = []
-    for mode in fit.modes:
-        distance = mode.distance
-        if pulled is not None:
-            apart = np.abs(np.array(mode.location) - pulled.loc) / pulled.scale
-            distance = float(apart.max())
-        if distance > _COVERED and (
-            mode.share * distance > _MODE_SHIFT or mode.share * distance**2 > _MODE_VARIANCE
-        ):
-            missed.append((mode, distance))
-    if missed:
-        mode, distance = max(missed, key=lambda pair: pair[0].share)
-        findings.add(
-            UNRELIABLE,
-            f"climbs from dispersed starts ended in {len(fit.modes)} modes; those that the guide"
-            f" does not cover hold about {sum(m.share for m, _ in missed):.2g} of the mass,"
-            f" {distance:.1f} of its sds away (most at site {mode.site!r})",
-            "report each mode for itself, or remove the symmetry (order the components, fix a"
-            " sign)",
-        )
-
-
-def _conclude(
-    findings: Findings,
-    khat: float,
-    khats: dict[str, float],
-    elbo: Estimate,
-    evidence: Estimate,
-    gap: Estimate | None,
-    bad_rows: tuple[int, ...] = (),
-    table: pd.DataFrame | None = None,
+def _diagnose_point(
+    fit: Fit, weights: Weights, points: list[str], log_evidence: float | None
 ) -> Diagnosis:
-    if findings.verdict == REWEIGHT:
-        findings.advice.insert(0, "use the reweighted draws: to_datatree(fit, reweight=True)")
+    """Judge a guide that is a point: it has neither weights nor chains."""
+    discrete = all(weights.sites[name].is_discrete for name in points)
+    finding = judge_convergence(fit.converged, fit.reason, fit.engine) + judge_points(
+        points, discrete=discrete, sure=_share_sure(weights)
+    )
+    elbo = _elbo(weights)
+    gap = _gap(log_evidence, elbo) if discrete else None
     return Diagnosis(
-        findings.verdict, khat, khats, elbo, evidence, gap,
-        tuple(findings.reasons), tuple(findings.advice), bad_rows,
-        pd.DataFrame() if table is None else table,
-    )  # fmt: skip
+        finding.verdict, float("nan"), {}, elbo, _UNKNOWN, gap, finding.reasons, finding.advice
+    )
+
+
+def _weigh_blocks(
+    fit: Fit, weights: Weights, chains: ChainCheck | None, num_draws: int, seed: int
+) -> Weights:
+    """Weigh block by block where joint weights have to be used and are of no use."""
+    has_mixed = chains is not None and chains.conclusive
+    is_whole = weights.rows is None and find_blocks(weights.sites, weights.guide_sites).row
+    if has_mixed or not is_whole or float(smooth(weights.joint)[1]) <= MAX_KHAT:
+        return weights
+    return weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
+
+
+def _judge_draws(chains: ChainCheck | None, by_weights: Finding, khat: float) -> Finding:
+    """Judge by the chains where they have mixed, elsewhere by the weights and what chains add."""
+    if chains is not None and chains.conclusive and chains.plain is not None:
+        apart = disagreement(chains.table)
+        return judge_mixed(chains.plain, chains.reweighted, apart, khat)
+    moved = None if chains is None else chains.plain
+    return judge_unmixed(moved, by_weights.verdict, khat) + by_weights
+
+
+def _judge_starts(fit: Fit, chains: ChainCheck | None) -> Finding:
+    """Judge by the modes and the local optima that the fit's starts have found."""
+    loc, scale = (None, None) if chains is None else (chains.loc, chains.scale)
+    distances = mode_distances(fit.modes, loc, scale)
+    shares = np.array([mode.share for mode in fit.modes])
+    by_modes = judge_modes(shares, distances, [mode.site for mode in fit.modes])
+    elbos = np.array([restart.elbo.value for restart in fit.restarts])
+    return by_modes + judge_restarts(elbos, np.array([one.elbo.se for one in fit.restarts]))
+
+
+def _with_advice(
+    finding: Finding, fit: Fit, weights: Weights, chains: ChainCheck | None, seed: int
+) -> Finding:
+    """Say what to do next, given what all judges have said."""
+    if finding.verdict == REWEIGHT:
+        first = "use the reweighted draws: to_datatree(fit, reweight=True)"
+        return Finding(advice=(first,)) + finding
+    if finding.verdict != UNRELIABLE:
+        return finding
+    positions, labels = (None, []) if chains is None else (chains.positions, chains.labels)
+    with isolated(seed, fit.param_state):
+        steps = advise(fit, finding.site, positions, labels)
+    return finding + Finding(advice=steps)
+
+
+def _elbo(weights: Weights) -> Estimate:
+    joint = weights.joint
+    with np.errstate(invalid="ignore"):
+        return Estimate(float(joint.mean()), float(joint.std(ddof=1)) / len(joint) ** 0.5)
 
 
 def _gap(log_evidence: float | None, elbo: Estimate) -> Estimate | None:
     return None if log_evidence is None else Estimate(log_evidence - elbo.value, elbo.se)
 
 
-def _judge_convergence(fit: Fit, findings: Findings) -> None:
-    if not fit.converged:
-        advice = []
-        if fit.engine != DETERMINISTIC:
-            advice = ["raise max_steps, or lower the noise: elbo=Trace_ELBO(num_particles=8)"]
-        elif "out of steps" in fit.reason:
-            advice = ["raise max_steps"]
-        findings.add(
-            UNRELIABLE,
-            f"the fit has not converged: {fit.reason}",
-            *advice,
-        )
+def _share_dense(weights: Weights) -> float:
+    """Share of the draws at which the model has a density."""
+    return float(np.isfinite(weights.joint).mean())
 
 
 def _point_sites(weights: Weights) -> list[str]:
@@ -331,44 +310,10 @@ def _point_sites(weights: Weights) -> list[str]:
     ]
 
 
-def _all_discrete(weights: Weights, names: list[str]) -> bool:
-    return all(weights.sites[name].is_discrete for name in names)
-
-
-def _judge_point(fit: Fit, weights: Weights, points: list[str], findings: Findings) -> None:
-    names = ", ".join(repr(name) for name in points)
-    findings.add(
-        UNRELIABLE,
-        f"the guide is a single point at {names}: it cannot tell a spread, an interval, or how much"
-        " of the posterior lies near it",
-        "use it as the mode only; for uncertainty fit 'laplace', 'full_rank' or another guide that"
-        " has a spread",
-    )
-    if not _all_discrete(weights, points):
-        findings.reasons.append(
-            "the entropy of a point is −∞ and is left out, so its ELBO is the height of a density:"
-            " it bounds nothing and depends on the units of the latents"
-        )
-    elif weights.states is not None:
-        log_p = weights.states.log_p[0]
-        log_top = log_p.max(-1) - np.logaddexp.reduce(log_p, axis=-1)
-        sure = float((np.exp(log_top) > 0.95).mean())
-        findings.reasons.append(
-            f"{sure:.0%} of the rows have a value of probability above 0.95; for those the point is"
-            " nearly the posterior"
-        )
-
-
-def _judge_restarts(fit: Fit, findings: Findings) -> None:
-    if len(fit.restarts) < 2:
-        return
-    values = np.array([restart.elbo.value for restart in fit.restarts])
-    errors = np.array([restart.elbo.se for restart in fit.restarts])
-    best = int(np.nanargmax(values))
-    apart = values[best] - values > 4 * np.hypot(errors, errors[best]) + 0.5
-    if apart.any():
-        findings.reasons.append(
-            f"{int(apart.sum())} of {len(values)} starts ended more than 0.5 nats below the best,"
-            f" by up to {float((values[best] - values).max()):.1f}: there are local optima, and a"
-            " better one may not have been found"
-        )
+def _share_sure(weights: Weights) -> float | None:
+    """Share of rows whose discrete latent is nearly certain; None where it was not enumerated."""
+    if weights.states is None:
+        return None
+    log_p: Array = weights.states.log_p[0]
+    log_top = log_p.max(-1) - np.logaddexp.reduce(log_p, axis=-1)
+    return float((np.exp(log_top) > SURE).mean())

@@ -17,6 +17,7 @@
 # the exact posterior.
 
 # %%
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import MultivariateNormal
@@ -27,23 +28,17 @@ import pyro_cookbook as pc
 from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisMeanField
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook import data
-from pyro_cookbook.algorithms import factor_analysis as closed
+from pyro_cookbook.algorithms import factor_analysis as fa
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 v = data.load("wine").v
 num_rows, num_features, num_factors = 178, 13, 3
-theta, _ = closed.em(v, num_factors, tol=1e-12)
-log_evidence = float(closed.log_evidence(theta, v).sum())
-mean, V = closed.posterior(theta, v)
+theta, _ = fa.em(v, num_factors, tol=1e-12)
+log_evidence = float(fa.log_evidence(theta, v).sum())
+mean, V = fa.posterior(theta, v)
 precision = torch.linalg.inv(V)
 elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
-
-
-def model_of(theta):
-    """The model, with these parameters."""
-    model = FactorAnalysis(num_features, num_factors, isotropic=len(theta.scale) == 1).double()
-    model.W, model.b, model.scale = theta.W, theta.b, theta.scale
-    return model
 
 
 def kl_of(guide, theta, v):
@@ -51,7 +46,7 @@ def kl_of(guide, theta, v):
     with torch.no_grad():
         q = poutine.trace(guide).get_trace(v).nodes["h"]["fn"]
     tril = q.scale_tril if hasattr(q, "scale_tril") else q.stddev.diag_embed()
-    exact = MultivariateNormal(*closed.posterior(theta, v))
+    exact = MultivariateNormal(*fa.posterior(theta, v))
     return float(kl_divergence(MultivariateNormal(q.mean, scale_tril=tril), exact).detach().sum())
 
 
@@ -90,9 +85,9 @@ assert abs(from_spread - 3164.5) < 0.1
 # ## 2 Probabilistic PCA
 
 # %%
-ppca, _ = closed.em(v, num_factors, isotropic=True, tol=1e-12)
-price = log_evidence - float(closed.log_evidence(ppca, v).sum())
-ppca_precision = torch.linalg.inv(closed.posterior(ppca, v)[1])
+ppca, _ = fa.em(v, num_factors, isotropic=True, tol=1e-12)
+price = log_evidence - float(fa.log_evidence(ppca, v).sum())
+ppca_precision = torch.linalg.inv(fa.posterior(ppca, v)[1])
 
 R = torch.linalg.eigh(ppca_precision).eigenvectors.flip(1)
 W = ppca.W @ R  # its columns are orthogonal now, the longest first
@@ -118,7 +113,7 @@ assert abs(gap_after) < 1e-6
 # %%
 shuffled = v[torch.randperm(num_rows, generator=torch.Generator().manual_seed(0))]
 old, new = shuffled[:128], shuffled[128:]
-model = model_of(theta).requires_grad_(False)
+model = pc.hold(FactorAnalysis(num_features, num_factors), theta)
 torch.manual_seed(1)  # for the initial weights of the encoder
 encoder = FactorAnalysisAmortized(num_features, num_factors)
 fit = pc.fit(model, encoder, old, batch_size=32, elbo=elbo)
@@ -142,9 +137,10 @@ assert "use an amortized guide" in message
 # ## 4 Learning θ under mean field
 
 # %%
-both = pc.fit(model_of(theta), FactorAnalysisMeanField(num_rows, num_factors), v, elbo=elbo)
+free = pc.hold(FactorAnalysis(num_features, num_factors), theta).requires_grad_(True)
+both = pc.fit(free, FactorAnalysisMeanField(num_rows, num_factors), v, elbo=elbo)
 learnt = both.model.requires_grad_(False)
-learnt_evidence = float(closed.log_evidence(learnt, v).sum())
+learnt_evidence = float(fa.log_evidence(learnt, v).sum())
 gap_before, gap_after = mean_field_gap(precision), kl_of(both.guide, learnt, v)
 print(f"gap:          {gap_before:7.1f} nats with θ fixed, {gap_after:7.1f} with θ learnt")
 print(f"log evidence: {log_evidence:7.1f} nats with θ fixed, {learnt_evidence:7.1f} with θ learnt")

@@ -27,11 +27,13 @@ from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from sklearn import cluster, datasets
 
+import pyro_cookbook as pc
 from models.gaussian_mixture import GaussianMixture
-from pyro_cookbook.algorithms.gaussian_mixture import em as closed
+from pyro_cookbook.algorithms.gaussian_mixture import em as gmm
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 
 
 def standardised(frame):
@@ -52,10 +54,10 @@ num_rows, num_features = v.shape
 
 # %%
 weights = torch.tensor([0.2, 0.3, 0.5])
-equal = closed.MixtureParameters(weights, torch.ones(3, 4), torch.eye(4).repeat(3, 1, 1))
-r = closed.responsibilities(equal, v)
-stuck = closed.em(v, 3, start=equal)
-single = closed.em(v, 1)
+equal = gmm.MixtureParameters(weights, torch.ones(3, 4), torch.eye(4).repeat(3, 1, 1))
+r = gmm.responsibilities(equal, v)
+stuck = gmm.em(v, 3, start=equal)
+single = gmm.em(v, 1)
 print(f"three equal components: {stuck.elbo[-1]:.4f}; one component: {single.elbo[-1]:.4f}")
 assert torch.allclose(r, weights.expand_as(r))
 assert torch.allclose(stuck.theta.loc, v.mean(0).expand(3, 4), atol=1e-6)
@@ -68,8 +70,8 @@ assert len(stuck.elbo) == 3
 
 # %%
 pyro.set_rng_seed(0)
-nearly = closed.MixtureParameters(weights, equal.loc + 1e-3 * torch.randn(3, 4), equal.scale_tril)
-left = closed.em(v, 3, start=nearly)
+nearly = gmm.MixtureParameters(weights, equal.loc + 1e-3 * torch.randn(3, 4), equal.scale_tril)
+left = gmm.em(v, 3, start=nearly)
 print(f"from nearly equal means: {left.elbo[-1]:.1f} after {len(left.elbo)} iterations")
 assert left.elbo[-1] > stuck.elbo[-1] + 100
 
@@ -84,17 +86,17 @@ assert left.elbo[-1] > stuck.elbo[-1] + 100
 
 # %%
 def em_shared(v, num_components, seed):
-    theta, elbo = closed.random_start(v, num_components, seed=seed), []
+    theta, elbo = gmm.random_start(v, num_components, seed=seed), []
     for _ in range(1000):
-        sums, evidence = closed.e_step(theta, v)
+        sums, evidence = gmm.e_step(theta, v)
         elbo.append(float(evidence))
         if len(elbo) > 1 and elbo[-1] - elbo[-2] < 1e-8 * abs(elbo[-1]):
             break
-        free = closed.m_step(sums)
+        free = gmm.m_step(sums)
         covariance = free.scale_tril @ free.scale_tril.mT
         shared = (free.weights[:, None, None] * covariance).sum(0)
         tril = torch.linalg.cholesky(shared).repeat(num_components, 1, 1)
-        theta = closed.MixtureParameters(free.weights, free.loc, tril)
+        theta = gmm.MixtureParameters(free.weights, free.loc, tril)
     return elbo
 
 
@@ -102,7 +104,7 @@ rows = []
 for k in range(1, 7):
     best = max((em_shared(v, k, seed) for seed in range(10)), key=lambda elbo: elbo[-1])
     assert np.diff(best).min(initial=0) > -1e-6  # never falls
-    free = closed.em(v, k, num_restarts=10, reg_covar=1e-3, tol=1e-7).elbo[-1]
+    free = gmm.em(v, k, num_restarts=10, reg_covar=1e-3, tol=1e-7).elbo[-1]
     bic = -2 * best[-1] + (k - 1 + 4 * k + 10) * math.log(num_rows)
     bic_free = -2 * free + (k - 1 + 4 * k + 10 * k) * math.log(num_rows)
     rows.append((k, best[-1], bic, bic_free))
@@ -145,7 +147,7 @@ class QuadraticClassifier(PyroModule):
             return {"h": pyro.sample("h", q)}
 
 
-em = closed.em(v, 3, seed=2)
+em = gmm.em(v, 3, seed=2)
 theta = em.theta
 precision = torch.cholesky_inverse(theta.scale_tril)
 slope = (precision @ theta.loc[:, :, None]).squeeze(-1)
@@ -155,8 +157,7 @@ guide = QuadraticClassifier(num_features, 3)
 weight = torch.cat([slope, -precision.flatten(1) / 2], dim=1)
 guide.logits.load_state_dict({"weight": weight, "bias": constant})
 
-model = GaussianMixture(num_features, 3)
-model.weights, model.loc, model.scale_tril = theta.weights, theta.loc, theta.scale_tril
+model = pc.hold(GaussianMixture(num_features, 3), theta)
 pyro.set_rng_seed(0)
 draw = -Trace_ELBO().loss(model, guide, v)
 print(f"one draw of the bound {draw:.6f}; log evidence {em.elbo[-1]:.6f}")
@@ -180,20 +181,20 @@ assert sum(p.numel() for p in guide.parameters()) == 63
 def from_kmeans(v, seed):
     labels = cluster.KMeans(3, n_init=1, random_state=seed).fit(v.numpy()).labels_
     hard = torch.nn.functional.one_hot(torch.tensor(labels).long(), 3).to(v)
-    return closed.m_step(closed.statistics(hard, v))
+    return gmm.m_step(gmm.statistics(hard, v))
 
 
 def annealed(v, seed):
-    theta = closed.random_start(v, 3, seed=seed)
+    theta = gmm.random_start(v, 3, seed=seed)
     for beta in torch.linspace(0.3, 1, 30):
-        r = torch.softmax(beta * closed.log_joint(theta, v), dim=1)
-        theta = closed.m_step(closed.statistics(r, v), reg_covar=1e-3)
+        r = torch.softmax(beta * gmm.log_joint(theta, v), dim=1)
+        theta = gmm.m_step(gmm.statistics(r, v), reg_covar=1e-3)
     return theta
 
 
 wines = datasets.load_wine(as_frame=True).data[["alcohol", "flavanoids", "color_intensity"]]
 methods = {
-    "k-means++ seeds": lambda v, seed: closed.random_start(v, 3, seed=seed),
+    "k-means++ seeds": lambda v, seed: gmm.random_start(v, 3, seed=seed),
     "k-means labels": from_kmeans,
     "annealing": annealed,
 }
@@ -202,7 +203,7 @@ for data, x in (("iris", v), ("wine", standardised(wines))):
     ends = {
         name: torch.tensor(
             [
-                closed.em(x, 3, start=start(x, seed), reg_covar=1e-3, tol=1e-8).elbo[-1]
+                gmm.em(x, 3, start=start(x, seed), reg_covar=1e-3, tol=1e-8).elbo[-1]
                 for seed in range(40)
             ]
         )

@@ -28,23 +28,20 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 import pyro_cookbook as pc
 from guides.binary_sparse_coding import BinarySparseCodingAmortized, BinarySparseCodingMeanField
 from models.binary_sparse_coding import BinarySparseCoding
-from pyro_cookbook.algorithms.binary_sparse_coding import em as learning
-from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as closed
+from pyro_cookbook.algorithms.binary_sparse_coding import em as bsc_em
+from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as bsc
 from pyro_cookbook.algorithms.binary_sparse_coding.elbo import ClosedFormELBO
 from pyro_cookbook.data.bars import make_bars, share_recovered
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 
 bars = make_bars(300, 4, scale=0.5, seed=1)
 v = bars.v
-theta = closed.SparseCodingParameters(
-    bars.atoms, torch.full((8,), math.log(1 / 3)), torch.tensor(0.5)
-)
-model = BinarySparseCoding(16, 8)
-model.W, model.b, model.scale = theta.W.clone(), theta.b.clone(), theta.scale.clone()
-model.requires_grad_(False)
-evidence = float(closed.log_evidence(theta, v).sum())
+theta = bsc.SparseCodingParameters(bars.atoms, torch.full((8,), math.log(1 / 3)), torch.tensor(0.5))
+model = pc.hold(BinarySparseCoding(16, 8), theta)
+evidence = float(bsc.log_evidence(theta, v).sum())
 
 # %% [markdown]
 # ## 1 Twins
@@ -58,18 +55,18 @@ evidence = float(closed.log_evidence(theta, v).sum())
 # entropy) and −16 off it, so its eigenvalues are −20 and +12: a saddle. The other two are maxima.
 
 # %%
-twins = closed.SparseCodingParameters(torch.ones(4, 2), torch.zeros(2), torch.tensor(0.5))
+twins = bsc.SparseCodingParameters(torch.ones(4, 2), torch.zeros(2), torch.tensor(0.5))
 image = torch.ones(1, 4)
-table = closed.posterior(twins, image)
+table = bsc.posterior(twins, image)
 print("posterior of (0,0), (0,1), (1,0), (1,1):", *(f"{p:.4f}" for p in table[0].tolist()))
 assert torch.allclose(table[0, 1:3], torch.tensor(0.4998), atol=1e-4)
 
 half = torch.zeros(1, 2)
-assert torch.allclose(closed.fixed_point(twins, image, half), half, atol=1e-12)
+assert torch.allclose(bsc.fixed_point(twins, image, half), half, atol=1e-12)
 
 
 def bound_at(h):
-    return closed.mean_field_elbo(twins, image, torch.logit(h)[None])[0]
+    return bsc.mean_field_elbo(twins, image, torch.logit(h)[None])[0]
 
 
 hessian = torch.autograd.functional.hessian(bound_at, torch.full((2,), 0.5))
@@ -78,7 +75,7 @@ print("eigenvalues of the Hessian at (½, ½):", *(f"{e:.4f}" for e in eigenvalu
 assert torch.allclose(eigenvalues, torch.tensor([-20.0, 12.0]))
 
 ends = [
-    torch.sigmoid(closed.coordinate_ascent(twins, image, start=torch.tensor([start])).logits[0])
+    torch.sigmoid(bsc.coordinate_ascent(twins, image, start=torch.tensor([start])).logits[0])
     for start in ([0.0, -0.1], [0.0, 0.1])  # the first update reads the second unit only
 ]
 print("coordinate ascent ends at", *(str(np.round(end.numpy(), 4)) for end in ends))
@@ -89,7 +86,7 @@ for end in ends:
 start = torch.logit(torch.tensor([[0.3, 0.3]]))
 path = [
     torch.sigmoid(
-        closed.parallel_updates(twins, image, damping=0, start=start, max_sweeps=s, tol=0).logits
+        bsc.parallel_updates(twins, image, damping=0, start=start, max_sweeps=s, tol=0).logits
     )[0]
     for s in range(1, 9)
 ]
@@ -133,11 +130,11 @@ def relative_sd(logits, config=None, num_draws=150, warm_up=0):
     return float(torch.stack(rows[warm_up:]).std(0).norm() / size)
 
 
-nearer = closed.coordinate_ascent(theta, v).logits.clamp(-1, 1)
+nearer = bsc.coordinate_ascent(theta, v).logits.clamp(-1, 1)
 running = {"baseline": {"use_decaying_avg_baseline": True, "baseline_beta": 0.95}}
 rows = {}
 for name, logits in (("ĥ = ½", 0 * nearer), ("nearer", nearer)):
-    bound = closed.mean_field_elbo(theta, v, logits)
+    bound = bsc.mean_field_elbo(theta, v, logits)
     rows[name] = {
         "none": relative_sd(logits),
         "running average": relative_sd(logits, running, warm_up=60),
@@ -164,7 +161,7 @@ table.round(2)
 # %%
 def half_sums(logits, num_draws):
     h_hat = torch.sigmoid(logits)
-    drives, inhibition = closed.drive(theta, v), closed.inhibition(theta)
+    drives, inhibition = bsc.drive(theta, v), bsc.inhibition(theta)
     generator = torch.Generator().manual_seed(0)
     for _ in range(num_draws):
         h = (torch.rand(h_hat.shape, generator=generator) < h_hat).to(h_hat)
@@ -173,7 +170,7 @@ def half_sums(logits, num_draws):
 
 for name, logits in (("ĥ = ½", 0 * nearer), ("nearer", nearer)):
     exact = torch.sigmoid(logits) * (1 - torch.sigmoid(logits))
-    exact = exact * (closed.fixed_point(theta, v, logits) - logits)
+    exact = exact * (bsc.fixed_point(theta, v, logits) - logits)
     draws = torch.stack(list(half_sums(logits, 400)))
     sd = draws.std(0)
     z = (draws.mean(0) - exact).abs() / (sd / 20 + 1e-12)
@@ -203,14 +200,14 @@ with torch.no_grad():
 gap = pd.DataFrame(
     {
         name: [
-            evidence - closed.coordinate_ascent(theta, v, start=start, max_sweeps=s).elbo[-1]
+            evidence - bsc.coordinate_ascent(theta, v, start=start, max_sweeps=s).elbo[-1]
             for s in (1, 2, 3, 5, 10, 100)
         ]
         for name, start in starts.items()
     },
     index=pd.Index([1, 2, 3, 5, 10, 100], name="sweeps"),
 )
-before = evidence - float(closed.mean_field_elbo(theta, v, starts["the encoder"]).sum())
+before = evidence - float(bsc.mean_field_elbo(theta, v, starts["the encoder"]).sum())
 print(f"the encoder alone: gap {before:.1f} nats")
 assert gap["the encoder"][1] < gap["ĥ = ½"][2]
 assert gap["the encoder"][2] < gap["ĥ = ½"][3]
@@ -231,15 +228,15 @@ gap.round(1)
 
 # %%
 def annealed(v, seed, hottest=4.0, num_iterations=40):
-    theta = learning.random_start(v, 8, seed=seed)
-    h = torch.sigmoid(closed.prior_logits(theta, v)).clone()
+    theta = bsc_em.random_start(v, 8, seed=seed)
+    h = torch.sigmoid(bsc.prior_logits(theta, v)).clone()
     for T in torch.linspace(hottest, 1, num_iterations):
-        drives, inhibition = closed.drive(theta, v), closed.inhibition(theta)
+        drives, inhibition = bsc.drive(theta, v), bsc.inhibition(theta)
         for _ in range(3):
             for i in range(8):
                 h[:, i] = torch.sigmoid((drives[:, i] - h @ inhibition[:, i]) / T)
-        theta = learning.m_step(learning.mean_field_statistics(v, torch.logit(h, 1e-12)))
-    return learning.em(v, 8, start=theta)
+        theta = bsc_em.m_step(bsc_em.mean_field_statistics(v, torch.logit(h, 1e-12)))
+    return bsc_em.em(v, 8, start=theta)
 
 
 def summary(found, atoms):
@@ -251,7 +248,7 @@ rows = {}
 for scale, seed in ((0.4, 0), (0.5, 0), (0.5, 1)):
     other = make_bars(300, 4, scale=scale, seed=seed)
     for name, runs in (
-        ("plain", [learning.em(other.v, 8, seed=s) for s in range(10)]),
+        ("plain", [bsc_em.em(other.v, 8, seed=s) for s in range(10)]),
         ("annealed", [annealed(other.v, s) for s in range(10)]),
     ):
         rows[f"noise {scale}, data {seed}", name] = summary(runs, other.atoms)

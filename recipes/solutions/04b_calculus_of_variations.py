@@ -31,14 +31,14 @@ from sklearn import datasets
 
 from guides.maximum_entropy import MaximumEntropyFlow
 from models.maximum_entropy import Flat, Multipliers, maximum_entropy
-from pyro_cookbook.algorithms.calculus_of_variations import maximum_entropy as closed
+from pyro_cookbook.algorithms.calculus_of_variations import maximum_entropy as maxent
 from pyro_cookbook.algorithms.calculus_of_variations.mean_field_update import mean_field, update
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
+plt.style.use("../cookbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %% [markdown]
 # ## 1 Other constraints
@@ -51,10 +51,10 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 
 # %%
 m, b = 2.0, 0.8
-line = closed.make_grid(m - 30, m + 30, num_panels=600)
-laplace = closed.maximise_entropy(line, [lambda h: np.abs(h - m)], [b])
-half_line = closed.make_grid(0, 40, num_panels=600)
-exponential = closed.maximise_entropy(half_line, [lambda h: h], [b])
+line = maxent.make_grid(m - 30, m + 30, num_panels=600)
+laplace = maxent.maximise_entropy(line, [lambda h: np.abs(h - m)], [b])
+half_line = maxent.make_grid(0, 40, num_panels=600)
+exponential = maxent.maximise_entropy(half_line, [lambda h: h], [b])
 for name, found, known, entropy in (
     ("Laplace", laplace, stats.laplace(m, b), 1 + math.log(2 * b)),
     ("exponential", exponential, stats.expon(scale=b), 1 + math.log(b)),
@@ -76,7 +76,7 @@ for name, found, known, entropy in (
 # %%
 rows = []
 for width in (5, 10, 20, 40):
-    found = closed.maximise_entropy(closed.make_grid(m - width, m + width), [lambda h: h], [m])
+    found = maxent.maximise_entropy(maxent.make_grid(m - width, m + width), [lambda h: h], [m])
     rows.append((2 * width, found.entropy, math.log(2 * width), min(found.edges)))
 columns = ["width of the grid", "entropy", "log width", "density at the end / maximum"]
 table = pd.DataFrame(rows, columns=columns).set_index("width of the grid")
@@ -127,7 +127,7 @@ def absolute_deviation(v=None, num_obs=None, *, multipliers):
 
 rows_with_it = torch.tensor([[m - b], [m + b]])  # their E|v − m| is b
 many = Trace_ELBO(num_particles=400, vectorize_particles=True, max_plate_nesting=1)
-fine = closed.make_grid(m - 12, m + 12, num_panels=800)
+fine = maxent.make_grid(m - 12, m + 12, num_panels=800)
 true = stats.laplace(m, b).logpdf(fine.points)
 
 
@@ -145,7 +145,7 @@ def train(num_bins):
 
 
 flows = {num_bins: train(num_bins) for num_bins in (5, 6)}
-kl = {k: closed.kl_divergence(fine, q, true) for k, q in flows.items()}
+kl = {k: maxent.kl_divergence(fine, q, true) for k, q in flows.items()}
 worst = {k: fine.points[np.abs(np.exp(q) - np.exp(true)).argmax()] for k, q in flows.items()}
 print("KL(flow ‖ Laplace):", {k: round(value, 4) for k, value in kl.items()})
 print("largest error at h =", {k: round(float(value), 2) for k, value in worst.items()})
@@ -159,8 +159,8 @@ for (k, q), colour in zip(flows.items(), (ORANGE, BLUE), strict=True):
     ax.plot(fine.points, np.exp(q), color=colour, label=f"flow with {k} bins")
 ax.set(xlim=(-2, 6), ylim=(0, 0.7), xlabel="h", ylabel="density")
 ax.set_title("The flow comes close to the Laplace density; its error is at the corner")
-ax.legend(frameon=False)
-fig.tight_layout()
+ax.legend()
+plt.show()
 
 # %% [markdown]
 # The KL is below 0.005 nats with five bins and with six, and the largest error lies within 0.6 of
@@ -180,7 +180,7 @@ def wells(h1, h2):
     return -((h1**2 + h2**2 - 4) ** 2) - 2 * (h1 - h2) ** 2
 
 
-axis = closed.make_grid(-4, 4, num_panels=60)
+axis = maxent.make_grid(-4, 4, num_panels=60)
 starts = {
     "N(1, 0.5²)": stats.norm.logpdf(axis.points, 1, 0.5),
     "N(−1, 0.5²)": stats.norm.logpdf(axis.points, -1, 0.5),
@@ -249,8 +249,8 @@ moments = [acid.mean(), (acid**2).mean(), (acid**3).mean()]
 normal_entropy = 0.5 * math.log(2 * math.pi * math.e * sd**2)
 rows = []
 for width in (5, 10, 20, 40):
-    grid = closed.make_grid(mean - width * sd, mean + width * sd, num_panels=800)
-    found = closed.maximise_entropy(grid, [lambda h: h, np.square, lambda h: h**3], moments)
+    grid = maxent.make_grid(mean - width * sd, mean + width * sd, num_panels=800)
+    found = maxent.maximise_entropy(grid, [lambda h: h, np.square, lambda h: h**3], moments)
     p = grid.weights * np.exp(found.log_density)
     beyond = float(p[grid.points > mean + 0.8 * width * sd].sum())
     rows.append((width, found.entropy, found.edges[1], beyond))

@@ -25,22 +25,21 @@ import pandas as pd
 import torch
 
 from pyro_cookbook import data
-from pyro_cookbook.algorithms import variational_em as learning
-from pyro_cookbook.algorithms.binary_sparse_coding import em as sparse_em
-from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as sparse
+from pyro_cookbook.algorithms import variational_em
+from pyro_cookbook.algorithms.binary_sparse_coding import em as bsc_em
+from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as bsc
 from pyro_cookbook.data import bars
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
-plt.rcParams.update({"figure.figsize": (8, 4.5), "font.size": 11, "axes.titlelocation": "left"})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+plt.style.use("../cookbook.mplstyle")
+BLUE, ORANGE, GREY = "C0", "C1", "0.47"
 v = data.load("wine").v
 x = bars.make_bars(200, 3, scale=0.6, seed=0).v
 
 
 def sparse_evidence(theta, x=x):
-    return float(sparse.log_evidence(theta, x).sum())
+    return float(bsc.log_evidence(theta, x).sum())
 
 
 # %% [markdown]
@@ -56,7 +55,9 @@ rows = []
 for k in (2, 2, 3, 3):
     root = torch.randn(k, k, generator=rng)
     V = root @ root.mT + 0.5 * torch.eye(k)
-    rows.append((k, float(learning.total_correlation(V)), float(learning.mean_field_gap(V))))
+    rows.append(
+        (k, float(variational_em.total_correlation(V)), float(variational_em.mean_field_gap(V)))
+    )
 table = pd.DataFrame(rows, columns=["K", "total correlation", "mean-field gap"])
 difference = (table["total correlation"] - table["mean-field gap"]).abs()
 assert difference[table["K"] == 2].max() < 1e-12
@@ -67,8 +68,8 @@ table.round(4)
 # ## 2 Patience
 
 # %%
-best = learning.em(v, 3, inference="exact", tol=1e-9).log_evidence[-1]
-patient = learning.em(v, 3, seed=6, tol=0, max_iterations=20_000)
+best = variational_em.em(v, 3, inference="exact", tol=1e-9).log_evidence[-1]
+patient = variational_em.em(v, 3, seed=6, tol=0, max_iterations=20_000)
 below = best - np.array(patient.elbo)
 print("nats below the maximum after 1000, 5000, 10000, 20000 iterations:")
 print(below[[999, 4999, 9999, 19999]].round(3))
@@ -86,7 +87,7 @@ right.set(yscale="log", xlabel="iteration", ylabel="total correlation (nats)")
 fig.suptitle(
     "The plateau is a saddle: after thousands of iterations EM leaves it", x=0.01, ha="left"
 )
-fig.tight_layout()
+plt.show()
 
 # %% [markdown]
 # Start 6 is a saddle, not a local optimum: after 1000 iterations it is 6 to 7 nats short, after
@@ -100,11 +101,11 @@ fig.tight_layout()
 # %%
 rows = []
 for seed in range(10):
-    exact = sparse_em.em(x, 6, inference="exact", seed=seed, max_iterations=300).theta
-    bent = sparse_em.em(x, 6, inference="mean_field", seed=seed, max_iterations=300).theta
+    exact = bsc_em.em(x, 6, inference="exact", seed=seed, max_iterations=300).theta
+    bent = bsc_em.em(x, 6, inference="mean_field", seed=seed, max_iterations=300).theta
     top = sparse_evidence(exact)
     few, many = (
-        sparse_em.em(x, 6, inference="exact", start=bent, max_iterations=n).theta for n in (6, 300)
+        bsc_em.em(x, 6, inference="exact", start=bent, max_iterations=n).theta for n in (6, 300)
     )
     rows.append([top - sparse_evidence(theta) for theta in (bent, few, many)])
 columns = ["price", "after 5 exact steps", "after up to 300"]
@@ -138,19 +139,18 @@ rows = []
 for scale in (0.3, 0.45, 0.6):
     for seed in range(3):
         images = bars.make_bars(200, 3, scale=scale, seed=seed).v
-        true = sparse.SparseCodingParameters(
+        true = bsc.SparseCodingParameters(
             bars.bar_atoms(3), torch.full((6,), np.log(0.5)), torch.tensor(scale)
         )
         exact, bent = (
-            sparse_em.em(images, 6, inference=how, start=true, max_iterations=300).theta
+            bsc_em.em(images, 6, inference=how, start=true, max_iterations=300).theta
             for how in ("exact", "mean_field")
         )
         price = sparse_evidence(exact, images) - sparse_evidence(bent, images)
-        correlation = learning.binary_total_correlation(sparse.posterior(exact, images)).sum()
-        marginals = sparse.posterior_marginals(exact, images)
+        correlation = variational_em.binary_total_correlation(bsc.posterior(exact, images)).sum()
+        marginals = bsc.posterior_marginals(exact, images)
         gap, smallest = (
-            sparse_evidence(exact, images)
-            - sparse.coordinate_ascent(exact, images, start=q).elbo[-1]
+            sparse_evidence(exact, images) - bsc.coordinate_ascent(exact, images, start=q).elbo[-1]
             for q in (None, torch.logit(marginals, 1e-9))
         )
         rows.append((scale, price, float(correlation), gap, smallest))
@@ -186,7 +186,7 @@ assert stuck.iloc[0] > 2 * stuck.iloc[-1]
 # %%
 def paired_bound(theta, x, pairs, sweeps=200):
     """The bound of a q that is exact within each pair, by coordinate ascent; summed over rows."""
-    drive, coupling = sparse.drive(theta, x), sparse.inhibition(theta)
+    drive, coupling = bsc.drive(theta, x), bsc.inhibition(theta)
     four = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]])
     mean = torch.sigmoid(theta.b).expand(len(x), -1).clone()
     q = [None] * len(pairs)
@@ -203,7 +203,7 @@ def paired_bound(theta, x, pairs, sweeps=200):
         i, j = pair
         energy = energy - (weight[:, 3] - mean[:, i] * mean[:, j]) * coupling[i, j]
     entropy = sum(torch.special.entr(weight).sum(1) for weight in q)
-    return float((sparse.log_base(theta, x) + energy + entropy).sum())
+    return float((bsc.log_base(theta, x) + energy + entropy).sum())
 
 
 def matchings(units):
@@ -218,8 +218,8 @@ def matchings(units):
             yield [(first, other), *tail]
 
 
-theta = sparse_em.em(x, 6, inference="exact", seed=0, max_iterations=300).theta
-evidence, single = sparse_evidence(theta), sparse.coordinate_ascent(theta, x).elbo[-1]
+theta = bsc_em.em(x, 6, inference="exact", seed=0, max_iterations=300).theta
+evidence, single = sparse_evidence(theta), bsc.coordinate_ascent(theta, x).elbo[-1]
 bounds = {tuple(pairs): paired_bound(theta, x, pairs, 60) for pairs in matchings(list(range(6)))}
 gaps = evidence - np.array(list(bounds.values()))
 print(f"gap of the independent units: {evidence - single:.2f} nats")

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from build import build, exact_encoder
 from oracles.programs import gaussian_elbo, mixture_log_evidence
+from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
@@ -28,6 +31,8 @@ from models.factor_analysis import FactorAnalysis
 from models.gaussian_mixture import GaussianMixture
 from pyro_cookbook.algorithms.factor_analysis import em, log_evidence
 from pyro_cookbook.algorithms.gaussian_mixture.em import random_start
+from pyro_cookbook.engines.batches import Batches, check_scale, count_rows, take_rows
+from pyro_cookbook.programs.program import Program
 
 Bound = Callable[..., float]  # of a model and a guide on (v, num_obs)
 
@@ -221,3 +226,68 @@ def test_fit_by_mini_batches_reaches_the_maximum_of_the_likelihood(wine):
     assert start < best - 100
     assert best - 1 < reached <= best
     assert reached - 3 < fit.elbo.value < reached + 4 * fit.elbo.se
+
+
+# --- which rows --------------------------------------------------------------------------------
+
+
+def rows_of(x: Tensor, y: Tensor | None = None, num_obs: int | None = None) -> None:
+    """A model is not run to be cut into rows."""
+
+
+def test_an_epoch_takes_every_row_once_and_the_next_in_another_order():
+    numbers = torch.arange(10.0)
+    batches = Batches(Program(rows_of, (numbers,)), 4)
+    epochs = []
+    for _ in range(3):
+        taken = [batches.take() for _ in range(3)]
+        assert [len(one.args[0]) for one in taken] == [4, 4, 2]  # the last one is ragged
+        assert all(one.kwargs["num_obs"] == 10 for one in taken)
+        epochs.append(torch.cat([one.args[0] for one in taken]))
+    assert all(epoch.sort().values.equal(numbers) for epoch in epochs)
+    assert not epochs[0].equal(epochs[1])
+    assert not epochs[1].equal(epochs[2])
+
+
+def test_a_rewound_epoch_begins_anew():
+    batches = Batches(Program(rows_of, (torch.arange(10.0),)), 4)
+    batches.take()
+    batches.rewind()
+    epoch = torch.cat([batches.take().args[0] for _ in range(3)])
+    assert len(epoch.unique()) == 10
+
+
+def test_rows_are_cut_from_positional_and_keyword_data_alike():
+    x, y, shared = torch.arange(6.0), torch.arange(12.0).reshape(6, 2), torch.ones(5)
+    whole = Program(rows_of, (x, shared), {"y": y, "level": 0.5})
+    cut = take_rows(whole, torch.tensor([4, 1]), count_rows(whole))
+    assert cut.args[0].equal(torch.tensor([4.0, 1.0]))
+    assert cut.kwargs["y"].equal(y[[4, 1]])
+    assert cut.args[1] is shared
+    assert cut.kwargs["level"] == 0.5
+
+
+def test_data_without_a_tensor_have_no_rows():
+    with pytest.raises(ValueError, match="batch_size: the data hold no tensor to take rows from"):
+        count_rows(Program(rows_of, (3,), {"level": 0.5}))
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.0, False), (1e-8, False), (1e-3, True)])
+def test_a_scale_has_to_be_right_to_a_millionth(error, refused):
+    def model(y: Tensor, num_obs: int | None = None) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with (
+            pyro.plate("row", num_obs or len(y), subsample_size=len(y), dim=-1),
+            poutine.scale(scale=1 + error),
+        ):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    def guide(y: Tensor, num_obs: int | None = None) -> None:
+        pyro.sample("mu", dist.Normal(0.0, 1.0))
+
+    batch = Program(model, (torch.zeros(5, dtype=torch.float64),), {"num_obs": 20})
+    if not refused:
+        check_scale(batch, guide, 20)
+        return
+    with pytest.raises(ValueError, match=r"site 'y' of the model has scale 4\.004 on 5 of 20 rows"):
+        check_scale(batch, guide, 20)

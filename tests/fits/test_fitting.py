@@ -240,3 +240,36 @@ def test_a_checkpoint_of_another_fit_is_refused(y, tmp_path):
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         pc.fit(scale_model, "full_rank", y, max_steps=450, checkpoint=path)
+
+
+# --- the final bound ---------------------------------------------------------------------------
+
+
+def test_the_elbo_and_its_standard_error_are_those_of_fresh_draws():
+    """q = N(0, 1) and p = N(1, 1): log p − log q = h − ½, of mean −½ and variance 1."""
+
+    def model():
+        pyro.sample("h", dist.Normal(1.0, 1.0))
+
+    def guide():
+        pyro.sample("h", dist.Normal(0.0, 1.0))
+
+    found = [pc.as_fit(model, guide, seed=seed).elbo for seed in range(20)]
+    values = np.array([one.value for one in found])
+    num_draws = 1000
+    np.testing.assert_allclose([one.se for one in found], num_draws**-0.5, rtol=0.1)
+    assert abs(values.mean() + 0.5) < 4 * (num_draws * len(found)) ** -0.5
+    assert 0.5 < values.std(ddof=1) * num_draws**0.5 < 1.6  # as far apart as the error says
+
+
+# --- keywords that the engine does not have ----------------------------------------------------
+
+
+@pytest.mark.parametrize("keyword", ["lr", "tol"])
+def test_a_keyword_that_the_engine_does_not_have_is_refused(y, keyword):
+    with pytest.raises(ValueError, match=f"{keyword}: the deterministic engine, which fits"):
+        pc.fit(scale_model, "mean_field", y, **{keyword: 0.1})
+    asked = pc.fit(
+        scale_model, "mean_field", y, engine="stochastic", max_steps=60, **{keyword: 0.1}
+    )
+    assert asked.engine == "stochastic"

@@ -1,31 +1,29 @@
-"""Saving, loading and predicting."""
+"""Saving and loading: what comes back is what was kept."""
 
-import pickle
 import subprocess
 import sys
+from collections import namedtuple
+from dataclasses import replace
+from enum import IntEnum
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from lines import constant_guide, constant_model, line, make_points
 
 import pyro_cookbook as pc
-from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisMeanField
+from guides.factor_analysis import FactorAnalysisAmortized
 from models.factor_analysis import FactorAnalysis
+from models.gaussian_mixture import MixturePrior
 from pyro_cookbook import catalogue, data
-
-
-def line(x, y=None):
-    slope = pyro.sample("slope", dist.Normal(x.new_tensor(0.0), 2.0))
-    with pyro.plate("row", len(x), dim=-1):
-        return pyro.sample("y", dist.Normal(slope * x, 0.3), obs=y)
+from pyro_cookbook.fits.result import Estimate, Mode
 
 
 @pytest.fixture(scope="module")
 def points():
-    x = torch.linspace(-1, 1, 25, dtype=torch.float64)
-    return x, 1.5 * x + 0.3 * torch.randn(25, generator=torch.Generator().manual_seed(0)).double()
+    return make_points()
 
 
 def draws(fit):
@@ -127,89 +125,91 @@ def test_a_fresh_process_loads_it(tmp_path, wine):
     assert float(printed) == pytest.approx(float(draws(fit)["h"].sum()), rel=1e-9)
 
 
-def test_loading_runs_no_code(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
+# --- what a file may hold ----------------------------------------------------------------------
 
-    path = tmp_path / "bomb.pt"
-    with path.open("wb") as file:
-        pickle.dump({"kind": "fit", "x": Bomb()}, file)
-    with pytest.raises(ValueError, match="not a readable fit"):
-        pc.load(path)
-    torch.save({"kind": "fit", "x": Bomb()}, path)
-    with pytest.raises(ValueError, match="not a readable fit"):
-        pc.load(path)
-    assert not (tmp_path / "ran").exists()
+Own = namedtuple("Own", "low high")
 
 
-def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, points):
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        pc.load(tmp_path / "none.pt")
-    fit = pc.fit(line, "full_rank", *points, max_steps=450)
+class Colour(IntEnum):
+    RED = 1
+
+
+def described(value):
+    """Types and values, all the way down."""
+    if isinstance(value, dict):
+        return dict, [(described(k), described(v)) for k, v in value.items()]
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return type(value).__name__, described(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return type(value), [described(item) for item in value]
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.layout, value.shape, value.to_dense().tolist()
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape, value.tolist()
+    return type(value), repr(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, 3, 2.5, 1 + 2j, "text", float("inf"), 2**70,
+        np.float64(2.5), np.float32(2.5), np.int64(3), np.uint8(3), np.bool_(True),
+        np.complex64(1j),
+        np.arange(3), np.array(2.5), np.zeros((2, 0)), np.arange(6.0).reshape(2, 3).T,
+        [np.float64(1), [np.int64(2), (np.bool_(False),)]], {"a": np.float64(1)},
+        {1: "a", (2, 3): "b", None: "c", 2.5: np.int64(4)}, {}, [], (), [()], {"list": [1]},
+        {"array": 1}, {"dict": {"fields": 2}}, Own(1, np.float64(2)), Own([1], Own(2, 3)),
+        MixturePrior(*torch.eye(5)), torch.arange(4.0)[::2], torch.tensor(1, dtype=torch.int8),
+        torch.zeros(1).expand(5), torch.eye(2).to_sparse(),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_arguments_of_every_kind_come_back(value, points, tmp_path):
+    fit = pc.as_fit(constant_model, constant_guide, *points, data_kwargs={"extra": value})
     pc.save(fit, tmp_path / "fit.pt")
-    content = (tmp_path / "fit.pt").read_bytes()
-    (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="damaged"):
-        pc.load(tmp_path / "cut.pt", model=line)
-    with pytest.raises(ValueError, match="guide: does not fit the parameters"):
-        pc.load(tmp_path / "fit.pt", model=line, guide=FactorAnalysisAmortized(3, 2))
+    again = pc.load(tmp_path / "fit.pt", model=constant_model, guide=constant_guide)
+    assert described(again.kwargs) == described({"extra": value})
+    assert described(again.args) == described(points)
 
 
-def test_an_argument_that_cannot_be_saved_is_named_and_the_old_file_stays(tmp_path, points):
-    path = tmp_path / "fit.pt"
-    path.write_text("old")
-    model = lambda x, y, f: line(x, y)  # noqa: E731
-    guide = lambda x, y, f: pyro.sample("slope", dist.Normal(x.new_tensor(1.0), 0.1))  # noqa: E731
-    fit = pc.as_fit(model, guide, *points, data_kwargs={"f": object()})
-    with pytest.raises(TypeError, match="f: cannot save a object"):
-        pc.save(fit, path)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (object(), "a object"),
+        ({1, 2}, "a set"),
+        ([1, {"a": range(2)}], "a range"),
+        (Colour.RED, "a Colour"),
+        (b"bytes", "a bytes"),
+        (np.array(["a"]), "a NumPy array of <U1"),
+        (np.array([None]), "a NumPy array of object"),
+        (np.datetime64("2020-01-01"), r"a NumPy scalar of datetime64\[D\]"),
+        (np.longdouble(1), "a NumPy scalar of float128"),
+        ({object(): 1}, "a object"),
+        (torch.float32, "a dtype"),
+    ],
+)
+def test_what_could_not_be_read_back_is_refused_before_it_is_written(value, told, points, tmp_path):
+    fit = pc.as_fit(constant_model, constant_guide, *points, data_kwargs={"extra": value})
+    with pytest.raises(TypeError, match=f"extra: cannot save {told}; expected") as caught:
+        pc.save(fit, tmp_path / "fit.pt")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
-# --- predict -----------------------------------------------------------------------------------
-
-
-def test_predictions_at_new_inputs_have_the_right_mean_and_spread(points):
-    fit = pc.fit(line, "full_rank", *points)
-    new = torch.tensor([0.0, 2.0], dtype=torch.float64)
-    tree = pc.predict(fit, new, num_draws=4000)
-    y = tree.predictions.y
-    assert y.dims == ("sample", "row")
-    x, seen = points
-    precision = 1 / 4 + float(x @ x) / 0.09
-    slope, sd = float(x @ seen) / 0.09 / precision, precision**-0.5
-    assert y.mean("sample").to_numpy() == pytest.approx([0, 2 * slope], abs=0.05)
-    spread = [0.3, np.hypot(0.3, 2 * sd)]
-    assert y.std("sample").to_numpy() == pytest.approx(spread, rel=0.1)
-    np.testing.assert_array_equal(tree.predictions_constant_data.x, new)
-
-
-def test_observations_that_are_given_are_not_echoed(points):
-    fit = pc.fit(line, "full_rank", *points, max_steps=800)
-    x, y = points
-    drawn = pc.predict(fit, x, y, num_draws=200).predictions.y
-    assert (drawn.std("sample") > 0.2).all()
-    alone = pc.predict(fit, num_draws=200).predictions.y  # the training data
-    assert alone.sizes["row"] == len(x)
-    assert (alone.std("sample") > 0.2).all()
-
-
-def test_an_amortized_guide_infers_rows_it_has_not_seen(wine):
-    programs = FactorAnalysis(13, 3), FactorAnalysisAmortized(13, 3)
-    fit = pc.fit(*programs, wine[:150], max_steps=3000)
-    tree = pc.predict(fit, wine[150:], num_draws=300)
-    assert tree.posterior.h.shape == (300, 28, 3)
-    error = tree.predictions.v.mean("sample").to_numpy() - wine[150:].numpy()
-    assert np.square(error).mean() < 0.75 * np.square(wine[150:].numpy()).mean()
-
-
-def test_a_guide_with_a_factor_for_each_row_refuses_new_rows(wine):
-    model = FactorAnalysis(13, 2).requires_grad_(False)
-    fit = pc.fit(model, FactorAnalysisMeanField(178, 2), wine, max_steps=450)
-    with pytest.raises(ValueError, match="amortized"):
-        pc.predict(fit, wine[:5])
-    family = pc.fit(model, "mean_field", wine, max_steps=450)
-    with pytest.raises(ValueError, match=r"site 'h' was fitted with shape \(178, 2\)"):
-        pc.predict(family, wine[:5])
+def test_numbers_of_numpy_in_what_a_fit_says_of_itself_come_back(points, tmp_path):
+    mode = Mode(np.float64(-3.0), np.float64(1.0), np.int64(2), 0.0, "slope", (np.float64(1.5),))
+    fit = replace(
+        pc.as_fit(constant_model, constant_guide, *points),
+        seed=np.int64(3), converged=np.bool_(True), seconds=np.float64(2.0), modes=(mode,),
+        reason=np.str_("because"), losses=[np.float64(1.0)], lost_starts=np.int64(1),
+        elbo=Estimate(np.float64(-1.0), np.float32(0.5)),
+    )  # fmt: skip
+    pc.save(fit, tmp_path / "fit.pt")
+    again = pc.load(tmp_path / "fit.pt", model=constant_model, guide=constant_guide)
+    for name in ("seed", "converged", "seconds", "reason", "modes", "lost_starts", "elbo"):
+        assert getattr(again, name) == getattr(fit, name), name
+    assert type(again.seed) is int
+    assert type(again.modes[0].location[0]) is float
+    assert again.losses.tolist() == [1.0]
+    with pytest.raises(TypeError, match="fit: cannot save it: seconds: got a str, expected float"):
+        pc.save(replace(fit, seconds="a"), tmp_path / "other.pt")

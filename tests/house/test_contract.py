@@ -18,7 +18,8 @@ import guides
 import models
 from pyro_cookbook import catalogue, data
 from pyro_cookbook.catalogue import Prepared
-from pyro_cookbook.programs.program import Program, is_derived, sample_sites
+from pyro_cookbook.programs.observing import is_derived
+from pyro_cookbook.programs.program import Program, sample_sites
 
 PAIRS = [(recipe.name, guide) for recipe in catalogue.RECIPES for guide in recipe.guides]
 pairs = pytest.mark.parametrize(("recipe", "guide"), PAIRS, ids=[f"{r}-{g}" for r, g in PAIRS])

@@ -1,7 +1,10 @@
 """A fit touches nothing but what it returns: no other fit, no argument, no global state."""
 
 import copy
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pyro
@@ -10,6 +13,7 @@ import pytest
 import torch
 from build import exact_factors
 from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -117,9 +121,35 @@ def test_as_fit_leaves_the_programs_as_they_were(wine):
     guide = exact_factors(model, wine)
     before = parameters(model, guide)
     fit = pc.as_fit(model, guide, wine)
-    assert fit.model is model
-    assert fit.guide is guide
+    assert equal(parameters(fit.model, fit.guide), before)
     assert equal(parameters(model, guide), before)
+
+
+class Counting(PyroModule):
+    """A model that keeps something of every run, as a batch norm does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, y: Tensor) -> None:
+        self.runs += 1
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+
+def test_what_a_module_keeps_of_its_runs_stays_as_it_was():
+    """Of the first run, of `calibrate`'s, and of those that judge and convert."""
+    model, y = Counting(), torch.randn(20)
+    fit = pc.fit(model, "laplace", y)
+    pc.diagnose(fit)
+    pc.calibrate(model, "map", y, num_simulations=2, num_draws=10)
+    pc.from_pyro_svi(model, AutoNormal(model), y, num_draws=10)
+    assert model.runs == 0
+    assert fit.model.runs > 0
+    outer = PyroModule()
+    outer.part = model  # Pyro refuses a part that has run by itself
 
 
 # --- global state ------------------------------------------------------------------------------
@@ -138,6 +168,9 @@ def crashing(v: Tensor) -> None:
 
 
 def meddling(v: Tensor) -> None:
+    pyro.enable_validation(False)
+    torch.set_grad_enabled(torch.is_grad_enabled())
+    np.seterr(all="ignore")
     random.random()
     np.random.random()  # noqa: NPY002
     torch.set_default_dtype(torch.float64)
@@ -161,7 +194,9 @@ def global_state() -> list[object]:
         pyro.settings.get(),
         sorted(pyro.get_param_store().keys()),
         torch.is_grad_enabled(),
+        torch.get_num_threads(),
         np.geterr(),
+        "param_state" in vars(pyro.nn.module._Context),
     ]
 
 
@@ -211,6 +246,15 @@ def test_validation_switched_off_stays_off():
         assert global_state() == before
 
 
+def test_gradients_switched_off_by_the_caller_are_on_inside_and_off_again():
+    v = torch.randn(20)
+    expected = pc.fit(plain, AutoNormal(plain), v, max_steps=STEPS).losses
+    with torch.no_grad():
+        before = global_state()
+        assert np.array_equal(pc.fit(plain, AutoNormal(plain), v, max_steps=STEPS).losses, expected)
+        assert global_state() == before
+
+
 def test_caller_s_parameters_are_neither_used_nor_changed():
     store = pyro.get_param_store()
     mine = pyro.param("loc", torch.tensor(123.0))
@@ -222,6 +266,55 @@ def test_caller_s_parameters_are_neither_used_nor_changed():
         assert abs(fit.param_state["params"]["loc"].item()) < 10
     finally:
         pyro.clear_param_store()
+
+
+# --- importing -------------------------------------------------------------------------------
+
+OWN = """
+import pyro, pyro.distributions as dist, torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule
+STOCK = {stock!r}
+assert str(pyro.settings.get()) == STOCK
+def model(y):
+    h = pyro.sample("h", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(h, 1.0).expand([len(y)]).to_event(1), obs=y)
+guide = AutoNormal(model)
+svi = SVI(model, guide, pyro.optim.Adam({{"lr": 0.1}}), Trace_ELBO())
+svi.step(torch.zeros(3))
+import {package}
+svi.step(torch.zeros(3))
+assert str(pyro.settings.get()) == STOCK
+assert sorted(pyro.get_param_store().get_state()["params"]) == [
+    "AutoNormal.locs.h", "AutoNormal.scales.h"
+]
+"""
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "package", ["pyro_cookbook", "models.factor_analysis", "guides.factor_analysis"]
+)
+def test_importing_leaves_pyro_as_it_was(package, first):
+    """The caller's own SVI writes to the param store, whichever was imported first."""
+    ask = "import pyro, pyro.infer; print(pyro.settings.get())"
+    stock = run_python(ask)
+    code = OWN.format(stock=stock.strip(), package=package)
+    run_python(f"import {package}\n{code}" if first else code)
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Run the code in a process of its own; give what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 # --- programs that are plain functions ---------------------------------------------------------

@@ -1,5 +1,7 @@
 """Fits side by side."""
 
+import dataclasses
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -57,6 +59,63 @@ def test_nothing_and_an_unknown_reference_are_refused():
         pc.compare({})
     with pytest.raises(ValueError, match="reference: got 'NUTS'"):
         pc.compare({"map": pc.fit(correlated, "map")}, reference="NUTS")
+
+
+def test_what_was_diagnosed_is_not_diagnosed_again(monkeypatch):
+    one, other = pc.fit(correlated, "map"), pc.fit(correlated, "map", seed=1)
+    known = pc.diagnose(one)
+    asked = []
+
+    def counting(fit, **options):
+        asked.append(fit)
+        return pc.diagnose(fit, **options)
+
+    monkeypatch.setattr("pyro_cookbook.verdict.comparison.diagnose", counting)
+    found = pc.compare({"a": one, "b": other}, diagnoses={"a": known})
+    assert asked == [other]
+    assert found.diagnoses["a"] is known
+    assert list(found.diagnoses) == ["a", "b"]
+
+
+def test_a_given_verdict_decides_whether_draws_are_reweighted():
+    def narrow():
+        pyro.sample("h", dist.MultivariateNormal(torch.zeros(2), 0.6 * torch.eye(2)))
+
+    def wide():
+        pyro.sample("h", dist.MultivariateNormal(torch.zeros(2), torch.eye(2)))
+
+    fit = pc.as_fit(wide, narrow)
+    known = pc.diagnose(fit)
+    assert known.verdict == "reliable after reweighting"
+    one, other = (
+        pc.compare({"a": fit}, diagnoses={"a": dataclasses.replace(known, verdict=verdict)})
+        for verdict in (known.verdict, "reliable")
+    )
+    # Standard deviations 1 and √0.6, each with an error of 1/√8000 or a little more.
+    assert float(one.trees["a"].posterior.h.std()) == pytest.approx(1.0, abs=0.06)
+    assert float(other.trees["a"].posterior.h.std()) == pytest.approx(0.6**0.5, abs=0.04)
+    assert other.table.loc["a", "verdict"] == "reliable"
+
+
+def test_a_diagnosis_of_nothing_that_is_compared_is_refused():
+    fit = pc.fit(correlated, "map")
+    with pytest.raises(ValueError, match="diagnoses: got 'b', expected names of fits: a"):
+        pc.compare({"a": fit}, diagnoses={"b": pc.diagnose(fit)})
+    with pytest.raises(ValueError, match=r"got a str for 'a', expected what pc\.diagnose"):
+        pc.compare({"a": fit}, diagnoses={"a": "reliable"})
+    with pytest.raises(ValueError, match="fits: got a str for 'a', expected a Fit or a DataTree"):
+        pc.compare({"a": "map"})
+
+
+def test_trees_without_a_variable_in_common_have_no_errors():
+    def other():
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    table = pc.compare(
+        {"a": pc.fit(correlated, "map"), "b": pc.fit(other, "map")}, reference="b"
+    ).table
+    assert np.isnan(table.loc["a", "mean_error"])
+    assert table.loc["a", "where"] == ""
 
 
 def test_the_trees_have_the_names_that_the_reader_gives():

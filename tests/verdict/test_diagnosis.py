@@ -12,7 +12,7 @@ from guides.gaussian_mixture import GaussianMixtureExact, GaussianMixtureMAP
 from models.gaussian_mixture import GaussianMixture
 from pyro_cookbook.algorithms.gaussian_mixture import em as gaussian_mixture
 from pyro_cookbook.posterior.importance import smooth, weigh
-from pyro_cookbook.verdict.by_weights import Findings, judge_weights
+from pyro_cookbook.verdict.by_weights import check_weights
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 
@@ -147,7 +147,7 @@ def independent_guide(y):
 
 def khats(fit):
     """k-hat of every block, the rows summed out of the global one."""
-    return judge_weights(weigh(fit), lambda: weigh(fit, seed=1), Findings())[1]
+    return check_weights(weigh(fit), lambda: weigh(fit, seed=1)).khats
 
 
 def test_blocks_are_judged_apart_where_the_joint_weights_are_useless():
@@ -272,3 +272,13 @@ def test_starts_that_end_apart_are_reported():
     assert fit.elbo.value == max(restart.elbo.value for restart in fit.restarts)
     assert abs(fit.guide.loc.item() - 4) < 0.1
     assert "local optima" in str(pc.diagnose(fit))
+
+
+@pytest.mark.parametrize(("progress", "told"), [(True, True), (False, False), (None, False)])
+def test_a_bar_shows_the_weights_and_the_chains_on_request(progress, told, capsys):
+    fit = pc.as_fit(standard_normal, normal_guide(0.0, 1.0), ORIGIN)
+    silent = pc.diagnose(fit)
+    assert str(pc.diagnose(fit, progress=progress)) == str(silent)
+    shown = capsys.readouterr().err
+    assert [stage in shown for stage in ("weights", "chains")] == [told, told]
+    pc.diagnose(pc.fit(correlated, "map", ORIGIN), progress=progress)  # which has neither

@@ -1,15 +1,11 @@
 """The verdict where the posterior is known: right guides pass, wrong ones get advice."""
 
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
 import pyro_cookbook as pc
-from pyro_cookbook.verdict.by_chains import Pull
-from pyro_cookbook.verdict.by_weights import RELIABLE, REWEIGHT, UNRELIABLE, Findings
-from pyro_cookbook.verdict.diagnosis import _judge_pull, _take_weights
 
 SIGMA = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 EFFECT = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -101,50 +97,3 @@ def test_same_seed_same_verdict():
     one, two = pc.diagnose(fit, seed=5), pc.diagnose(fit, seed=5)
     assert one.table.equals(two.table)
     assert str(one) == str(two)
-
-
-def found(measured: float, reweighted: float) -> Pull:
-    """Chains that move the one mean there is by `measured` sd, and reweighted by less."""
-    numbers = {"shift": measured, "reweighted_shift": reweighted}
-    zero = ("stretch", "reweighted_stretch", "shift_margin", "stretch_margin")
-    table = pd.DataFrame(numbers | dict.fromkeys(zero, 0.0), index=["h"])
-    return Pull(table, True, object(), None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("measured", "reweighted", "khat", "verdict"),
-    [
-        (0.1, 0.1, 0.9, RELIABLE),
-        (0.4, 0.2, 0.45, REWEIGHT),
-        (0.4, 0.3, 0.45, UNRELIABLE),
-        (0.4, 0.1, 0.65, REWEIGHT),
-        (0.4, 0.2, 0.65, UNRELIABLE),  # few weights have to agree better
-    ],
-)
-def test_reweighted_draws_have_to_agree_with_the_chains(measured, reweighted, khat, verdict):
-    findings = Findings()
-    pulled = found(measured, reweighted)
-    pulled.table[["mean", "reweighted_mean"]] = 0.0
-    pulled.table[["sd", "reweighted_sd"]] = 1.0
-    _judge_pull(pulled, Findings(), {"joint": khat}, findings)
-    assert findings.verdict == verdict
-
-
-@pytest.mark.parametrize(
-    ("by_weights", "khat", "verdict"),
-    [(RELIABLE, 0.3, UNRELIABLE), (REWEIGHT, 0.3, REWEIGHT), (REWEIGHT, 0.6, UNRELIABLE)],
-)
-def test_chains_that_have_not_mixed_can_refute_and_not_confirm(by_weights, khat, verdict):
-    for measured, expected in ((0.4, verdict), (0.1, by_weights)):
-        findings = Findings()
-        _take_weights(found(measured, 0.0), Findings(by_weights), {"joint": khat}, findings)
-        assert findings.verdict == expected
-
-
-@pytest.mark.parametrize(("khat", "verdict"), [(0.3, REWEIGHT), (0.6, RELIABLE)])
-def test_good_weights_win_where_the_guide_has_heavy_tails(khat, verdict):
-    pulled, findings = found(0.1, 0.4), Findings()
-    pulled.table[["mean", "reweighted_mean"]] = 0.0, 0.4
-    pulled.table[["sd", "reweighted_sd"]] = 1.0
-    _judge_pull(pulled, Findings(), {"joint": khat}, findings)
-    assert findings.verdict == verdict

@@ -14,6 +14,7 @@ from pyro_cookbook.algorithms.binary_sparse_coding.mean_field import (
     log_joint,
     prior_logits,
 )
+from pyro_cookbook.programs.isolation import calm_threads
 
 # Prior probabilities stay this far from 0 and 1, so that b is finite.
 MIN_PROB = 1e-6
@@ -135,6 +136,7 @@ def random_start(v: Tensor, num_units: int, *, seed: int = 0) -> SparseCodingPar
 
 
 @torch.no_grad()
+@calm_threads()
 def em(
     v: Tensor,
     num_units: int,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from pyro_cookbook.programs.isolation import calm_threads
+
 # Numbers of a chunk of rows: so many log densities, one for each row and state, are in memory.
 CHUNK_NUMBERS = 2**22
 MAX_UNITS = 20
@@ -225,6 +227,7 @@ def single_updates(theta: HasTheta, v: Tensor, logits: Tensor) -> Iterator[Tenso
 
 
 @torch.no_grad()
+@calm_threads()
 def coordinate_ascent(
     theta: HasTheta,
     v: Tensor,
@@ -275,6 +278,7 @@ def coordinate_ascent(
 
 
 @torch.no_grad()
+@calm_threads()
 def parallel_updates(
     theta: HasTheta,
     v: Tensor,

@@ -9,7 +9,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor, nn
 
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.isolation import calm_threads, isolated
 
 # Rows of a chunk: responsibilities and whitened rows of so many at a time are in memory.
 CHUNK_ROWS = 8192
@@ -189,6 +189,7 @@ class EMResult:
     restarts: list[float]
 
 
+@calm_threads()
 def em(
     v: Tensor,
     num_components: int,
@@ -283,6 +284,7 @@ def random_start(v: Tensor, num_components: int, *, seed: int = 0) -> MixturePar
     return MixtureParameters(weights, v[chosen].clone(), scale_tril)
 
 
+@calm_threads()
 def stepwise_em(
     v: Tensor,
     num_components: int,
@@ -339,10 +341,8 @@ def stepwise_em(
     return EMResult(theta, elbo, converged=False, restarts=elbo[-1:])
 
 
-def _per_row(sums: SufficientStatistics, num_rows: int) -> SufficientStatistics:
-    return SufficientStatistics(
-        sums.count / num_rows, sums.first / num_rows, sums.second / num_rows
-    )
+def _per_row(sums: SufficientStatistics, n: int) -> SufficientStatistics:
+    return SufficientStatistics(sums.count / n, sums.first / n, sums.second / n)
 
 
 def generalised_em(

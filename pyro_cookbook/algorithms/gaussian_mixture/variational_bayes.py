@@ -15,6 +15,7 @@ from pyro_cookbook.algorithms.gaussian_mixture.em import (
     responsibilities,
     statistics,
 )
+from pyro_cookbook.programs.isolation import calm_threads
 
 
 class Prior(Protocol):
@@ -108,6 +109,7 @@ class VariationalMixtureResult:
     converged: bool
 
 
+@calm_threads()
 def fit_variational_mixture(
     v: Tensor,
     prior: Prior,

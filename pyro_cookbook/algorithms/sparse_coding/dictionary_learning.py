@@ -12,6 +12,7 @@ from pyro_cookbook.algorithms.sparse_coding.fista import (
     fista,
     objective,
 )
+from pyro_cookbook.programs.isolation import calm_threads
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Learned(NamedTuple):
     converged: bool
 
 
+@calm_threads()
 def alternate(
     v: Tensor,
     start: SparseCodingParameters,
@@ -169,6 +171,7 @@ def alternate(
     return Learned(theta, codes, trace[1:], converged)
 
 
+@calm_threads()
 def learn_online(
     v: Tensor,
     num_atoms: int,

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_cookbook.programs.isolation import calm_threads
+
 # Iterations between two looks at the duality gap, after which finished rows are set aside.
 _CHECK_EVERY = 5
 
@@ -129,6 +131,7 @@ class Codes(NamedTuple):
     converged: bool
 
 
+@calm_threads()
 def fista(
     theta: SparseCodingParameters,
     v: Tensor,

@@ -3,21 +3,17 @@
 from functools import partial
 from typing import Any
 
-from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from guides import eight_schools as guides
 from models.eight_schools import eight_schools_centred, eight_schools_noncentred
+from pyro_cookbook.catalogue.checks import estimates_with_errors
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.estimators import vectorised_bound
 
 
 def _prepare(model: Any, site: str, guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
-    if v.shape[1] != 2 or not (v[:, 0] > 0).all():
-        raise ValueError(
-            "--data: expected two columns, the standard error (positive) and the effect of each"
-            f" school; got {v.shape[1]} columns, the smallest entry of the first {v[:, 0].min():g}"
-        )
-    elbo = Trace_ELBO(num_particles=32, vectorize_particles=True, max_plate_nesting=1)
+    elbo = vectorised_bound(32)
     sigma, effect = v.unbind(1)
     return Prepared(model, guide(len(v), site), (sigma, effect), options={"elbo": elbo})
 
@@ -28,6 +24,7 @@ _noncentred = partial(_prepare, eight_schools_noncentred, "eta")
 RECIPE = Recipe(
     name="04c_eight_schools",
     title="Continuous latents: eight schools",
+    model="eight schools",
     topic="19.4.3",
     learn="a funnel, and the coordinates that undo it",
     data="eight_schools",
@@ -50,9 +47,13 @@ RECIPE = Recipe(
             "a full Gaussian, non-centred", partial(_noncentred, guides.EightSchoolsFullRank)
         ),
     },
+    default="full_rank",
+    because="non-centred there is no funnel, and it keeps the correlations",
     log_evidence=lambda fit: None,
     dims={},
     site="theta",
     standardised=False,
+    has_outcome=True,
+    check=estimates_with_errors,
     notebook="04c_continuous_latents",
 )

@@ -9,15 +9,13 @@ from torch import Tensor
 from guides import explaining_away as guides
 from models.explaining_away import ExplainingAway
 from pyro_cookbook.algorithms import explaining_away
+from pyro_cookbook.catalogue.checks import one_column
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
-from pyro_cookbook.catalogue.topics.factor_analysis import many_draws
-from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.catalogue.estimators import sum_of_rows, vectorised_bound
 
 
 def _model(v: Tensor, size: int) -> Any:
     """Causes of unequal strength, of the length that the rows' variance asks for."""
-    if v.shape[1] != 1:
-        raise ValueError(f"--columns: got {v.shape[1]} columns, expected 1, the observed sum")
     strength = torch.linspace(1.5, 1.0, size)
     length = (v.square().mean() - 1).clamp_min(0.1).sqrt()
     model: Any = ExplainingAway(size).to(v)
@@ -27,24 +25,25 @@ def _model(v: Tensor, size: int) -> Any:
 
 
 def _per_row(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
-    return Prepared(_model(v, size), guide(len(v), size), (v,), options={"elbo": many_draws()})
+    return Prepared(
+        _model(v, size), guide(len(v), size), (v,), options={"elbo": vectorised_bound()}
+    )
 
 
 def _encoder(v: Tensor, size: int, seed: int) -> Prepared:
     torch.manual_seed(seed)
     guide = guides.ExplainingAwayAmortized(size)
-    return Prepared(_model(v, size), guide, (v,), options={"elbo": many_draws()})
+    return Prepared(_model(v, size), guide, (v,), options={"elbo": vectorised_bound()})
 
 
-def _evidence(fit: Fit) -> float:
-    model: Any = fit.model
-    with torch.no_grad():
-        return float(explaining_away.log_evidence(model.w, fit.args[0]).sum())
+def _log_evidence(model: Any, v: Tensor) -> Tensor:
+    return explaining_away.log_evidence(model.w, v)
 
 
 RECIPE = Recipe(
     name="04c_explaining_away",
     title="Continuous latents: explaining away",
+    model="explaining away",
     topic="19.4.3",
     learn="what mean field leaves out when causes compete",
     data="two_causes",
@@ -61,10 +60,13 @@ RECIPE = Recipe(
         ),
         "amortized": GuideEntry("a linear encoder; exact here", _encoder),
     },
-    log_evidence=_evidence,
+    default="amortized",
+    because="the exact posterior is in its family, for rows never seen as well",
+    log_evidence=sum_of_rows(_log_evidence),
     dims={"h": ("cause",), "v": ("feature",), "w": ("cause",), "h_loc": ("cause",)},
     site="h",
     standardised=False,
+    check=one_column,
     max_size=lambda v: 10,
     notebook="04c_continuous_latents",
 )

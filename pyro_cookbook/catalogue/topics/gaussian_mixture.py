@@ -10,17 +10,18 @@ from torch import Tensor
 
 from guides import gaussian_mixture as guides
 from models import gaussian_mixture as models
-from pyro_cookbook.algorithms.gaussian_mixture import em as gaussian_mixture
-from pyro_cookbook.algorithms.gaussian_mixture import variational_bayes as variational_mixture
+from pyro_cookbook.algorithms.gaussian_mixture import em, variational_bayes
+from pyro_cookbook.catalogue.checks import independent_columns
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.estimators import sum_of_rows
 from pyro_cookbook.fits.result import Fit
 
 _NUM_STARTS = 20
 
 
-def _mixture(v: Tensor, size: int, seed: int) -> tuple[Any, gaussian_mixture.EMResult]:
+def _mixture(v: Tensor, size: int, seed: int) -> tuple[Any, em.EMResult]:
     """Hold the model at the best of twenty EM optima."""
-    result = gaussian_mixture.em(v, size, num_restarts=_NUM_STARTS, seed=seed)
+    result = em.em(v, size, num_restarts=_NUM_STARTS, seed=seed)
     model: Any = models.GaussianMixture(v.shape[1], size).to(v)
     model.weights, model.loc = result.theta.weights, result.theta.loc
     model.scale_tril = result.theta.scale_tril
@@ -70,7 +71,7 @@ def default_prior(v: Tensor, size: int) -> models.MixturePrior:
 
 def _variational(v: Tensor, size: int, seed: int) -> Prepared:
     prior = default_prior(v, size)
-    result = variational_mixture.fit_variational_mixture(
+    result = variational_bayes.fit_variational_mixture(
         v, prior, num_restarts=_NUM_STARTS, seed=seed
     )
     guide: Any = guides.BayesianGaussianMixtureMeanField(len(v), v.shape[1], size).to(v)
@@ -93,14 +94,13 @@ def _variational(v: Tensor, size: int, seed: int) -> Prepared:
 def _mixture_evidence(fit: Fit) -> float | None:
     if fit.model is models.bayesian_gaussian_mixture:
         return None  # a sum over K^n labellings
-    model: Any = fit.model
-    with torch.no_grad():
-        return float(gaussian_mixture.log_evidence(model, fit.args[0]).sum())
+    return sum_of_rows(em.log_evidence)(fit)
 
 
 RECIPE = Recipe(
     name="02_expectation_maximisation",
     title="Expectation maximisation: Gaussian mixture",
+    model="Gaussian mixture",
     topic="19.2",
     learn="the two moves of EM, local optima, choosing K",
     data="iris",
@@ -119,7 +119,10 @@ RECIPE = Recipe(
         "amortized": GuideEntry("a classifier that learns the E step", _classifier),
         "mean_field": GuideEntry("variational Bayes over labels and parameters", _variational),
     },
+    default="exact",
+    because="the E step is the exact posterior of the labels",
     log_evidence=_mixture_evidence,
     dims={"v": ("feature",), "loc": ("feature",)},
     site="h",
+    check=independent_columns,
 )

@@ -9,8 +9,9 @@ from torch import Tensor
 from guides import factor_analysis as guides
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook.algorithms import factor_analysis, variational_em
+from pyro_cookbook.catalogue.checks import noise_left_by_factors
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
-from pyro_cookbook.catalogue.topics.factor_analysis import evidence
+from pyro_cookbook.catalogue.estimators import sum_of_rows
 
 
 def _learned(inference: str, v: Tensor, size: int, seed: int) -> Prepared:
@@ -42,6 +43,7 @@ def _learned(inference: str, v: Tensor, size: int, seed: int) -> Prepared:
 RECIPE = Recipe(
     name="04d_learning_meets_inference",
     title="Learning meets inference: factor analysis",
+    model="factor analysis",
     topic="19.4.4",
     learn="what mean field does to θ, and when it is free",
     data="wine",
@@ -54,7 +56,9 @@ RECIPE = Recipe(
             partial(_learned, "mean_field"),
         ),
     },
-    log_evidence=evidence,
+    default="exact",
+    because="its posterior is exact, and so is the likelihood that θ maximises",
+    log_evidence=sum_of_rows(factor_analysis.log_evidence),
     dims={
         "h": ("factor",),
         "v": ("feature",),
@@ -64,4 +68,5 @@ RECIPE = Recipe(
         "h_loc": ("factor",),
     },
     site="h",
+    check=noise_left_by_factors,
 )

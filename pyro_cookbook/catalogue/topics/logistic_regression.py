@@ -3,14 +3,14 @@
 from functools import partial
 from typing import Any
 
-import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from guides import logistic_regression as guides
 from models.logistic_regression import logistic_regression
-from pyro_cookbook.algorithms import logistic_regression as closed
+from pyro_cookbook.algorithms.logistic_regression import newton
+from pyro_cookbook.catalogue.checks import covariates_and_classes
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.estimators import vectorised_bound
 
 PRIOR: dict[str, Any] = {"intercept_scale": 5.0, "coefficient_scale": 2.5}
 
@@ -18,20 +18,12 @@ PRIOR: dict[str, Any] = {"intercept_scale": 5.0, "coefficient_scale": 2.5}
 def _table(v: Tensor) -> tuple[Tensor, Tensor]:
     """Standardised covariates, and the last column as the outcome."""
     x, y = v[:, :-1], v[:, -1]
-    if not x.shape[1]:
-        raise ValueError("--columns: got 1 column, expected covariates and, last, the outcome")
-    wrong = torch.nonzero((y != 0) & (y != 1)).flatten()
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(
-            f"--data: the last column is the outcome, 0 or 1; got {float(y[row]):g} in row {row}"
-        )
     return (x - x.mean(0)) / x.std(0, correction=0), y
 
 
 def _point(v: Tensor, size: int, seed: int) -> Prepared:
     x, y = _table(v)
-    found = closed.newton(x, y, **PRIOR)
+    found = newton(x, y, **PRIOR)
     guide: Any = guides.LogisticRegressionMAP(x.shape[1]).to(x)
     guide.intercept_loc, guide.coefficient_loc = found.mode[0], found.mode[1:]
     return Prepared(
@@ -43,7 +35,7 @@ def _point(v: Tensor, size: int, seed: int) -> Prepared:
 
 def _laplace(v: Tensor, size: int, seed: int) -> Prepared:
     x, y = _table(v)
-    found = closed.newton(x, y, **PRIOR)
+    found = newton(x, y, **PRIOR)
     guide: Any = guides.LogisticRegressionLaplace(x.shape[1]).to(x)
     guide.set_gaussian(found.mode, found.covariance)
     return Prepared(
@@ -54,7 +46,7 @@ def _laplace(v: Tensor, size: int, seed: int) -> Prepared:
 
 def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
     x, y = _table(v)
-    elbo = Trace_ELBO(num_particles=16, vectorize_particles=True, max_plate_nesting=1)
+    elbo = vectorised_bound(16)
     return Prepared(
         logistic_regression, guide(x.shape[1]), (x, y), dict(PRIOR), {"elbo": elbo, "tol": 0.3}
     )
@@ -63,6 +55,7 @@ def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
 RECIPE = Recipe(
     name="04c_logistic_regression",
     title="Continuous latents: Bayesian logistic regression",
+    model="logistic regression",
     topic="19.4.3",
     learn="right means, short intervals, calibrated predictions",
     data="breast_cancer",
@@ -78,9 +71,13 @@ RECIPE = Recipe(
             "a full Gaussian, by SVI", partial(_by_svi, guides.LogisticRegressionFullRank)
         ),
     },
+    default="full_rank",
+    because="it keeps the correlations, which the mode's curvature understates",
     log_evidence=lambda fit: None,  # an integral over the coefficients
     dims={"coefficient": ("covariate",), "x": ("covariate",)},
     site="coefficient",
     standardised=False,
+    has_outcome=True,
+    check=covariates_and_classes,
     notebook="04c_continuous_latents",
 )

@@ -4,20 +4,20 @@ import math
 from typing import Any
 
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from guides import maximum_entropy as guides
 from models.maximum_entropy import Multipliers, maximum_entropy
 from pyro_cookbook.algorithms.calculus_of_variations.maximum_entropy import gaussian_multipliers
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.estimators import vectorised_bound
 from pyro_cookbook.fits.result import Fit
 
 
 def _prepare(guide: Any, v: Tensor) -> Prepared:
     found = gaussian_multipliers(v.mean(0).numpy(), v.std(0, correction=0).numpy())
     multipliers = Multipliers(*(torch.as_tensor(value).to(v) for value in found))
-    elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
+    elbo = vectorised_bound()
     return Prepared(
         maximum_entropy, guide, (v,), {"multipliers": multipliers}, {"elbo": elbo, "lr": 0.01}
     )
@@ -40,6 +40,7 @@ def _largest_entropy(fit: Fit) -> float:
 RECIPE = Recipe(
     name="04b_calculus_of_variations",
     title="Calculus of variations: maximum entropy",
+    model="maximum entropy",
     topic="19.4.2",
     learn="why a fixed mean and variance give the Gaussian",
     data="iris",
@@ -50,6 +51,8 @@ RECIPE = Recipe(
         "normal": GuideEntry("a normal: the optimum is in the family", _normal),
         "flow": GuideEntry("a spline flow, which has to find the normal", _flow),
     },
+    default="normal",
+    because="the optimum is a normal",
     log_evidence=_largest_entropy,
     dims=dict.fromkeys(
         ("h", "v", "h_loc", "h_scale", "multipliers_linear", "multipliers_quadratic"), ("feature",)

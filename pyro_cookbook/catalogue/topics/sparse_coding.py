@@ -8,7 +8,7 @@ from torch import Tensor
 
 from guides import sparse_coding as guides
 from models.sparse_coding import SparseCoding
-from pyro_cookbook.algorithms.sparse_coding import fista as sparse_coding
+from pyro_cookbook.algorithms.sparse_coding import fista
 from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
@@ -29,10 +29,10 @@ def _dictionary(v: Tensor, size: int, seed: int) -> Any:
 
 def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
     model = _dictionary(v, size, seed)
-    codes = sparse_coding.fista(model, v, tol=1e-6)
+    codes = fista.fista(model, v, tol=1e-6)
     guide: Any = guides.SparseCodingMAP(len(v), size).to(v)
     guide.h_loc = codes.h
-    constant = len(v) * sparse_coding.log_normaliser(model)
+    constant = len(v) * fista.log_normaliser(model)
     return Prepared(
         model,
         guide,
@@ -60,6 +60,7 @@ def _encoder(v: Tensor, size: int) -> Any:
 RECIPE = Recipe(
     name="03_sparse_coding",
     title="MAP inference and sparse coding",
+    model="sparse coding",
     topic="19.3",
     learn="a delta for q, exact zeros, and dictionaries of edges",
     data="patches",
@@ -77,6 +78,8 @@ RECIPE = Recipe(
         ),
         "amortized": GuideEntry("a network from the row to its code", partial(_by_svi, _encoder)),
     },
+    default="gaussian",
+    because="its bound is the highest of those with a spread",
     log_evidence=lambda fit: None,  # an integral over every code
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
     site="h",

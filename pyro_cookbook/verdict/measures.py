@@ -1,0 +1,119 @@
+"""The numbers that judges look at, as functions of arrays of draws and weights."""
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from pyro_cookbook.posterior.importance import MAX_KHAT
+
+Array = npt.NDArray[np.float64]
+
+# KL is estimated with this many standard errors on top.
+KL_ERRORS = 2.0
+# The central 68% of a normal, whose half width is its sd, and the median.
+_QUANTILES = (0.1587, 0.5, 0.8413)
+# States of a smaller probability may go undrawn by a guide that is right.
+RARE = 0.01
+
+
+def khat_limit(num_draws: int) -> float:
+    """Largest k-hat of weights that can be used: less than 0.7 for few draws.
+
+    References
+    ----------
+    Vehtari et al. (2024), *Pareto smoothed importance sampling*, JMLR 25.
+    """
+    return min(1 - 1 / float(np.log10(num_draws)), MAX_KHAT)
+
+
+def kl_bound(log_weights: Array) -> Array:
+    """KL(q ‖ p) = log E[w] − E[log w] of each column, with two standard errors on top, in nats."""
+    with np.errstate(invalid="ignore"):  # draws without a density give NaN, which is not small
+        top = log_weights.max(0)
+        ratio = np.exp(log_weights - top)
+        mean = ratio.mean(0)
+        spread = (ratio / mean - log_weights).std(0)  # the delta method, both terms at once
+        error = spread / len(log_weights) ** 0.5
+        kl: Array = top + np.log(mean) - log_weights.mean(0) + KL_ERRORS * error
+    return kl
+
+
+def columns(value: Tensor) -> Array:
+    """Draws as a matrix: one column for each scalar, shape (S, scalars)."""
+    return value.detach().cpu().double().numpy().reshape(len(value), -1)
+
+
+def location_scale_errors(value: Array, weight: Array) -> Array:
+    """Change of each location (in scales) and of each scale (relative) under the weights.
+
+    Location and scale are the mean and the sd, and also the median and half the central 68%
+    interval: the larger change counts. `value` and `weight` have shape (S, scalars) and (S, 1 or
+    same); the result has shape (2, scalars).
+    """
+    order = np.argsort(value, axis=0)
+    ordered = np.take_along_axis(value, order, 0)
+    weight = np.broadcast_to(weight, value.shape)
+    mass = np.cumsum(np.take_along_axis(weight, order, 0), axis=0)
+    low, mid, high = (
+        np.take_along_axis(ordered, (mass < q).sum(0, keepdims=True).clip(max=len(value) - 1), 0)[0]
+        for q in _QUANTILES
+    )
+    raw_low, raw_mid, raw_high = np.quantile(ordered, _QUANTILES, axis=0)
+    scale = np.maximum(high - low, np.finfo(float).tiny) / 2
+    shift = np.abs(raw_mid - mid) / scale
+    stretch = np.abs((raw_high - raw_low) / 2 / scale - 1)
+    # Means and sds too: a heavy tail can leave the quantiles right and the sd wrong.
+    with np.errstate(all="ignore"):
+        mean = (weight * value).sum(0) / weight.sum(0)
+        sd = np.sqrt((weight * (value - mean) ** 2).sum(0) / weight.sum(0))
+        sd = np.maximum(sd, np.finfo(float).tiny)
+        shift = np.fmax(shift, np.abs(value.mean(0) - mean) / sd)
+        stretch = np.fmax(stretch, np.abs(value.std(0) / sd - 1))
+    return np.where(raw_high == raw_low, 0.0, np.stack([shift, stretch]))
+
+
+def frequencies(drawn: Array, values: Array) -> Array:
+    """How often each row, of shape (S, R, E), has each of K vectors, shape (K, E): (R, K)."""
+    # Whole numbers that tell the vectors apart, in mixed radix.
+    low = values.min(0)
+    radix = np.cumprod([1, *(np.ptp(values, axis=0)[:-1] + 1)])
+    known, found = (values - low) @ radix, (drawn - low) @ radix
+    order = np.argsort(known)
+    index = order[np.searchsorted(known[order], found)]
+    num_rows, num_values = drawn.shape[1], len(values)
+    cells = (index + num_values * np.arange(num_rows)).ravel()
+    counts = np.bincount(cells, minlength=num_rows * num_values)
+    return counts.reshape(num_rows, num_values) / len(drawn)
+
+
+def state_distance(guide: Array, means: Array, values: Array, exact: Array) -> Array:
+    """How far a guide's rows of discrete values are from the exact ones: shape (R,).
+
+    The total variation of a scalar's probabilities; of a vector, the largest error of an entry's
+    mean, as a share of its range.
+
+    Parameters
+    ----------
+    guide, exact : array, shape (R, K)
+        Probability of each value.
+    means : array, shape (R, E)
+        The guide's.
+    values : array, shape (K, E)
+    """
+    if values.shape[1] == 1:
+        distance: Array = 0.5 * np.abs(guide - exact).sum(-1)
+    else:
+        span = np.maximum(np.ptp(values, axis=0), 1)
+        distance = (np.abs(means - exact @ values) / span).max(-1)
+    return distance
+
+
+def effective_share(guide: Array, exact: Array) -> Array:
+    """Share of a guide's draws left by reweighting them to exact probabilities: shape (R,).
+
+    1 / Σ exact² / guide over the states that are not rare, shape (R, K) both.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(exact > RARE, exact**2 / guide, 0.0)
+    share: Array = 1 / np.maximum(ratio.sum(-1), 1.0)
+    return share

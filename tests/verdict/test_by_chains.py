@@ -1,0 +1,435 @@
+"""Short chains as a witness: each rule on both sides of its limit, as a function of numbers."""
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_cookbook as pc
+from pyro_cookbook.posterior.chains import NUM_STEPS, Summary
+from pyro_cookbook.posterior.importance import smooth, weigh
+from pyro_cookbook.verdict import by_chains
+from pyro_cookbook.verdict.by_chains import (
+    ChainCheck,
+    Displacement,
+    chain_table,
+    check_chains,
+    disagreement,
+    displacement,
+    draws_table,
+    errors_against,
+    is_stuck,
+    judge_mixed,
+    judge_unmixed,
+    labels_of,
+    margin,
+    share_moved,
+    with_errors,
+)
+from pyro_cookbook.verdict.findings import NOTHING, RELIABLE, REWEIGHT, UNRELIABLE
+
+ORIGIN = torch.zeros((), dtype=torch.float64)
+
+
+def summary(**numbers):
+    """Chains of one scalar with mean 10 and sd 2, exact and at rest, but for `numbers`."""
+    rest = {"mean": 10.0, "sd": 2.0, "mean_se": 0.0, "sd_se": 0.0}
+    rest |= {"mean_drift": 0.0, "sd_drift": 0.0, "persistence": 0.0}
+    return Summary(**{name: np.array([value]) for name, value in (rest | numbers).items()})
+
+
+def test_the_limits_are_those_of_the_study():
+    assert by_chains.MAX_ERROR == 0.22
+    assert (by_chains.GOOD_KHAT, by_chains.STRICTER) == (0.5, 0.5)
+    assert (by_chains.MAX_PERSISTENCE, by_chains.DRIFT_ERRORS) == (0.35, 3.0)
+    assert (by_chains.NOISE_MEMORY, by_chains.MOST_MEMORY) == (0.2, 0.6)
+
+
+# What is measured
+
+
+@pytest.mark.parametrize(
+    ("error", "drift", "expected"),
+    [
+        (0.1, 0.0, 0.1),
+        (0.1, 0.39, 0.1),  # within noise: three errors, and less than one more
+        (0.1, 0.5, 0.2),  # what is more than noise is to come again
+        (0.0, 0.5, 0.5),
+    ],
+)
+def test_a_number_that_still_moves_is_as_unsure_as_it_moves(error, drift, expected):
+    assert margin(np.array([error]), np.array([drift])) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("persistence", "stuck"), [(0.34, False), (0.36, True)])
+def test_chains_that_stay_where_they_are_are_stuck(persistence, stuck):
+    assert is_stuck(summary(persistence=persistence)) == stuck
+
+
+@pytest.mark.parametrize(
+    ("memory", "moved"),
+    [
+        ([0.0], 1.0),
+        ([0.19, -0.1], 1.0),  # noise
+        ([0.3, 0.1], 0.9),
+        ([-0.3, 0.1], 0.9),  # chains that overshoot remember as well
+        ([0.79], 0.41),
+        ([0.95], 0.4),  # by then they are not heard
+    ],
+)
+def test_chains_that_remember_their_start_have_moved_by_the_rest_of_the_error(memory, moved):
+    assert share_moved(np.array(memory)) == pytest.approx(moved)
+
+
+def test_the_table_of_chains_is_in_their_sds():
+    table = chain_table(summary(mean_se=0.1, sd_se=0.2, mean_drift=0.7, sd_drift=0.0), ["h"]).loc[
+        "h"
+    ]
+    assert table.to_dict() == pytest.approx(
+        {"chain_mean": 10, "chain_sd": 2, "shift_margin": 0.4 / 2, "stretch_margin": 0.2 / 2}
+    )
+
+
+def test_the_table_of_draws_has_their_moments_plain_and_reweighted():
+    values = {"h": torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 4.0]], dtype=torch.float64)}
+    assert list(draws_table(values, None).columns) == ["mean", "sd"]
+    table = draws_table(values, np.array([0.5, 0.5, 0.0]))
+    assert list(table.index) == ["h[0]", "h[1]"]
+    assert table["mean"].tolist() == [1.0, 2.0]
+    np.testing.assert_allclose(table["sd"], [(2 / 3) ** 0.5, 2**0.5])
+    assert table["reweighted_mean"].tolist() == [0.5, 1.0]
+    assert table["reweighted_sd"].tolist() == [0.5, 0.0]
+
+
+def test_scalars_are_named_by_their_site_and_index():
+    assert labels_of("tau", torch.zeros(5)) == ["tau"]
+    assert labels_of("W", torch.zeros(5, 1, 2)) == ["W[0,0]", "W[0,1]"]
+
+
+def against(mean, sd, known_mean, known_sd):
+    own, known = ((np.array([m]), np.array([s])) for m, s in ((mean, sd), (known_mean, known_sd)))
+    return tuple(float(one[0]) for one in errors_against(own, known))
+
+
+@pytest.mark.parametrize(
+    ("own", "known", "errors"),
+    [
+        ((1.0, 1.0), (0.0, 2.0), (0.5, 0.5)),
+        ((-1.0, 3.0), (0.0, 2.0), (0.5, 0.5)),
+        # A constant, whose mean over many draws is off by a rounding, and its sd is one.
+        ((0.1, 1.4e-17), (0.1 + 1.4e-17, 0.0), (0.0, 0.0)),
+        ((0.1, 0.0), (0.1, 1.4e-17), (0.0, 0.0)),
+        ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0)),
+        ((0.1, 0.0), (0.1, 0.01), (0.0, 1.0)),  # the guide alone does not vary
+        # log of draws that are partly negative, for both: nothing to compare.
+        ((np.nan, np.nan), (np.nan, np.nan), (0.0, 0.0)),
+        ((np.inf, np.nan), (np.inf, np.nan), (0.0, 0.0)),
+        ((np.nan, np.nan), (0.0, 1.0), (np.inf, np.inf)),  # for one of them
+        ((0.0, 1.0), (np.nan, np.nan), (np.inf, np.inf)),
+        ((np.inf, np.nan), (0.0, 1.0), (np.inf, np.inf)),  # draws that overflow
+    ],
+)
+def test_errors_are_in_the_known_sds_and_of_constants_there_are_none(own, known, errors):
+    # 1e-5 of an sd is what is left of the rounding.
+    assert against(*own, *known) == pytest.approx(errors, abs=1e-4)
+
+
+def test_a_precise_number_is_no_constant():
+    assert against(1.0 + 2e-10, 1e-10, 1.0, 1e-10)[0] == pytest.approx(2, rel=1e-5)
+    assert against(1.0, 2e-10, 1.0, 1e-10)[1] == pytest.approx(1)
+
+
+def table_of(**numbers):
+    """One scalar, right in every respect but for `numbers`."""
+    rest = {"mean": 10.0, "sd": 2.0, "reweighted_mean": 10.0, "reweighted_sd": 2.0}
+    rest |= {"chain_mean": 10.0, "chain_sd": 2.0, "shift_margin": 0.0, "stretch_margin": 0.0}
+    return pd.DataFrame(rest | numbers, index=["h"])
+
+
+def test_errors_are_those_of_the_draws_and_of_the_reweighted_draws():
+    table = with_errors(table_of(mean=11.0, sd=1.0, reweighted_mean=9.8, reweighted_sd=2.2), 1.0)
+    row = table.loc["h"]
+    assert (row["shift"], row["stretch"]) == (0.5, 0.5)
+    assert row["reweighted_shift"] == pytest.approx(0.1)
+    assert row["reweighted_stretch"] == pytest.approx(0.1)
+    assert "reweighted_shift" not in with_errors(table_of().drop(columns="reweighted_mean"), 1.0)
+
+
+def test_what_chains_have_not_moved_is_added():
+    row = with_errors(table_of(mean=11.0, sd=1.0, reweighted_mean=10.4), 0.8).loc["h"]
+    assert row["shift"] == pytest.approx(0.5 / 0.8)
+    assert row["stretch"] == pytest.approx(0.5 / 0.8)
+    assert row["reweighted_shift"] == pytest.approx(0.2 / 0.8)
+
+
+def test_a_displacement_is_the_worst_scalars_with_its_margin():
+    table = pd.DataFrame(
+        {
+            "shift": [0.10, 0.05, 0.0],
+            "shift_margin": [0.01, 0.09, 0.0],
+            "stretch": [0.0, 0.0, 0.3],
+            "stretch_margin": [0.0, 0.0, 0.02],
+            "reweighted_shift": [0.5, 0.0, 0.0],
+            "reweighted_stretch": [0.0, 0.0, 0.0],
+        },
+        index=["mu", "tau", "theta[1]"],
+    )
+    found = displacement(table, "")
+    assert found == pytest.approx((0.14, 0.32, "theta[1]"), abs=1e-12)
+    assert found.worst == pytest.approx(0.32)
+    assert found.site == "theta"
+    assert displacement(table, "reweighted_") == pytest.approx((0.51, 0.02, "mu"), abs=1e-12)
+
+
+def test_a_margin_without_a_number_hides_no_error():
+    table = with_errors(table_of(shift_margin=np.nan, stretch_margin=np.nan, mean=14.0), 1.0)
+    assert displacement(table, "").shift == 2.0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "apart"),
+    [
+        ({}, 0.0),
+        ({"reweighted_mean": 11.0}, 0.5),
+        ({"reweighted_sd": 1.0}, 1.0),
+        ({"mean": 0.1, "reweighted_mean": 0.1, "sd": 1e-17, "reweighted_sd": 1e-15}, 0.0),
+    ],
+)
+def test_weights_disagree_with_the_draws_by_the_larger_of_shift_and_stretch(numbers, apart):
+    assert disagreement(table_of(**numbers)) == pytest.approx(apart, abs=1e-4)
+
+
+def test_without_weights_there_is_no_disagreement():
+    assert disagreement(table_of().drop(columns=["reweighted_mean", "reweighted_sd"])) == 0.0
+
+
+# What is judged
+
+
+def moved(shift=0.0, stretch=0.0):
+    return Displacement(shift, stretch, "theta[3]")
+
+
+@pytest.mark.parametrize("where", ["shift", "stretch"])
+@pytest.mark.parametrize(
+    ("plain", "reweighted", "khat", "verdict"),
+    [
+        (0.219, None, 0.4, RELIABLE),
+        (0.221, None, 0.4, UNRELIABLE),
+        (0.219, 0.9, 0.9, RELIABLE),  # weights that cannot be used say nothing
+        (0.4, 0.219, 0.49, REWEIGHT),
+        (0.4, 0.221, 0.49, UNRELIABLE),
+        (0.4, 0.109, 0.51, REWEIGHT),  # few weights have to agree twice as well
+        (0.4, 0.111, 0.51, UNRELIABLE),
+    ],
+)
+def test_chains_that_have_mixed_judge_the_draws_and_the_reweighted_draws(
+    where, plain, reweighted, khat, verdict
+):
+    second = None if reweighted is None else moved(**{where: reweighted})
+    finding = judge_mixed(moved(**{where: plain}), second, 0.0, khat)
+    assert finding.verdict == verdict
+    assert finding.site == "theta"
+
+
+@pytest.mark.parametrize(
+    ("apart", "khat", "verdict"),
+    [
+        (0.219, 0.3, RELIABLE),
+        (0.221, 0.3, REWEIGHT),
+        (0.221, 0.49, REWEIGHT),
+        (0.221, 0.51, RELIABLE),  # not so good that they win
+    ],
+)
+def test_good_weights_win_where_the_guide_has_heavy_tails(apart, khat, verdict):
+    finding = judge_mixed(moved(0.1), moved(0.0), apart, khat)
+    assert finding.verdict == verdict
+    assert ("chains come back late" in finding.reasons[0]) == (verdict == REWEIGHT)
+
+
+def test_the_weights_do_not_win_where_the_chains_see_the_error_too():
+    finding = judge_mixed(moved(0.3), moved(0.3), 0.4, 0.3)
+    assert finding.verdict == UNRELIABLE
+
+
+@pytest.mark.parametrize(("khat", "told"), [(0.69, False), (0.71, True)])
+def test_useless_weights_of_a_right_fit_are_told_to_be_no_matter(khat, told):
+    reasons = judge_mixed(moved(0.1), None, 0.0, khat).reasons
+    assert any("cannot be reweighted, and need not be" in reason for reason in reasons) == told
+
+
+def test_what_chains_say_is_told_in_sds_and_percent():
+    (reason,) = judge_mixed(moved(0.30, 0.456), moved(0.25, 0.1), 0.0, 0.4).reasons
+    assert reason == (
+        "short chains from the guide's draws move means by at most 0.30 sd and sds by at most 46%"
+        " (most at 'theta[3]'); reweighting does not mend it (0.25 sd and 10%, at 'theta[3]'): a"
+        " fit is right up to 0.22 sd and 22%"
+    )
+    (first, second) = judge_mixed(moved(0.30), moved(0.05, 0.1), 0.0, 0.4).reasons
+    assert first.endswith("(most at 'theta[3]')")
+    assert second == "reweighted, they are within 0.05 sd and 10% of the chains' (k-hat 0.40)"
+
+
+def test_errors_without_a_bound_are_not_printed_at_length():
+    for finding in (
+        judge_mixed(moved(1e200, 1e250), moved(np.inf, 1e250), 0.0, 0.4),
+        judge_unmixed(moved(1e200, 1e250), RELIABLE, 0.4),
+        judge_mixed(moved(0.0), moved(0.0), 1e250, 0.4),
+    ):
+        assert ">1000%" in finding.reasons[0]
+        assert len(finding.reasons[0]) < 260
+
+
+@pytest.mark.parametrize("where", ["shift", "stretch"])
+@pytest.mark.parametrize(
+    ("by_weights", "khat", "verdict"),
+    [
+        (RELIABLE, 0.3, UNRELIABLE),  # nothing confirms reweighted draws
+        (REWEIGHT, 0.49, RELIABLE),  # the weights' own verdict stands
+        (REWEIGHT, 0.51, UNRELIABLE),
+        (UNRELIABLE, 0.3, RELIABLE),
+    ],
+)
+def test_chains_that_have_not_mixed_can_refute_and_not_confirm(where, by_weights, khat, verdict):
+    assert judge_unmixed(moved(**{where: 0.219}), by_weights, khat) == NOTHING
+    finding = judge_unmixed(moved(**{where: 0.221}), by_weights, khat)
+    assert finding.verdict == verdict
+    assert finding.site == "theta"
+    assert "and have not mixed" in finding.reasons[0]
+
+
+def test_no_chains_say_nothing():
+    assert judge_unmixed(None, RELIABLE, 0.9) == NOTHING
+
+
+# From a fit to the numbers
+
+
+def standard_normal(v):
+    h = pyro.sample("h", dist.Normal(v, v + 1.0))
+    pyro.deterministic("tenth", 0 * h + 0.1)
+    pyro.deterministic("log", h.log())
+    pyro.sample("v", dist.Normal(v, 1.0), obs=v)
+
+
+def guide(loc, scale):
+    def run(v):
+        pyro.sample("h", dist.Normal(v + loc, v + scale))
+
+    return run
+
+
+def checked(model, loc, scale, *, reweight=True):
+    fit = pc.as_fit(model, guide(loc, scale), ORIGIN)
+    weights = weigh(fit, 4000)
+    return check_chains(fit, weights, smooth(weights.joint)[0] if reweight else None, 0)
+
+
+def test_the_check_has_the_draws_and_where_the_chains_take_them():
+    check = checked(standard_normal, 0.5, 0.8)
+    assert check.conclusive
+    assert check.labels == ["h"]
+    row = check.table.loc["h"]
+    # 4,000 draws; about 1,000 chains of which each is worth a draw or more.
+    assert row["mean"] == pytest.approx(0.5, abs=4 * 0.8 / 4000**0.5)
+    assert row["chain_mean"] == pytest.approx(0.0, abs=0.1)
+    assert row["chain_sd"] == pytest.approx(1.0, abs=0.1)
+    assert row["shift"] == pytest.approx(0.5, abs=0.15)
+    assert row["stretch"] == pytest.approx(0.2, abs=0.1)
+    assert row["reweighted_mean"] == pytest.approx(0.0, abs=0.1)
+    assert check.loc[0] == row["mean"]
+    assert check.scale[0] == pytest.approx(row["sd"])
+    assert check.plain.shift == row["shift"] + row["shift_margin"]
+    assert check.reweighted.label == "h"
+    assert check.positions.shape[1] == 1
+
+
+def test_constants_and_values_that_are_no_numbers_are_not_judged():
+    """They made chains look stuck, so that the weights decided alone."""
+    check = checked(standard_normal, 0.0, 1.0)
+    assert list(check.table.index) == ["h", "tenth", "log"]
+    assert check.conclusive
+    assert check.table.loc["tenth", ["shift", "stretch"]].max() < 1e-3
+    assert check.table.loc["log", "shift"] == 0.0
+    assert check.plain.label == "h"
+
+
+def test_without_usable_weights_nothing_is_reweighted():
+    check = checked(standard_normal, 0.0, 1.0, reweight=False)
+    assert check.reweighted is None
+    assert check.plain is not None
+
+
+def test_chains_that_are_stuck_or_have_not_moved_are_not_conclusive(monkeypatch):
+    monkeypatch.setattr(by_chains, "is_stuck", lambda summary: True)
+    assert not checked(standard_normal, 0.0, 1.0).conclusive
+
+
+def islands(v):
+    """Two modes that no chain crosses between, and a guide over both."""
+    x = pyro.sample("h", dist.Normal(v, 20.0))
+    apart = torch.stack([-((x - 15) ** 2) / 2, -((x + 15) ** 2) / 2])
+    pyro.factor("islands", apart.logsumexp(0))
+    pyro.sample("v", dist.Normal(v, 1.0), obs=v)
+
+
+def test_chains_that_cannot_leave_their_island_are_not_conclusive():
+    check = checked(islands, 0.0, 15.0)
+    assert not check.conclusive
+    assert check.positions is not None
+
+
+def test_a_model_too_large_for_chains_has_a_table_and_no_positions(monkeypatch):
+    monkeypatch.setattr(by_chains, "num_chains", lambda density: 0)
+    check = checked(standard_normal, 0.0, 1.0)
+    assert (check.conclusive, check.positions) == (False, None)
+    assert check.plain is None
+    assert check.reweighted is None
+    assert "chain_mean" not in check.table
+
+
+@pytest.mark.parametrize(("lost", "runs"), [(30, True), (50, False)])
+def test_draws_without_a_place_on_the_unconstrained_scale_are_left_out_while_they_are_few(
+    lost, runs
+):
+    def positive(v):
+        pyro.sample("h", dist.HalfNormal(v + 1.0))
+        pyro.sample("v", dist.Normal(v, 1.0), obs=v)
+
+    def half_normal(v):
+        pyro.sample("h", dist.HalfNormal(v + 1.0))
+
+    fit = pc.as_fit(positive, half_normal, ORIGIN)
+    weights = weigh(fit, 4000)
+    weights.draws.values["h"][:lost] = 0.0  # whose logarithm is −∞
+    check = check_chains(fit, weights, None, 0)
+    assert (check.positions is not None) == runs
+    assert np.isfinite(check.loc).all()
+
+
+def test_a_model_without_a_flat_density_has_no_check():
+    def moving(v):
+        low = pyro.sample("low", dist.Normal(v, 1.0))
+        pyro.sample("h", dist.Uniform(low, low + 1.0))
+        pyro.sample("v", dist.Normal(v, 1.0), obs=v)
+
+    def own(v):
+        low = pyro.sample("low", dist.Normal(v, 1.0))
+        pyro.sample("h", dist.Uniform(low, low + 1.0))
+
+    fit = pc.as_fit(moving, own, ORIGIN)
+    assert check_chains(fit, weigh(fit, 500), None, 0) is None
+
+
+def test_every_step_of_the_chains_is_counted():
+    ticks = []
+    fit = pc.as_fit(standard_normal, guide(0.0, 1.0), ORIGIN)
+    check_chains(fit, weigh(fit, 500), None, 0, lambda: ticks.append(1))
+    assert len(ticks) == NUM_STEPS
+
+
+def test_a_check_without_positions_displaces_nothing():
+    check = ChainCheck(table_of(), False, np.zeros(1), np.ones(1), None, ["h"])
+    assert check.plain is None
