@@ -89,8 +89,8 @@ def to_datatree(
     (('chain', 'draw'), ('chain', 'draw', 'row'))
     """
     model, guide = fit.programs
-    layout = Layout(model.sites, coords, dims, sample_dims)
     with isolated(seed, fit.param_state):
+        layout = Layout(model.sites, coords, dims, sample_dims)
         todo = plan(sizes_of(model, guide), num_draws, max_gib)
         log_q = torch.empty(todo.num_draws, dtype=torch.double)
         if reweight:
@@ -130,8 +130,8 @@ def mcmc_tree(
     max_gib: float = MAX_GIB,
 ) -> xr.DataTree:
     """Lay out draws of a Markov chain: latents of shape (chains · draws, ...), chain by chain."""
-    layout = Layout(model.sites, coords, dims, CHAINS, len(diverging))
     with isolated(0, model.store):
+        layout = Layout(model.sites, coords, dims, CHAINS, len(diverging))
         latents = {name: value for name, value in latents.items() if name in model.sites}
         chains = len(diverging)
         todo = plan(sizes_of(model), diverging.size, max_gib, num_chains=chains, exist=True)

@@ -10,6 +10,7 @@ from pyro.infer import MCMC
 
 from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.posterior.datatree import mcmc_tree, to_datatree
+from pyro_cookbook.posterior.groups import MAX_GIB
 from pyro_cookbook.posterior.layout import Coords, Dims
 from pyro_cookbook.programs.copying import copy_as_trained
 from pyro_cookbook.programs.program import Function, Program
@@ -25,12 +26,13 @@ def from_pyro_svi(
     model, guide : callable
         The trained programs; parameters in Pyro's global store are found too.
     *data
-        What they are called with.
+        What they are called with. Discrete latents that the guide leaves out, as for
+        ``TraceEnum_ELBO``, are summed out.
     losses : sequence of float, optional
         −ELBO at every step.
     **options
-        ``num_draws``, ``seed``, ``coords``, ``dims``, ``sample_dims`` and ``reweight`` go to
-        `to_datatree`; the rest is keyword data.
+        ``num_draws``, ``seed``, ``coords``, ``dims``, ``sample_dims``, ``reweight`` and
+        ``max_gib`` go to `to_datatree`; the rest is keyword data.
 
     Returns
     -------
@@ -63,7 +65,11 @@ def from_pyro_svi(
 
 
 def from_pyro_mcmc(
-    mcmc: MCMC, *, coords: Coords | None = None, dims: Dims | None = None
+    mcmc: MCMC,
+    *,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
+    max_gib: float = MAX_GIB,
 ) -> xr.DataTree:
     """Convert a finished run of Pyro's MCMC into the same shape of tree.
 
@@ -71,14 +77,16 @@ def from_pyro_mcmc(
     ----------
     mcmc : pyro.infer.MCMC
         After ``run``, with a kernel made from a model.
-    coords, dims : mapping, optional
-        As for `to_datatree`.
+    coords, dims, max_gib
+        As for `to_datatree`; all draws of the posterior are kept.
 
     Returns
     -------
     xarray.DataTree
         With sample dimensions (chain, draw); sample_stats holds lp (log p(v, h), in nats) and
-        diverging.
+        diverging. Discrete latents, which Pyro sums out, are not in the posterior: lp and
+        log_likelihood are sums over them as well, new observations have new ones, and the
+        attribute ``summed_out`` names them.
 
     Raises
     ------
@@ -112,4 +120,4 @@ def from_pyro_mcmc(
         diverging[chain, steps] = True
     latents = {name: value.flatten(0, 1) for name, value in samples.items()}
     own, _ = copy_as_trained(Program(model, args, kwargs))
-    return mcmc_tree(own, latents, diverging, coords=coords, dims=dims)
+    return mcmc_tree(own, latents, diverging, coords=coords, dims=dims, max_gib=max_gib)

@@ -124,7 +124,7 @@ def gib(size: float) -> str:
 def sizes_of(model: Program, guide: Program | None = None) -> Sizes:
     """Find what one draw of a model's groups fills, and of the guide that draws it."""
     values: dict[str, Tensor] = {name: node["value"] for name, node in model.nodes.items()}
-    wide = max((values[name].element_size() for name in model.latents), default=8)
+    wide = own_dtype(model).itemsize
     posterior = pointwise = 0
     scalars = sum(site.shape.numel() for site in guide.sites.values()) if guide else 0
     for name, site in model.sites.items():
@@ -136,6 +136,13 @@ def sizes_of(model: Program, guide: Program | None = None) -> Sizes:
             posterior += size
             pointwise += size  # of the prior
     return Sizes(posterior, pointwise, scalars)
+
+
+def own_dtype(model: Program) -> torch.dtype:
+    """Find the widest floating-point type among a model's latents; the default without any."""
+    types = [model.nodes[name]["value"].dtype for name in model.latents]
+    floats = [dtype for dtype in types if dtype.is_floating_point]
+    return max(floats, key=lambda dtype: dtype.itemsize, default=torch.get_default_dtype())
 
 
 def model_groups(
@@ -168,6 +175,7 @@ def model_groups(
         "constant_data": data(constants(model)),
     }
     log_p = torch.empty(plan.num_draws, dtype=torch.double)
+    dtype = own_dtype(model)  # densities are computed in double precision, and kept in the data's
     for at, latents in draws:
         groups["posterior"].write(at, {**latents, **derived_values(model, latents)})
         density = log_density(model, latents)
@@ -176,7 +184,8 @@ def model_groups(
         if not len(kept):
             continue
         some = {name: value[kept] for name, value in latents.items()}
-        groups["log_likelihood"].write(place, {name: density[name][kept] for name in dense})
+        some_density = {name: density[name][kept].to(dtype) for name in dense}
+        groups["log_likelihood"].write(place, some_density)
         new = predictive(model, some, len(kept))
         groups["posterior_predictive"].write(place, {name: new[name] for name in names})
     return groups, log_p

@@ -187,11 +187,14 @@ class Layout:
 def _row_plates(sites: Mapping[str, Site], data_sites: Collection[str]) -> dict[int, str]:
     """Size → the plate round the data that alone has it: arguments of as many rows belong to it.
 
-    A size that another plate or any other dimension has as well says nothing.
+    A size that another plate or another dimension of a site has as well says nothing; computed
+    values, which take their size from others, do not count.
     """
     plates: dict[str, int] = {}
     others: set[int] = set()
     for site in sites.values():
+        if site.deterministic:
+            continue
         named = len(site.plates)
         plates |= {plate: site.shape[i] for i, plate in enumerate(site.plates) if plate}
         others |= {site.shape[i] for i, plate in enumerate(site.plates) if not plate}

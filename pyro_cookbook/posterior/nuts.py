@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,12 @@ from tqdm.auto import tqdm
 
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.datatree import mcmc_tree
-from pyro_cookbook.posterior.layout import Coords, Dims
+from pyro_cookbook.posterior.groups import MAX_GIB
+from pyro_cookbook.posterior.layout import Coords, Dims, Values
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.isolation import exclusive, isolated
+from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.progress import shown
 from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
@@ -31,6 +34,8 @@ Array = npt.NDArray[np.float64]
 _SCALING_DRAWS = 2000
 # Whole covariances up to here; above, chains are scaled coordinate by coordinate.
 _MAX_DENSE = 500
+# Enough to be drawn at once, as the chains' draws are.
+_REHEARSED = 8
 
 
 def sample(
@@ -44,6 +49,7 @@ def sample(
     processes: int | None = None,
     coords: Coords | None = None,
     dims: Dims | None = None,
+    max_gib: float = MAX_GIB,
     progress: bool | None = None,
 ) -> xr.DataTree:
     """Sample the posterior of a fit's model by NUTS.
@@ -64,8 +70,8 @@ def sample(
         Chain c uses ``seed + c``. Same seed, same numbers, however many processes.
     processes : int, optional
         Chains run at a time. Default: as many as there are processors.
-    coords, dims : mapping, optional
-        As for `to_datatree`.
+    coords, dims, max_gib
+        As for `to_datatree`; all draws of the posterior are kept.
     progress : bool, optional
         Show a bar of chains that are done. Default: if standard error is a terminal.
 
@@ -78,7 +84,10 @@ def sample(
     Raises
     ------
     ValueError
-        If a latent is discrete or the model has no density that is a function of its latents.
+        If a latent is discrete or the model has no density that is a function of its latents; if
+        draws of this model cannot be laid out, before the chains run.
+    DrawsLeftOver
+        If they could not be laid out all the same; its ``.draws`` holds them.
 
     References
     ----------
@@ -102,33 +111,76 @@ def sample(
     for name, value, least in (("num_draws", num_draws, 4), ("num_chains", num_chains, 1)):
         if value < least:
             raise ValueError(f"{name}: got {value}, expected at least {least}")
+    density, coordinates, starts = _prepare(fit, num_chains, seed)
+    model = fit.programs.model
+    dtypes = _rehearse(fit, density, {"coords": coords, "dims": dims, "max_gib": max_gib})
+    chains = _run(
+        [
+            _Job(density, coordinates, start, seed + c, num_draws, num_warmup, target_accept)
+            for c, start in enumerate(starts)
+        ],
+        processes or os.cpu_count() or 1,
+        shown(progress),
+    )
+    positions = np.concatenate([chain.positions for chain in chains])
+    with isolated(seed, fit.param_state):
+        latents = density.constrain(positions)
+    latents = {name: value.to(dtypes[name]) for name, value in latents.items()}
+    diverging = np.stack([chain.diverging for chain in chains])
+    try:
+        return mcmc_tree(model, latents, diverging, coords=coords, dims=dims, max_gib=max_gib)
+    except Exception as error:  # after minutes of sampling, whatever it is
+        raise DrawsLeftOver(error, latents, diverging.shape) from error
+
+
+class DrawsLeftOver(RuntimeError):
+    """The chains have run, and their draws could not be laid out.
+
+    Attributes
+    ----------
+    draws : dict of str to array
+        Site → values, shape (chains, draws, ...).
+    """
+
+    def __init__(self, error: Exception, latents: Values, shape: tuple[int, ...]) -> None:
+        super().__init__(
+            f"sample: the draws could not be laid out ({first_line(error)}); they are in this"
+            " error's .draws"
+        )
+        self.draws = {
+            name: value.cpu().numpy().reshape(*shape, *value.shape[1:])
+            for name, value in latents.items()
+        }
+
+
+def _prepare(
+    fit: Fit, num_chains: int, seed: int
+) -> tuple[UnconstrainedDensity, Coordinates, Array]:
+    """Density, coordinates that make the guide's draws round, and a start for each chain."""
     with isolated(seed, fit.param_state):
         model, guide = fit.programs
         density = unconstrained_density(model)
         drawn = draw(guide, max(_SCALING_DRAWS, num_chains))
         z = density.unconstrain({name: drawn.values[name].double() for name in density.shapes})
-        z = z[np.isfinite(z).all(1)]
-        # Whitening by many draws is as good for strong correlations as for none; few are shrunk.
-        shrinkage = 0.02 if len(z) < 10 * density.dim else 1e-9
-        scaled = from_draws(z, max_dense=_MAX_DENSE, shrinkage=shrinkage)
-    jobs = [
-        _Job(density, model.store, scaled, z[c], seed + c, num_draws, num_warmup, target_accept)
-        for c in range(num_chains)
-    ]
-    with tqdm(total=num_chains, desc="NUTS, chains done", disable=not shown(progress)) as bar:
-        chains = []
-        for chain in _run(jobs, processes or os.cpu_count() or 1):
-            chains.append(chain)
-            bar.update(1)
-    positions = np.stack([chain.positions for chain in chains])
-    latents = density.constrain(positions.reshape(-1, density.dim))
-    return mcmc_tree(
-        model,
-        {name: value.to(drawn.values[name].dtype) for name, value in latents.items()},
-        np.stack([chain.diverging for chain in chains]),
-        coords=coords,
-        dims=dims,
-    )
+    z = z[np.isfinite(z).all(1)]
+    # Whitening by many draws is as good for strong correlations as for none; few are shrunk.
+    shrinkage = 0.02 if len(z) < 10 * density.dim else 1e-9
+    return density, from_draws(z, max_dense=_MAX_DENSE, shrinkage=shrinkage), z[:num_chains]
+
+
+def _rehearse(fit: Fit, density: UnconstrainedDensity, options: Any) -> dict[str, torch.dtype]:
+    """Lay out a few draws of the guide: what cannot be laid out is said before the chains run.
+
+    Returns
+    -------
+    dict of str to torch.dtype
+        The latents' own dtypes: chains run in double precision.
+    """
+    with isolated(0, fit.param_state):
+        drawn = draw(fit.programs.guide, _REHEARSED)
+    latents = {name: drawn.values[name] for name in density.shapes}
+    mcmc_tree(fit.programs.model, latents, np.zeros((1, _REHEARSED), dtype=bool), **options)
+    return {name: value.dtype for name, value in latents.items()}
 
 
 @dataclass
@@ -136,7 +188,6 @@ class _Job:
     """One chain to run."""
 
     density: UnconstrainedDensity
-    store: dict[str, Any]
     coordinates: Coordinates
     start: Array
     seed: int
@@ -153,21 +204,28 @@ class _Chain:
     diverging: npt.NDArray[np.bool_]
 
 
-def _run(jobs: Sequence[_Job], processes: int) -> Any:
+def _run(jobs: Sequence[_Job], processes: int, progress: bool) -> list[_Chain]:
     """Run chains in forked processes, or here, one after the other, where that is not possible."""
     can_fork = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
-    if processes < 2 or len(jobs) < 2 or not can_fork or jobs[0].density.device.type != "cpu":
-        yield from map(_run_chain, jobs)
-        return
+    alone = processes < 2 or len(jobs) < 2 or jobs[0].density.device.type != "cpu"
+    chains = map(_run_chain, jobs) if alone or not can_fork else _run_in_processes(jobs, processes)
+    return list(tqdm(chains, total=len(jobs), desc="NUTS, chains done", disable=not progress))
+
+
+def _run_in_processes(jobs: Sequence[_Job], processes: int) -> Iterator[_Chain]:
     global _JOBS  # noqa: PLW0603 - models do not pickle: forked children find them here
-    # Alone: a child forked while another thread runs a program would start with its handlers.
-    with exclusive(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork")
-        _JOBS = list(jobs)
-        pool = multiprocessing.get_context("fork").Pool(min(processes, len(jobs)))
+    fork = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fork)
+    try:
+        # Alone: a child forked while another thread runs a program would start with its handlers.
+        with exclusive(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*multi-threaded, use of fork")
+            _JOBS = list(jobs)
+            chains = pool.map(_run_forked, range(len(jobs)))
+        yield from chains
+    finally:
         _JOBS = []
-    with pool:
-        yield from pool.imap(_run_forked, range(len(jobs)))
+        pool.shutdown(cancel_futures=True)
 
 
 _JOBS: list[_Job] = []
@@ -196,30 +254,31 @@ class _Potential(torch.autograd.Function):
 
 
 def _run_chain(job: _Job) -> _Chain:
-    density, coordinates = job.density, job.coordinates
-    loc = torch.as_tensor(coordinates.loc)
-    root = torch.as_tensor(coordinates.matrix)
-    start = torch.as_tensor(coordinates.solve(job.start - coordinates.loc))
-    with isolated(job.seed, job.store):
-        evaluate = density.traced()
-        pyro.set_rng_seed(job.seed)  # tracing may have drawn
-
-        def potential(values: dict[str, Tensor]) -> Tensor:
-            apply: Any = _Potential.apply
-            found: Tensor = apply(loc + root @ values["u"], evaluate)
-            return found
-
+    # `isolated` puts the number of threads back.
+    with isolated(job.seed, job.density.program.store):
         torch.set_num_threads(1)  # same numbers whether forked or not: it adds in one order
-        kernel = NUTS(potential_fn=potential, target_accept_prob=job.target_accept)
-        run = MCMC(
-            kernel,
-            num_samples=job.num_draws,
-            warmup_steps=job.num_warmup,
-            initial_params={"u": start},
-            disable_progbar=True,
-        )
-        run.run()
-        u = run.get_samples()["u"].numpy()
-        diverging = np.zeros(job.num_draws, dtype=bool)
-        diverging[run.diagnostics()["divergences"]["chain 0"]] = True
-    return _Chain(coordinates.place(u), diverging)
+        return _sample(job)
+
+
+def _sample(job: _Job) -> _Chain:
+    """Run Pyro's NUTS in the job's coordinates."""
+    coordinates, evaluate = job.coordinates, job.density.traced()
+    pyro.set_rng_seed(job.seed)  # tracing may have drawn
+    loc, root = torch.as_tensor(coordinates.loc), torch.as_tensor(coordinates.matrix)
+
+    def potential(values: dict[str, Tensor]) -> Tensor:
+        apply: Any = _Potential.apply
+        found: Tensor = apply(loc + root @ values["u"], evaluate)
+        return found
+
+    run = MCMC(
+        NUTS(potential_fn=potential, target_accept_prob=job.target_accept),
+        num_samples=job.num_draws,
+        warmup_steps=job.num_warmup,
+        initial_params={"u": torch.as_tensor(coordinates.solve(job.start - coordinates.loc))},
+        disable_progbar=True,
+    )
+    run.run()
+    diverging = np.zeros(job.num_draws, dtype=bool)
+    diverging[run.diagnostics()["divergences"]["chain 0"]] = True
+    return _Chain(coordinates.place(run.get_samples()["u"].numpy()), diverging)

@@ -67,11 +67,11 @@ def close_figures():
 
 def test_it_holds_every_group_with_named_dimensions(tree):
     assert set(tree.children) >= GROUPS
-    assert tree.posterior.slope.dims == ("sample", "feature")
+    assert tree.posterior.slope.dims == ("chain", "draw", "feature")
     assert list(tree.posterior.feature.values) == ["a", "b"]
-    assert tree.posterior["mean"].dims == ("sample", "mean_dim_0")  # outside the plate
-    assert tree.posterior_predictive.y.dims == ("sample", "row")
-    assert tree.log_likelihood.y.dims == ("sample", "row")
+    assert tree.posterior["mean"].dims == ("chain", "draw", "mean_dim_0")  # outside the plate
+    assert tree.posterior_predictive.y.dims == ("chain", "draw", "row")
+    assert tree.log_likelihood.y.dims == ("chain", "draw", "row")
     assert tree.observed_data.y.dims == ("row",)
     assert tree.constant_data.x.dims == ("row", "x_dim_1")
     assert tree.sample_stats.loss.dims == ("step",)
@@ -81,7 +81,7 @@ def test_it_holds_every_group_with_named_dimensions(tree):
 
 def test_the_posterior_is_the_conjugate_one(tree, exact):
     mean, covariance = exact
-    draws = tree.posterior.slope.to_numpy()
+    draws = tree.posterior.slope.to_numpy()[0]
     se = np.sqrt(covariance.diagonal() / len(draws))
     assert (np.abs(draws.mean(0) - mean) < 5 * se + 0.1 * np.sqrt(covariance.diagonal())).all()
     assert np.abs(draws.std(0) / np.sqrt(covariance.diagonal()) - 1).max() < 0.15
@@ -89,19 +89,19 @@ def test_the_posterior_is_the_conjugate_one(tree, exact):
 
 def test_log_p_log_q_and_the_pointwise_likelihood_are_those_of_the_draws(tree, data, fit):
     x, y = (value.numpy() for value in data)
-    slope = tree.posterior.slope.to_numpy()
+    slope = tree.posterior.slope.to_numpy()[0]
     likelihood = stats.norm.logpdf(y, slope @ x.T, 0.5)
-    np.testing.assert_allclose(tree.log_likelihood.y, likelihood, rtol=1e-9)
+    np.testing.assert_allclose(tree.log_likelihood.y[0], likelihood, rtol=1e-9)
     prior = stats.norm.logpdf(slope).sum(1)
-    np.testing.assert_allclose(tree.sample_stats.log_p, likelihood.sum(1) + prior, rtol=1e-9)
+    np.testing.assert_allclose(tree.sample_stats.log_p[0], likelihood.sum(1) + prior, rtol=1e-9)
     q = fit.guide.get_posterior()
     log_q = q.log_prob(torch.as_tensor(slope)).detach()
-    np.testing.assert_allclose(tree.sample_stats.log_q, log_q, rtol=1e-6)
+    np.testing.assert_allclose(tree.sample_stats.log_q[0], log_q, rtol=1e-6)
 
 
 def test_the_predictive_does_not_echo_the_data(tree, data):
     y = data[1].numpy()
-    draws = tree.posterior_predictive.y.to_numpy()
+    draws = tree.posterior_predictive.y.to_numpy()[0]
     assert (draws.std(0) > 0.4).all()
     assert not np.isclose(draws, y).any(axis=1).all()
     assert abs((draws.mean(0) - y).std() - 0.5) < 0.2  # residuals of the noise's size
@@ -123,19 +123,45 @@ def test_same_seed_same_draws(fit):
 # --- ArviZ --------------------------------------------------------------------------------------
 
 
-def test_summary(tree, exact):
-    table = az.summary(tree, var_names=["slope"], sample_dims="sample", kind="stats", round_to=6)
-    assert table["mean"].astype(float).to_numpy() == pytest.approx(exact[0], abs=0.1)
-    assert "r_hat" not in table  # means nothing for independent draws
+def test_summary_as_it_comes(tree, exact):
+    """The first step after a fit, without an option."""
+    table = az.summary(tree)
+    slope = table.loc[["slope[a]", "slope[b]"]]
+    assert slope["mean"].astype(float).to_numpy() == pytest.approx(exact[0], abs=0.1)
+    assert table["r_hat"].astype(float).isna().all()  # independent draws: nothing to compare
+    stacked = az.summary(tree, var_names=["slope"], kind="stats", round_to=6)
+    assert stacked["mean"].astype(float).to_numpy() == pytest.approx(exact[0], abs=0.1)
+    predicted = az.summary(pc.predict(*_conjugate()), group="predictions")
+    assert len(predicted) == 2
+
+
+def _conjugate():
+    def model(y=None):
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", 2):
+            pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+    return (
+        pc.as_fit(model, lambda y=None: pyro.sample("h", dist.Normal(0.0, 1.0)), torch.ones(2)),
+    )
 
 
 def test_plots(tree):
+    az.plot_dist(tree, var_names=["slope"])
+    az.plot_pair(tree, var_names=["slope"])
+
+
+def test_independent_draws_may_have_one_dimension(fit):
+    tree = pc.to_datatree(fit, sample_dims=["sample"], num_draws=50)
+    assert tree.posterior.slope.dims == ("sample", "slope_dim_0")
+    assert tree.sample_stats.log_q.dims == ("sample",)
+    table = az.summary(tree, sample_dims="sample", kind="stats")
+    assert "r_hat" not in table
     az.plot_dist(tree, var_names=["slope"], sample_dims=["sample"])
-    az.plot_pair(tree, var_names=["slope"], sample_dims=["sample"])
 
 
-def test_loo_and_ppc_on_chain_and_draw(fit):
-    tree = pc.to_datatree(fit, sample_dims=("chain", "draw"), num_draws=2000)
+def test_loo_and_ppc(fit):
+    tree = pc.to_datatree(fit, num_draws=2000)
     assert tree.posterior.sizes["chain"] == 1
     loo = az.loo_approximate_posterior(
         tree, tree.sample_stats.log_p, tree.sample_stats.log_q, pointwise=True
@@ -165,7 +191,8 @@ def test_a_loop_of_ones_own_can_be_converted(data, exact):
     )
     assert set(tree.children) >= GROUPS
     assert tree.sample_stats.sizes["step"] == 1500
-    assert tree.posterior.slope.mean("sample").to_numpy() == pytest.approx(exact[0], abs=0.1)
+    mean = tree.posterior.slope.mean(("chain", "draw"))
+    assert mean.to_numpy() == pytest.approx(exact[0], abs=0.1)
 
 
 def test_parameters_in_the_global_store_are_found():
@@ -221,3 +248,127 @@ def test_a_prior_that_cannot_be_drawn_is_left_out_with_the_reason(data):
     assert "prior" not in tree.children
     assert "not drawn" in tree.attrs["prior"]
     assert float(tree.posterior.h.mean()) == pytest.approx(float(y.mean()), abs=0.05)
+
+
+# --- discrete latents that were summed out --------------------------------------------------------
+
+COUNTS = torch.tensor([-1.4, -0.6, -1.1, 2.7, 3.2, 0.9], dtype=torch.float64)
+
+
+def mixture(y):
+    share = pyro.sample("share", dist.Beta(y.new_tensor(2.0), 2.0))
+    with pyro.plate("row", len(y), dim=-1):
+        z = pyro.sample("z", dist.Bernoulli(share), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(4 * z - 1, 0.7), obs=y)
+
+
+def assert_summed(tree, lp):
+    """Densities of rows with z summed out, against SciPy's; lp is their sum with the prior."""
+    share = tree.posterior["share"].to_numpy()[..., None]
+    low, high = (stats.norm.logpdf(COUNTS.numpy(), loc, 0.7) for loc in (-1.0, 3.0))
+    rows = np.logaddexp(np.log1p(-share) + low, np.log(share) + high)
+    np.testing.assert_allclose(tree.log_likelihood["y"], rows, rtol=1e-6)
+    prior = stats.beta.logpdf(share[..., 0], 2, 2)
+    np.testing.assert_allclose(tree.sample_stats[lp], rows.sum(-1) + prior, rtol=1e-6)
+    assert set(tree.posterior.data_vars) == {"share"}
+    assert tree.attrs["summed_out"] == "z"
+    # New observations have new z: a share of them is near 3.
+    new = (tree.posterior_predictive["y"] > 1).mean(("chain", "draw", "row"))
+    size = tree.posterior_predictive["y"].size
+    assert abs(float(new) - share.mean()) < 4 * 0.5 / size**0.5 + 0.01
+
+
+def test_nuts_with_an_enumerated_site():
+    mcmc = MCMC(NUTS(mixture), num_samples=200, warmup_steps=100, disable_progbar=True)
+    mcmc.run(COUNTS)
+    assert_summed(pc.from_pyro_mcmc(mcmc), "lp")
+
+
+def test_a_guide_without_the_enumerated_site():
+    def guide(y):
+        pyro.sample("share", dist.Beta(y.new_tensor(4.0), 5.0))
+
+    for seed in (0, 1):
+        tree = pc.from_pyro_svi(mixture, guide, COUNTS, seed=seed)
+        assert_summed(tree, "log_p")
+        log_q = stats.beta.logpdf(tree.posterior["share"], 4, 5)
+        np.testing.assert_allclose(tree.sample_stats.log_q, log_q, rtol=1e-6)
+        bound = float((tree.sample_stats.log_p - tree.sample_stats.log_q).mean())
+        assert abs(tree.attrs["elbo"] - bound) < 5 * tree.attrs["elbo_se"] < 0.2
+
+
+def test_a_guide_without_a_latent_that_cannot_be_summed_out_is_refused():
+    def model(y):
+        share = pyro.sample("share", dist.Beta(y.new_tensor(2.0), 2.0))
+        rate = pyro.sample("rate", dist.Gamma(y.new_tensor(2.0), 2.0))
+        pyro.sample("y", dist.Normal(share + rate, 1.0).expand(y.shape).to_event(1), obs=y)
+
+    with pytest.raises(ValueError, match="site 'rate': it has no value, and a Gamma cannot"):
+        pc.from_pyro_svi(model, lambda y: pyro.sample("share", dist.Beta(2.0, 2.0)), COUNTS)
+
+
+def test_rows_that_share_a_summed_latent_have_one_density():
+    def model(y):
+        share = pyro.sample("share", dist.Beta(y.new_tensor(2.0), 2.0))
+        z = pyro.sample("z", dist.Bernoulli(share))
+        with pyro.plate("row", len(y), dim=-1):
+            pyro.sample("y", dist.Normal(4 * z - 1, 0.7), obs=y)
+
+    tree = pc.from_pyro_svi(model, lambda y: pyro.sample("share", dist.Beta(2.0, 2.0)), COUNTS)
+    assert tree.log_likelihood["y"].dims == ("chain", "draw")
+    share = tree.posterior["share"].to_numpy()
+    low, high = (stats.norm.logpdf(COUNTS.numpy(), loc, 0.7).sum() for loc in (-1.0, 3.0))
+    exact = np.logaddexp(np.log1p(-share) + low, np.log(share) + high)
+    np.testing.assert_allclose(tree.log_likelihood["y"], exact, rtol=1e-5)
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_what_is_observed_is_told_by_identity():
+    """Equal numbers are not the same argument; the same argument is, whatever else it equals."""
+
+    def model(exposure, y, levels):
+        rate = pyro.sample("rate", dist.Gamma(y.new_tensor(2.0), 2.0))
+        with pyro.plate("row", len(y), dim=-1):
+            pyro.sample("y", dist.Poisson(rate * exposure), obs=y)
+
+    guide = lambda *data: pyro.sample("rate", dist.Gamma(3.0, 3.0))  # noqa: E731
+    ones = torch.ones(20)
+    tree = pc.to_datatree(pc.as_fit(model, guide, ones, ones.clone(), ones[:5]), num_draws=10)
+    assert set(tree.constant_data.data_vars) == {"exposure", "levels"}
+    assert tree.constant_data["exposure"].dims == ("row",)
+    assert tree.constant_data["levels"].dims == ("levels_dim_0",)
+
+
+@pytest.mark.parametrize(("num_groups", "dims"), [(3, ("row",)), (4, ("x_dim_0",))])
+def test_a_size_that_two_dimensions_have_names_none(num_groups, dims):
+    def model(x, y):
+        with pyro.plate("group", num_groups, dim=-1):
+            pyro.sample("effect", dist.Normal(y.new_zeros(()), 1.0))
+        with pyro.plate("row", len(y), dim=-1):
+            pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    def guide(x, y):
+        with pyro.plate("group", num_groups, dim=-1):
+            pyro.sample("effect", dist.Normal(y.new_zeros(()), 1.0))
+
+    tree = pc.to_datatree(pc.as_fit(model, guide, torch.zeros(4), torch.ones(4)), num_draws=10)
+    assert tree.constant_data["x"].dims == dims
+    named = pc.to_datatree(
+        pc.as_fit(model, guide, torch.zeros(4), torch.ones(4)), num_draws=10, dims={"x": ["row"]}
+    )
+    assert named.constant_data["x"].dims == ("row",)
+
+
+def test_names_with_slashes_have_a_place():
+    def model(y):
+        h = pyro.sample("outer/h", dist.Normal(y.new_zeros(()), 1.0))
+        with pyro.plate("outer/row", len(y), dim=-1):
+            pyro.sample("outer/y", dist.Normal(h, 1.0), obs=y)
+
+    fit = pc.as_fit(model, lambda y: pyro.sample("outer/h", dist.Normal(0.0, 1.0)), torch.ones(3))
+    for tree in (pc.to_datatree(fit, num_draws=10), pc.predict(fit, num_draws=10)):
+        assert set(tree.posterior.data_vars) == {"outer.h"}
+    tree = pc.to_datatree(fit, num_draws=10)
+    assert tree.log_likelihood["outer.y"].dims == ("chain", "draw", "outer.row")

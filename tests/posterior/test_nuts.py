@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from build import build
+from scipy import stats
 from torch import Tensor
 
 import pyro_cookbook as pc
@@ -204,3 +205,88 @@ def test_discrete_latents_are_refused(iris):
 def test_bad_options_are_named(fit, name, least):
     with pytest.raises(ValueError, match=f"{name}: got {least - 1}, expected at least {least}"):
         pc.sample(fit, **{name: least - 1})
+
+
+# --- draws first, conversion after ----------------------------------------------------------------
+
+
+@pytest.fixture
+def chains_counted(monkeypatch):
+    """Count the chains that are run."""
+    run = []
+    monkeypatch.setattr(
+        sampling,
+        "_run_chain",
+        lambda job, real=sampling._run_chain: (run.append(job), real(job))[1],
+    )
+    return run
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "events", "is_sum"),
+    [
+        (lambda w: dist.Normal(w, 0.7), 0, False),
+        (lambda w: dist.Normal(w.sum(-1), 0.7), 0, True),
+        (lambda w: dist.Normal(w, 0.7).to_event(1), 1, False),
+        (lambda w: dist.Normal(w, 0.7).expand([6, 2]).to_event(2), 2, False),
+    ],
+    ids=["entries", "one for all", "rows", "all as one"],
+)
+def test_observations_of_any_shape_without_a_plate_are_laid_out(likelihood, events, is_sum):
+    y = Y.reshape(6, 2)
+
+    def model(y):
+        w = pyro.sample("w", dist.Normal(y.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("y", likelihood(w), obs=y)
+
+    fit = pc.fit(model, "full_rank", y)
+    short = OPTIONS | {"num_draws": 6, "num_warmup": 6, "num_chains": 2}
+    for tree in (pc.sample(fit, **short), pc.to_datatree(fit, num_draws=6)):
+        new = tree.posterior_predictive.y
+        assert new.dims == ("chain", "draw", "y_dim_0", "y_dim_1")
+        assert new.shape[2:] == tree.observed_data.y.shape == (6, 2)
+        assert len(np.unique(new)) == new.size  # every row has a draw of its own
+        w = tree.posterior.w.to_numpy()[..., None, :]
+        exact = stats.norm.logpdf(y.numpy(), w.sum(-1, keepdims=True) if is_sum else w, 0.7)
+        exact = exact.sum(tuple(range(4 - events, 4)))  # one observation has one density
+        np.testing.assert_allclose(tree.log_likelihood.y, exact)
+
+
+def test_what_cannot_be_laid_out_is_said_before_the_chains_run(fit, chains_counted):
+    with pytest.raises(ValueError, match="dims: 'w' has shape"):
+        pc.sample(fit, **OPTIONS, dims={"w": ["a", "b", "c"]})
+    with pytest.raises(ValueError, match="coords: got 1 labels for 'term', expected 2"):
+        pc.sample(fit, **OPTIONS, dims={"w": ["term"]}, coords={"term": ["one"]})
+    assert chains_counted == []
+
+
+def test_draws_that_are_not_laid_out_all_the_same_are_kept(fit, monkeypatch):
+    real = sampling.mcmc_tree
+
+    def full_disk(model, latents, diverging, **options):
+        if diverging.shape == (1, 8):  # the rehearsal
+            return real(model, latents, diverging, **options)
+        raise MemoryError("no room\nat all")
+
+    monkeypatch.setattr(sampling, "mcmc_tree", full_disk)
+    options = OPTIONS | {"num_draws": 5, "num_warmup": 5, "num_chains": 2}
+    with pytest.raises(sampling.DrawsLeftOver, match=r"\(MemoryError: no room\)") as caught:
+        pc.sample(fit, **options)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(caught.value.draws["w"], pc.sample(fit, **options).posterior.w)
+
+
+def test_parameters_of_the_store_are_held_at_their_fitted_values():
+    def model(y):
+        loc = pyro.param("loc", lambda: y.new_tensor(0.0))
+        h = pyro.sample("h", dist.Normal(loc, 0.1))
+        pyro.sample("y", dist.Normal(h, 100.0).expand(y.shape).to_event(1), obs=y)
+
+    store = {"params": {"loc": Y.new_tensor(5.0)}, "constraints": {"loc": dist.constraints.real}}
+    fit = pc.as_fit(
+        model, lambda y: pyro.sample("h", dist.Normal(y.new_tensor(5.0), 0.1)), Y, param_state=store
+    )
+    for processes in (1, 2):
+        options = {"num_draws": 20, "num_warmup": 20, "num_chains": 2, "processes": processes}
+        assert abs(float(pc.sample(fit, **options).posterior.h.mean()) - 5) < 0.5
