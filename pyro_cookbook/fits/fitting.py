@@ -141,8 +141,13 @@ def fit(
     )  # fmt: skip
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     program = Program(model, args, kwargs)
+    if noncentred is True and guide == "map":
+        raise ValueError(
+            "noncentred: got True, which compares heights of densities in different coordinates"
+            " for guide 'map'; name the sites to non-centre"
+        )
     with isolated(seed):
-        first_run(program)
+        program = first_run(program, guide=guide, batch_size=batch_size)
     if noncentred:
         found = _fit_noncentred(program, guide, noncentred, settings, checkpoint, progress)
     else:

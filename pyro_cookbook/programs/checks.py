@@ -1,83 +1,93 @@
 """What can be wrong with a model, a guide or data before anything is fitted, in one line each."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_cookbook.programs.drawing import has_moving_support
 from pyro_cookbook.programs.log_density import first_line
-from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.observing import (
+    GIVEN,
+    BadObservation,
+    MaskedSite,
+    as_tensor,
+    describe_value,
+)
+from pyro_cookbook.programs.program import Node, Program, is_derived, slope
+
+# Dimensions that the trees of draws have, whatever the model.
+RESERVED = ("chain", "draw", "sample", "step")
+# Arguments whose dtype may have to be another for a model to run: all subsets of so many are tried.
+_MAX_MIXED = 6
 
 
-def first_run(model: Program) -> None:
-    """Run a model on its data for the first time and look at what it observes.
+def first_run(model: Program, *, guide: Any = None, batch_size: int | None = None) -> Program:
+    """Run a model on its data for the first time: is there something to infer, and can it be?
+
+    Parameters
+    ----------
+    model : Program
+    guide : callable or str, optional
+        What is to be fitted.
+    batch_size : int, optional
+        Rows of a mini-batch, if there are to be any.
+
+    Returns
+    -------
+    Program
+        The model on data with which it runs: as given, or as tensors, or as tensors of floats.
 
     Raises
     ------
     ValueError
-        If the model does not run on these data, a row is observed more than once by accident, or
-        an observation lies outside the support of its distribution.
+        If model or guide is no program, the model does not run on these data or its log density
+        cannot be computed, nothing is latent or nothing observed, an observation is missing,
+        outside its support or counted more than once, or a name cannot be kept.
     """
-    try:
-        nodes = model.nodes
-    except Exception as error:  # whatever the reader's model raises
+    _check_callable(model.function, "model", "a function or a module that samples sites")
+    if guide is not None and not isinstance(guide, str):
+        _check_callable(guide, "guide", "a guide or the name of a family before the data")
+    model = _that_runs(model)
+    check_names(model)
+    if not model.latents:
         raise ValueError(
-            f"model: it does not run on these data ({first_line(error)}); got {_shapes(model)}"
-        ) from error
-    for name, node in nodes.items():
-        if node["is_observed"]:
-            _check_observed(name, node)
-
-
-def _check_observed(name: str, node: Mapping[str, Any]) -> None:
-    fn, value = node["fn"], node["value"]
-    if not isinstance(value, Tensor) or not value.numel():  # a bare pyro.factor
-        return
-    batch = value.shape[: value.dim() - fn.event_dim]
-    try:
-        # NumPy's: torch's imports sympy, half a second.
-        rows = torch.Size(np.broadcast_shapes(batch, fn.batch_shape))
-    except ValueError:
-        raise ValueError(
-            f"site {name!r}: observations of shape {tuple(value.shape)} do not fit a distribution"
-            f" of batch shape {tuple(fn.batch_shape)}"
-        ) from None
-    if rows.numel() > max(batch.numel(), torch.Size(fn.batch_shape).numel()):
-        raise ValueError(
-            f"site {name!r}: observations of shape {tuple(value.shape)} against a distribution of"
-            f" batch shape {tuple(fn.batch_shape)} would be counted {rows.numel()} times; give"
-            " both the same shape"
+            "model: it has no latent site, so there is nothing to infer; to maximise the likelihood"
+            " of its parameters use pyro.infer.SVI, or give them a prior and fit 'map'"
         )
-    try:
-        inside = fn.support.check(value)
-    except (NotImplementedError, RuntimeError, ValueError):
-        return
-    if not bool(inside.all()):
-        outside = tuple(int(i) for i in (~inside).nonzero()[0]) if inside.dim() else ()
-        base = fn
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
-        where = f"observation {list(outside)}" if outside else "the observation"
-        entry = value[outside] if outside else value
-        shown = f" ({entry.item():g})" if entry.numel() == 1 else ""
-        raise ValueError(
-            f"site {name!r}: {where}{shown} is outside the support of {type(base).__name__}"
-        )
+    if not any(site.observed and not site.deterministic for site in model.sites.values()):
+        _check_forgotten(model)
+    for name, node in model.nodes.items():
+        if node["is_observed"] and not is_derived(node):
+            _check_support(model, name, node)
+    if batch_size is not None:
+        for role, function in (("model", model.function), ("guide", guide)):
+            _check_num_obs(role, function)
+    return model
 
 
 def same_sites(model: Program, guide: Program) -> None:
-    """Refuse a guide that has not exactly the model's latent sites.
+    """Refuse a guide that does not run, or has not exactly the model's latent sites.
 
     Raises
     ------
     ValueError
-        Naming the sites that only one of the two has.
+        Naming the sites that only one of the two has, or rows that neither has in a plate: Pyro's
+        estimators need to know which dimensions are independent.
     """
     wanted = set(model.latents)
-    drawn = {name for name, site in guide.latents.items() if not site.auxiliary}
+    try:
+        drawn = {name for name, site in guide.latents.items() if not site.auxiliary}
+    except Exception as error:  # whatever the reader's guide raises
+        raise ValueError(
+            f"guide: it does not run on these data ({first_line(error)}); got {_described(guide)}"
+        ) from error
     for missing, role, other in (
         (sorted(wanted - drawn), "guide", "model"),
         (sorted(drawn - wanted), "model", "guide"),
@@ -88,17 +98,287 @@ def same_sites(model: Program, guide: Program) -> None:
                 f"{role}: it has no latent site {listed}, which the {other} samples; every latent"
                 " site of the model, and no other, has to be in the guide"
             )
+    for role, program in (("model", model), ("guide", guide)):
+        _check_plates(role, program)
 
 
-def _shapes(model: Program) -> str:
-    function = model.function
-    target = function.forward if isinstance(function, nn.Module) else function
+def _check_plates(role: str, program: Program) -> None:
+    for name, site in program.sites.items():
+        rows = zip(site.batch_shape, site.plates, strict=True)
+        loose = [size for size, plate in rows if size > 1 and not plate]
+        if loose and not site.deterministic:
+            raise ValueError(
+                f"{role}: site {name!r} has {loose[0]} rows in no plate; sample it inside"
+                f" pyro.plate(name, {loose[0]}), or as one event: .to_event({len(loose)})"
+            )
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def tree_name(name: str) -> str:
+    """Give the name that a site or plate has in a tree, where "/" leads into a group.
+
+    Pyro's own ``scope`` makes names with "/": ``encoder/weight`` becomes ``encoder.weight``.
+    """
+    return name.replace("/", ".")
+
+
+def check_names(model: Program) -> None:
+    """Refuse names that a tree of draws cannot keep apart.
+
+    Raises
+    ------
+    ValueError
+        If a site or a plate is called like a dimension that every tree has, or two have one name
+        in a tree.
+    """
+    plates = {plate for site in model.sites.values() for plate in site.plates if plate}
+    kept: dict[str, str] = {}
+    for name in (*model.sites, *sorted(plates - set(model.sites))):
+        kind = "site" if name in model.sites else "plate"
+        if tree_name(name) in RESERVED:
+            raise ValueError(
+                f"model: {kind} {name!r} is called like a dimension of the draws; expected any name"
+                f" but {', '.join(map(repr, RESERVED))}"
+            )
+        other = kept.setdefault(tree_name(name), name)
+        if other != name:
+            raise ValueError(
+                f"model: {other!r} and {name!r} have the same name in a tree of draws,"
+                f" {tree_name(name)!r}; rename one of them"
+            )
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def _that_runs(model: Program) -> Program:
+    """Give the model on the first form of its data with which its log density can be computed."""
     try:
-        given = dict(inspect.signature(target).bind_partial(*model.args, **model.kwargs).arguments)
+        height = _computed(model)
+    except Exception as error:  # whatever the reader's model raises
+        return _converted(model, error)
+    better = _with_tensors(model)
+    if better is None:
+        return model
+    try:
+        same = torch.isclose(_computed(better), height, rtol=1e-4, equal_nan=True)
+    except Exception:  # a model that wants its data as they are
+        return model
+    return better if bool(same) else model
+
+
+def _computed(model: Program) -> Tensor:
+    """Log density of a model at the latents of its first run."""
+    for name, node in model.nodes.items():
+        if node["is_observed"] and not is_derived(node):
+            _check_shape(name, node)
+    return slope(model)
+
+
+def _converted(model: Program, error: Exception) -> Program:
+    """Try the data as tensors, then with the fewest of them made floats.
+
+    Raises
+    ------
+    ValueError
+        If none runs, with what the first attempt that should have run says.
+    """
+    tensors = _map_data(model, _to_tensor) or model
+    for other in (tensors, *_as_floats(tensors)):
+        try:
+            _computed(other)
+            return other
+        except Exception as its_own:  # as above
+            error = its_own if other is tensors else error
+    if isinstance(error, BadObservation):
+        raise BadObservation(str(error)) from None
+    raise ValueError(
+        f"model: it does not run on these data ({first_line(error)}); got {_described(model)}"
+    ) from error
+
+
+def _with_tensors(model: Program) -> Program | None:
+    """Give the model with arrays made tensors, and observations as its sites have them."""
+    read = {
+        id(node["infer"][GIVEN]): node["value"]
+        for node in model.nodes.values()
+        if GIVEN in node["infer"]
+    }
+    return _map_data(model, lambda value: read.get(id(value), _to_tensor(value)))
+
+
+def _map_data(model: Program, convert: Callable[[Any], Any]) -> Program | None:
+    """Give the model with every argument converted; None if that changes nothing."""
+    args = tuple(convert(value) for value in model.args)
+    kwargs = {key: convert(value) for key, value in model.kwargs.items()}
+    before, after = (*model.args, *model.kwargs.values()), (*args, *kwargs.values())
+    if all(a is b for a, b in zip(before, after, strict=True)):
+        return None
+    return replace(model, args=args, kwargs=kwargs)
+
+
+def _to_tensor(value: Any) -> Any:
+    """Make a tensor of an array, a column or a list of numbers; leave everything else."""
+    if isinstance(value, Mapping):
+        converted = {key: _to_tensor(item) for key, item in value.items()}
+        changed = any(converted[key] is not value[key] for key in value)
+        return converted if changed and type(value) is dict else value
+    is_list = type(value) in {list, tuple} and len(value) > 0
+    if isinstance(value, Tensor) or not (is_list or hasattr(value, "__array__")):
+        return value
+    tensor = as_tensor(value)
+    return value if tensor is None else tensor
+
+
+def _as_floats(model: Program) -> Iterator[Program]:
+    """Give the model with tensors made floats of the default dtype, the fewest first."""
+    dtype = torch.get_default_dtype()
+    given = (*model.args, *model.kwargs.values())
+    others = [value for value in given if isinstance(value, Tensor) and value.dtype != dtype]
+    others.sort(key=Tensor.is_floating_point)  # whole numbers are likelier
+    sizes = range(1, len(others) + 1) if len(others) <= _MAX_MIXED else (1, len(others))
+    for chosen in chain.from_iterable(combinations(map(id, others), size) for size in sizes):
+        other = _map_data(model, partial(_to_dtype, chosen=chosen, dtype=dtype))
+        if other is not None:
+            yield other
+
+
+def _to_dtype(value: Any, chosen: tuple[int, ...], dtype: torch.dtype) -> Any:
+    return value.to(dtype) if id(value) in chosen else value
+
+
+def _described(program: Program) -> str:
+    """Name every argument with its type and shape."""
+    try:
+        bound = _signature(program.function).bind_partial(*program.args, **program.kwargs)
+        given = dict(bound.arguments)
     except (TypeError, ValueError):
-        given = {f"argument {i}": value for i, value in enumerate(model.args)} | model.kwargs
-    shown = [
-        f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} {value!r:.40}"
-        for name, value in given.items()
-    ]
+        given = {f"argument {i}": value for i, value in enumerate(program.args)} | program.kwargs
+    shown = [f"{name}: {describe_value(value)}" for name, value in given.items()]
     return ", ".join(shown) or "no data"
+
+
+# --- programs ----------------------------------------------------------------------------------
+
+
+def _check_callable(program: Any, role: str, expected: str) -> None:
+    if inspect.isclass(program):
+        raise ValueError(f"{role}: got the class {program.__name__}, expected an instance of it")
+    if not callable(program):
+        raise ValueError(f"{role}: got {describe_value(program)}, expected {expected}")
+
+
+def _signature(function: Any) -> inspect.Signature:
+    return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+
+
+def _check_num_obs(role: str, function: Any) -> None:
+    """Refuse mini-batches for a program that cannot be told how many rows there are in all."""
+    if function is None or isinstance(function, str):
+        return
+    try:
+        parameters = _signature(function).parameters
+    except (TypeError, ValueError):  # a callable that does not tell
+        return
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if "num_obs" not in parameters and not takes_all:
+        raise ValueError(
+            f"batch_size: the {role} takes no num_obs, the number of all rows; add num_obs=None to"
+            " its arguments and open its plate as"
+            " pyro.plate(name, num_obs or len(batch), subsample_size=len(batch))"
+        )
+
+
+def _check_forgotten(model: Program) -> None:
+    """Refuse to fit the prior because what is observed was left out.
+
+    A model that observes nothing, not even by ``pyro.factor``, may be a density on its own. But if
+    an argument that was left out makes an observation of a latent site, it was forgotten.
+    """
+    try:
+        signature = _signature(model.function)
+        given = signature.bind_partial(*model.args, **model.kwargs).arguments
+    except (TypeError, ValueError):
+        return
+    for name, parameter in signature.parameters.items():
+        if name in given or parameter.default is not None:
+            continue
+        for site, node in model.nodes.items():
+            other = replace(model, kwargs={**model.kwargs, name: node["value"]})
+            try:
+                seen = other.nodes
+            except Exception:  # this is not the argument that it takes
+                continue
+            if site in seen and seen[site]["is_observed"]:
+                raise ValueError(
+                    f"model: nothing is observed: {name!r} was left out, so that its site {site!r}"
+                    f" is latent; give {name}=…, or {name}=None to fit the prior"
+                )
+
+
+# --- observations ------------------------------------------------------------------------------
+
+
+def _check_shape(name: str, node: Node) -> None:
+    fn, value = node["fn"], node["value"]
+    if not value.numel():  # a bare pyro.factor
+        return
+    batch = value.shape[: value.dim() - fn.event_dim]
+    try:
+        # NumPy's: torch's imports sympy, half a second.
+        rows = torch.Size(np.broadcast_shapes(batch, fn.batch_shape))
+    except ValueError:
+        raise BadObservation(
+            f"site {name!r}: observations of shape {tuple(value.shape)} do not fit a distribution"
+            f" of batch shape {tuple(fn.batch_shape)}"
+        ) from None
+    if rows.numel() > max(batch.numel(), torch.Size(fn.batch_shape).numel()):
+        raise BadObservation(
+            f"site {name!r}: observations of shape {tuple(value.shape)} against a distribution of"
+            f" batch shape {tuple(fn.batch_shape)} would be counted {rows.numel()} times; give"
+            " both the same shape"
+        )
+
+
+def _check_support(model: Program, name: str, node: Node) -> None:
+    """Refuse an observation that no value of the latents allows, and one that is missing."""
+    outside = _outside(node)
+    if outside is None:
+        return
+    entry = node["value"][outside] if outside else node["value"]
+    where = f"observation {list(outside)}" if outside else "the observation"
+    if bool(entry.isnan().any()):
+        raise ValueError(
+            f"site {name!r}: {where} is missing ({entry.flatten()[0].item():g}); leave its row out,"
+            " or mask it: pyro.sample(…, obs_mask=~y.isnan())"
+        )
+    if has_moving_support(model, name):  # the density itself says where it is zero
+        return
+    base = node["fn"]
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    shown = f" ({entry.item():g})" if entry.numel() == 1 else ""
+    raise ValueError(
+        f"site {name!r}: {where}{shown} is outside the support of {type(base).__name__}"
+    )
+
+
+def _outside(node: Node) -> tuple[int, ...] | None:
+    """Index of the first observation that is not in the support; None if all are."""
+    fn, value = node["fn"], node["value"]
+    if not isinstance(value, Tensor) or not value.numel():
+        return None
+    inner = fn
+    while isinstance(inner, torch.distributions.Independent):
+        inner = inner.base_dist
+    if isinstance(inner, MaskedSite):
+        value = inner.filled(value)
+    try:
+        inside = fn.support.check(value)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
+    if bool(inside.all()):
+        return None
+    return tuple(int(i) for i in (~inside).nonzero()[0]) if inside.dim() else ()

@@ -142,7 +142,6 @@ def log_density(program: Program, values: Values) -> dict[str, Tensor]:
         Every sample site, observed ones included → log density, shape (S, batch...); −∞ where a
         matrix that the model factorises is singular.
     """
-
     program = program.wide
     values = program.to_own(values)
 

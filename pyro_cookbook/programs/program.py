@@ -16,8 +16,12 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_cookbook.programs.observing import Reading, idle_entries
-from pyro_cookbook.programs.observing import is_derived as is_derived
+from pyro_cookbook.programs.observing import Node, Reading, idle_entries, is_derived
+
+__all__ = [
+    "DENSITIES", "Function", "Node", "Program", "Site", "describe", "is_derived", "is_improper",
+    "quietly", "run_at", "run_once", "sample_sites", "slope",
+]  # fmt: skip
 
 # Where a program keeps the densities that were made of it.
 DENSITIES = "_densities"
@@ -25,7 +29,6 @@ DENSITIES = "_densities"
 _TRIES = 20
 
 Function = Callable[..., Any]
-Node = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
