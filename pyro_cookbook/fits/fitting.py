@@ -141,9 +141,15 @@ def fit(
     )  # fmt: skip
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     program = Program(model, args, kwargs)
+    if noncentred is True and guide == "map":
+        raise ValueError(
+            "noncentred: got True, which compares heights of densities in different coordinates"
+            " for guide 'map'; name the sites to non-centre"
+        )
     with isolated(seed):
         trial, _ = copy_programs(program)  # a run may change what a module keeps
-        first_run(trial)
+        trial = first_run(trial, guide=guide, batch_size=batch_size)
+        program = trial if trial.function is program.function else trial.of(program.function)
     if noncentred:
         found = _fit_noncentred(program, guide, noncentred, settings, checkpoint, progress)
     else:

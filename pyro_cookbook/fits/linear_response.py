@@ -108,7 +108,7 @@ def _location_and_scale(fit: Fit, density: UnconstrainedDensity) -> tuple[Array,
     locs, scales = [], []
     for name in density.shapes:
         loc, scale = guide.locs, guide.scales
-        for part in name.split("."):
+        for part in guide.stored(name).split("."):
             loc, scale = getattr(loc, part), getattr(scale, part)
         locs.append(loc.detach().double().cpu().numpy().ravel())
         scales.append(scale.detach().double().cpu().numpy().ravel())
