@@ -15,7 +15,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.posterior.layout import arguments, is_observed
+from pyro_cookbook.programs.arguments import holders, named_arguments
 from pyro_cookbook.programs.observing import Node
 from pyro_cookbook.programs.program import Program, Site
 
@@ -120,18 +120,22 @@ def _same_data(trained: Program, asked: Program, seen: Collection[str]) -> bool:
     """
     if not all(_equal(trained.observed[name], asked.observed[name]) for name in seen):
         return False
-    now = arguments(asked)
-    for name, value in arguments(trained).items():
-        if isinstance(value, (Tensor, np.ndarray)):
-            old = torch.as_tensor(value)
-            if is_observed(trained, old):
-                continue
-            new = torch.as_tensor(now[name]) if name in now and now[name] is not None else None
-            if new is None or not _equal(new[: len(old)] if old.dim() and new.dim() else new, old):
-                return False
-        elif isinstance(value, float) and now.get(name) != value:
+    observed = set(holders(trained).values())
+    now = named_arguments(asked)
+    return all(
+        name in observed or _goes_on(value, now.get(name))
+        for name, value in named_arguments(trained).items()
+    )
+
+
+def _goes_on(old: Any, new: Any) -> bool:
+    """Whether an input is as it was in training, but for rows after the old ones."""
+    if isinstance(old, (Tensor, np.ndarray)):
+        if not isinstance(new, (Tensor, np.ndarray)):
             return False
-    return True
+        old, new = torch.as_tensor(old), torch.as_tensor(new)
+        return _equal(old, new[: len(old)] if old.dim() and new.dim() else new)
+    return new == old if isinstance(old, float) else True  # whole numbers are sizes: they may grow
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -1,6 +1,5 @@
 """Names of dimensions: plates, event dimensions, rows of arguments; and the tree they make."""
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_cookbook.programs.arguments import holders, named_arguments
+from pyro_cookbook.programs.observing import GIVEN
 from pyro_cookbook.programs.program import Program, Site
 
 Array = npt.NDArray[Any]
@@ -209,7 +210,11 @@ def _row_plates(sites: Mapping[str, Site], data_sites: Collection[str]) -> dict[
 
 
 def constants(program: Program) -> dict[str, Tensor]:
-    """Tensor and number arguments that are not observed, under their names."""
+    """Collect tensor and number arguments that are not observed, under their names."""
+    holding = holders(program)
+    # What no argument holds as it is may be held by a part of one: the entry of a mapping.
+    parts = [program.nodes[site] for site, name in holding.items() if name is None]
+    given = [node["infer"].get(GIVEN, node["value"]) for node in parts]
     found: dict[str, Tensor] = {}
 
     def add(name: str, value: Any) -> None:
@@ -218,39 +223,12 @@ def constants(program: Program) -> dict[str, Tensor]:
         if isinstance(value, Mapping):
             for key, item in value.items():
                 add(f"{name}_{key}", item)
+        elif any(value is one for one in given):
+            return
         elif isinstance(value, (Tensor, np.ndarray, int, float)):
-            tensor = torch.as_tensor(value)
-            if not is_observed(program, tensor):
-                found[name] = tensor
+            found[name] = torch.as_tensor(value)
 
-    for name, value in arguments(program).items():
-        add(name, value)
+    for name, value in named_arguments(program).items():
+        if name not in holding.values():
+            add(name, value)
     return found
-
-
-def arguments(program: Program) -> dict[str, Any]:
-    """Name what a program is called with; a starred argument's items are numbered."""
-    function = program.function
-    target = function.forward if isinstance(function, nn.Module) else function
-    bound = inspect.signature(target).bind_partial(*program.args, **program.kwargs)
-    found: dict[str, Any] = {}
-    for name, value in bound.arguments.items():
-        kind = inspect.signature(target).parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            found |= {f"{name}_{i}": item for i, item in enumerate(value)}
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            found |= value
-        else:
-            found[name] = value
-    return found
-
-
-def is_observed(program: Program, argument: Tensor) -> bool:
-    """Whether an argument is what a site observes: the same memory, not equal numbers."""
-    # Stands in for programs.arguments, which follows the argument through the model.
-    return any(
-        isinstance(value, Tensor)
-        and value.numel() == argument.numel() > 0
-        and value.data_ptr() == argument.data_ptr()
-        for value in program.observed.values()
-    )

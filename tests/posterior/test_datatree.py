@@ -329,14 +329,15 @@ def test_what_is_observed_is_told_by_identity():
     """Equal numbers are not the same argument; the same argument is, whatever else it equals."""
 
     def model(exposure, y, levels):
-        rate = pyro.sample("rate", dist.Gamma(y.new_tensor(2.0), 2.0))
+        rate = pyro.sample("rate", dist.Gamma(2.0, 2.0))
         with pyro.plate("row", len(y), dim=-1):
             pyro.sample("y", dist.Poisson(rate * exposure), obs=y)
 
     guide = lambda *data: pyro.sample("rate", dist.Gamma(3.0, 3.0))  # noqa: E731
     ones = torch.ones(20)
-    tree = pc.to_datatree(pc.as_fit(model, guide, ones, ones.clone(), ones[:5]), num_draws=10)
-    assert set(tree.constant_data.data_vars) == {"exposure", "levels"}
+    for y in (ones.clone(), ones, ones.long()):  # equal, the very same, and converted
+        tree = pc.to_datatree(pc.as_fit(model, guide, ones, y, ones[:5]), num_draws=10)
+        assert set(tree.constant_data.data_vars) == {"exposure", "levels"}
     assert tree.constant_data["exposure"].dims == ("row",)
     assert tree.constant_data["levels"].dims == ("levels_dim_0",)
 
