@@ -1,5 +1,6 @@
 """Each committed notebook is what its source gives today, and the comparison can fail."""
 
+import ast
 import base64
 import copy
 import re
@@ -86,6 +87,23 @@ def test_a_figure_without_the_style_is_a_fault(source, folder, faults):
 def test_the_style_has_the_colours_of_the_report():
     style = matplotlib.rc_params_from_file(STYLE, fail_on_error=True, use_default_template=False)
     assert tuple(style["axes.prop_cycle"].by_key()["color"]) == COLOURS
+
+
+def library_imports(source: str) -> set[tuple[str, str]]:
+    """Return what a source imports from the library: full name, and the name it goes by here."""
+    return {
+        (f"{node.module}.{alias.name}", alias.asname or alias.name)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("pyro_cookbook")
+        for alias in node.names
+    }
+
+
+def test_recipes_import_algorithms_and_data_each_under_one_name():
+    found = {pair for path in SOURCES for pair in library_imports(path.read_text("utf-8"))}
+    rooms = ("pyro_cookbook.algorithms.", "pyro_cookbook.data")
+    assert [full for full, _ in found if not full.startswith(rooms)] == []
+    assert len({full for full, _ in found}) == len({name for _, name in found}) == len(found)
 
 
 def png(width: int, height: int, size: int = 1000) -> str:
