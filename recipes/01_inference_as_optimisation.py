@@ -818,7 +818,7 @@ assert float(my_theta.scale.min()) > 0.2
 
 # %%
 my_tree = pc.to_datatree(my_fit, dims={"h": ["factor"]}, coords={"factor": [1, 2]})
-my_factors = my_tree["posterior"]["h"].mean("sample").to_pandas()
+my_factors = my_tree["posterior"]["h"].mean(("chain", "draw")).to_pandas()
 my_factors.to_csv(example.with_name("my_factors.csv"))
 my_factors.head(3).round(1)
 

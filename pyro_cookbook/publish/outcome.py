@@ -169,7 +169,7 @@ def _bounded_tree(
 
     few = convert(2)
     arrays = [array for node in few.subtree for array in node.to_dataset().data_vars.values()]
-    one_draw = sum(array.nbytes for array in arrays if "sample" in array.dims) / 2
+    one_draw = sum(array.nbytes for array in arrays if "draw" in array.dims) / 2
     count = int(max(1, min(num_draws, MAX_BYTES // one_draw)))
     if count == num_draws:
         return convert(count), ""

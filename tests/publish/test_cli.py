@@ -36,7 +36,7 @@ def prints_one_row_and_writes_one_file_for_every_guide(result, out):
             named = rf"{re.escape(recipe.topic)} +│ {recipe.model} +│ {guide} "
             assert len(re.findall(named, result.output)) == 1
             tree = az.from_netcdf(out / f"{recipe.name}-{guide}.nc")
-            assert tree.posterior[recipe.site].sizes["sample"] == 50
+            assert tree.posterior[recipe.site].sizes["draw"] == 50
             assert tree.attrs["guide"] == guide
             assert pc.load(out / f"{recipe.name}-{guide}.pt").elbo.value == tree.attrs["elbo"]
     assert "report.html" in result.output
@@ -257,9 +257,9 @@ def test_the_size_of_what_is_written_is_bounded(limit, kept, tmp_path, monkeypat
     result = call(*QUICK, "--out", tmp_path)
     assert result.exit_code == 0, result.output
     tree = az.from_netcdf(tmp_path / f"{STEM}.nc")
-    count = tree.posterior.sizes["sample"]
+    count = tree.posterior.sizes["draw"]
     drawn = sum(v.nbytes for node in tree.subtree for v in node.data_vars.values()
-                if "sample" in v.dims)  # fmt: skip
+                if "draw" in v.dims)  # fmt: skip
     if kept is None:  # as many as there is room for
         assert 1 < count < 50
         assert drawn <= limit < drawn * (count + 1) / count
@@ -297,7 +297,7 @@ def test_two_runs_into_one_folder_leave_whole_files(tmp_path):
         told, _ = run.communicate(timeout=600)
         assert run.returncode == 0, told.decode()
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{STEM}.nc", f"{STEM}.pt"]
-    assert az.from_netcdf(tmp_path / f"{STEM}.nc").posterior.sizes["sample"] == 50
+    assert az.from_netcdf(tmp_path / f"{STEM}.nc").posterior.sizes["draw"] == 50
 
 
 # --- Ctrl-C --------------------------------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_ctrl_c_keeps_the_fit_so_far_and_the_same_command_goes_on(tmp_path):
 
     content = torch.load(kept[0])
     done = content["starts"][0]["losses"]
-    assert 500 <= len(done)
+    assert len(done) >= 500
     done[0] = 12345.0  # to know it by
     torch.save(content, kept[0])
     result = call(*fit)
