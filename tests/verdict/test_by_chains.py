@@ -1,5 +1,7 @@
 """Short chains as a witness: each rule on both sides of its limit, as a function of numbers."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pyro
@@ -84,11 +86,10 @@ def test_chains_that_remember_their_start_have_moved_by_the_rest_of_the_error(me
 
 
 def test_the_table_of_chains_is_in_their_sds():
-    table = chain_table(summary(mean_se=0.1, sd_se=0.2, mean_drift=0.7, sd_drift=0.0), ["h"]).loc[
-        "h"
-    ]
-    assert table.to_dict() == pytest.approx(
-        {"chain_mean": 10, "chain_sd": 2, "shift_margin": 0.4 / 2, "stretch_margin": 0.2 / 2}
+    found = chain_table(summary(mean_se=0.1, sd_se=0.2, mean_drift=0.7, sd_drift=0.9), ["h"])
+    # The means have drifted by four more errors, the sds by one and a half.
+    assert found.loc["h"].to_dict() == pytest.approx(
+        {"chain_mean": 10, "chain_sd": 2, "shift_margin": 0.4 / 2, "stretch_margin": 0.3 / 2}
     )
 
 
@@ -365,6 +366,45 @@ def test_without_usable_weights_nothing_is_reweighted():
 def test_chains_that_are_stuck_or_have_not_moved_are_not_conclusive(monkeypatch):
     monkeypatch.setattr(by_chains, "is_stuck", lambda summary: True)
     assert not checked(standard_normal, 0.0, 1.0).conclusive
+
+
+@pytest.fixture
+def chains_with(monkeypatch):
+    """Chains as they are, but for some of their numbers."""
+    real = by_chains.run_chains
+
+    def change(**numbers):
+        monkeypatch.setattr(
+            by_chains,
+            "run_chains",
+            lambda *args, **options: dataclasses.replace(real(*args, **options), **numbers),
+        )
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("numbers", "conclusive"),
+    [
+        ({}, True),
+        ({"acceptance": 0.3}, False),
+        ({"diverged": 0.1}, False),
+        ({"memory": np.array([0.7])}, False),
+    ],
+)
+def test_chains_that_have_not_moved_well_are_not_conclusive(numbers, conclusive, chains_with):
+    chains_with(**numbers)
+    assert checked(standard_normal, 0.0, 1.0).conclusive == conclusive
+
+
+def test_errors_are_larger_by_what_the_chains_remember(chains_with):
+    chains_with(memory=np.array([0.0]))
+    fresh = checked(standard_normal, 0.5, 0.8)
+    chains_with(memory=np.array([0.5]))
+    remembered = checked(standard_normal, 0.5, 0.8)
+    for error in ("shift", "stretch", "reweighted_shift", "reweighted_stretch"):
+        known, found = (check.table.loc["h", error] for check in (fresh, remembered))
+        assert found == pytest.approx(known / 0.7)  # 0.5 − 0.2 of it are to come
 
 
 def islands(v):
