@@ -136,6 +136,8 @@ def run_guide(
             f"{table.name!r} with {len(table.v)} rows and {len(table.columns)} columns: out of"
             f" memory; {kept}; take fewer rows"
         ) from error
+    finally:
+        _remove_if_empty(checkpoint.parent)
     return Outcome(
         recipe, guide, table, fit, diagnosis, log_evidence, tree, seconds, path, checkpoint, note
     )
@@ -153,8 +155,12 @@ def forget(outcomes: Sequence[Outcome]) -> None:
     """Remove the checkpoints of fits that are finished."""
     for outcome in outcomes:
         outcome.checkpoint.unlink(missing_ok=True)
-        with suppress(OSError):  # another run's checkpoints are in it, or it was never made
-            outcome.checkpoint.parent.rmdir()
+        _remove_if_empty(outcome.checkpoint.parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # it has other fits' checkpoints in it, or was never made
+        folder.rmdir()
 
 
 def _bounded_tree(

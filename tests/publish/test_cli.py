@@ -268,17 +268,28 @@ def test_the_size_of_what_is_written_is_bounded(limit, kept, tmp_path, monkeypat
     assert (f"Note:  {count} of 50 draws kept" in result.output) == (count < 50)
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "limit", "file", "left"),
+    [
+        (QUICK, 100_000, f"{STEM}.nc", [f"{STEM}.pt"]),  # the fit is smaller, the tree not
+        (QUICK, 10_000, f"{STEM}.pt", []),
+        (("fit", "04b"), 10_000, "unfinished/04b_calculus_of_variations-normal-.*.pt", []),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(
+    arguments, limit, file, left, tmp_path
+):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # the fit is smaller, the tree not
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        result = call(*QUICK, "--out", tmp_path)
+        result = call(*arguments, "--out", tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert result.exit_code == 2
-    assert f"error: {tmp_path / STEM}.nc: not written: File too large" in result.output
-    assert len(result.output.strip().splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [f"{STEM}.pt"]
+    told = result.output.strip().splitlines()
+    assert len(told) == 1
+    assert re.fullmatch(f"error: {tmp_path}/{file}: not written: File too large", told[0])
+    assert [path.name for path in tmp_path.iterdir()] == left
 
 
 def command(*arguments):
