@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 # Read once, when torch loads its OpenMP: threads that spin while they wait collapse beside others.
-# Where torch is here already, `programs.isolation` computes in one thread.
+# Where torch is here already, `programs.state.isolation` computes in one thread.
 if {"sklearn", "torch"}.isdisjoint(sys.modules):
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyro_cookbook.posterior.from_pyro import from_pyro_mcmc, from_pyro_svi
     from pyro_cookbook.posterior.nuts import sample
     from pyro_cookbook.posterior.prediction import predict
-    from pyro_cookbook.programs.holding import hold
+    from pyro_cookbook.programs.state.holding import hold
     from pyro_cookbook.verdict.calibration import Calibration, calibrate
     from pyro_cookbook.verdict.comparison import Comparison, compare
     from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
@@ -43,7 +43,7 @@ _HOMES = {
     "fit": "fits.fitting",
     "from_pyro_mcmc": "posterior.from_pyro",
     "from_pyro_svi": "posterior.from_pyro",
-    "hold": "programs.holding",
+    "hold": "programs.state.holding",
     "linear_response": "fits.linear_response",
     "load": "fits.storage",
     "predict": "posterior.prediction",

@@ -922,11 +922,11 @@ tree = pc.to_datatree(
     dims={"weights": ["component"], "loc": ["feature"], "v": ["feature"]},
     coords={"component": [1, 2], "feature": list(table)},
 )
-weights = tree["posterior"]["weights"].mean("sample")
+weights = tree["posterior"]["weights"].mean(("chain", "draw"))
 assert abs(weights.sel(component=1) - 2 / 3) < 0.02
 assert abs(weights.sel(component=2) - 1 / 3) < 0.02
-assert tree["posterior"]["loc"].std("sample").max() < 0.2
-az.summary(tree, var_names=["weights", "loc"], kind="stats", sample_dims=["sample"])
+assert tree["posterior"]["loc"].std(("chain", "draw")).max() < 0.2
+az.summary(tree, var_names=["weights", "loc"], kind="stats")
 
 # %% [markdown]
 # The components have two thirds and one third of the flowers, to within 0.02. The posterior sd of
@@ -936,7 +936,6 @@ az.summary(tree, var_names=["weights", "loc"], kind="stats", sample_dims=["sampl
 plot = az.plot_dist(
     tree,
     var_names=["loc"],
-    sample_dims=["sample"],
     cols=["feature"],
     col_wrap=2,
     aes={"color": ["component"]},
@@ -951,7 +950,7 @@ fig.suptitle("Components 1 (blue) and 2 (orange) differ in all four means", x=0.
 fig.supxlabel("mean of the component (in sds of the column); height: posterior density")
 
 apart = tree["posterior"]["loc"].sel(component=1) - tree["posterior"]["loc"].sel(component=2)
-assert float((apart.mean("sample") / apart.std("sample")).pipe(abs).min()) > 5
+assert float((apart.mean(("chain", "draw")) / apart.std(("chain", "draw"))).pipe(abs).min()) > 5
 
 # %% [markdown]
 # ## 12 Your own table

@@ -771,7 +771,6 @@ codes_of_square = tree["posterior"].to_dataset()[["h"]].isel(row=0, atom=shown)
 az.plot_forest(
     xr.DataTree.from_dict({"posterior": codes_of_square}),
     var_names=["h"],
-    sample_dims=["sample"],
     labels=["atom"],
     combined=True,
     ci_probs=(0.5, 0.9),

@@ -649,9 +649,7 @@ error = (torch.sigmoid(fit.guide.h_logits.detach()) - marginals).abs().amax(1)
 worst = int(error.argmax())
 dims = {"h": ["bar"], "v": ["pixel"]}
 tree = pc.to_datatree(fit, num_draws=1000, dims=dims, coords={"bar": names})
-summary = az.summary(
-    tree.sel(row=worst), var_names=["h"], kind="stats", sample_dims=["sample"], round_to="none"
-)
+summary = az.summary(tree.sel(row=worst), var_names=["h"], kind="stats", round_to="none")
 summary = summary[["mean", "sd"]].assign(exact=marginals[worst].numpy())
 summary.round(2)
 

@@ -211,7 +211,7 @@ draws = pc.to_datatree(fit, num_draws=20_000)["posterior"]["h"].squeeze()
 rows = {
     "fixed point, by hand": [*m, *s.tolist()],
     "SVI with Trace_ELBO": [*averages[0].flatten().tolist(), *averages[1].exp().flatten().tolist()],
-    'pc.fit, "mean_field"': [*draws.mean("sample").to_numpy(), *draws.std("sample").to_numpy()],
+    'pc.fit, "mean_field"': [*draws.mean("draw").to_numpy(), *draws.std("draw").to_numpy()],
     "exact posterior": [*mean[0].tolist(), *V.diagonal().sqrt().tolist()],
 }
 table = pd.DataFrame.from_dict(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_cookbook.programs.isolation import calm_threads
+from pyro_cookbook.programs.state.isolation import calm_threads
 
 # Halvings of a Newton step before it is taken as lost in rounding.
 _MAX_HALVINGS = 40

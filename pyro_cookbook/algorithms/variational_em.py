@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_cookbook.algorithms.binary_sparse_coding.mean_field import all_states
 from pyro_cookbook.algorithms.factor_analysis import FactorAnalysisParameters, posterior
-from pyro_cookbook.programs.isolation import calm_threads
+from pyro_cookbook.programs.state.isolation import calm_threads
 
 # Noise variances stay above this share of a feature's variance: a smaller one is a Heywood case.
 _MIN_NOISE = 1e-8

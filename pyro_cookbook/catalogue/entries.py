@@ -11,7 +11,7 @@ from pyro_cookbook.catalogue.checks import anything
 from pyro_cookbook.data import InputError, Table
 from pyro_cookbook.fits.fitting import as_fit, fit
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.state.isolation import isolated
 
 
 def _num_columns(v: Tensor) -> int:

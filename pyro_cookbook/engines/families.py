@@ -11,6 +11,7 @@ from pyro.distributions.transforms import LowerCholeskyAffine
 from pyro.infer import autoguide
 from pyro.infer.autoguide.initialization import init_to_feasible, init_to_median, init_to_value
 from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_cookbook.engines.climbing import Centre
@@ -50,10 +51,85 @@ class AutoWhitenedFlow(autoguide.AutoIAFNormal):
         return TransformedDistribution(flow.base_dist, [*flow.transforms, affine])
 
 
+class _Renaming(Messenger):
+    """Calls sites by other names."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["name"] = self.names.get(msg["name"], msg["name"])
+
+
+class _NamedBySite(autoguide.AutoGuide):
+    """Keeps the parameters of some sites under other names.
+
+    Pyro keeps them as attributes of a module, under the name of the site. But a site may well be
+    called ``half``, ``type`` or ``train``, like a method of every module.
+
+    Attributes
+    ----------
+    sites : dict of str to str
+        Name of the parameters → name of the site, where the two are not the same.
+    """
+
+    sites: Mapping[str, str] = {}
+
+    def stored(self, site: str) -> str:
+        """Name under which the parameters of a site are kept."""
+        return next((name for name, other in self.sites.items() if other == site), site)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Draw every latent."""
+        if self.prototype_trace is None:  # a run of the model, whose sites have their stored names
+            untyped: Any = self
+            untyped._setup_prototype(*args, **kwargs)
+        with _Renaming(self.sites):
+            return self._by_site(super().forward(*args, **kwargs))
+
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Median of every latent."""
+        untyped: Any = super()
+        return self._by_site(untyped.median(*args, **kwargs))
+
+    def quantiles(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Quantiles of every latent."""
+        untyped: Any = super()
+        return self._by_site(untyped.quantiles(*args, **kwargs))
+
+    def _by_site(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {self.sites.get(name, name): value for name, value in values.items()}
+
+
+class AutoPoint(_NamedBySite, autoguide.AutoDelta):
+    """Pyro's `AutoDelta`, for sites of any name."""
+
+
+class AutoFactors(_NamedBySite, autoguide.AutoNormal):
+    """Pyro's `AutoNormal`, for sites of any name."""
+
+
+def _stored_names(model: Program) -> dict[str, str]:
+    """Sites whose parameters no module can keep under their name → another name."""
+    latent = list(model.latents)
+    guide: Any = AutoPoint
+    taken = {*dir(guide(model.function)), *dir(PyroModule()), "plates", ""}
+    names: dict[str, str] = {}
+    for name in latent:
+        inside = any(other.startswith((f"{name}.", f"{name}_unconstrained")) for other in latent)
+        if inside or taken & set(name.split(".")):
+            stored = "site_" + name.replace(".", "_")
+            while stored in {*latent, *names.values()}:
+                stored += "_"
+            names[name] = stored
+    return names
+
+
 FAMILIES: dict[str, Callable[..., PyroModule]] = {
-    "map": autoguide.AutoDelta,
+    "map": AutoPoint,
     "laplace": autoguide.AutoLaplaceApproximation,
-    "mean_field": autoguide.AutoNormal,
+    "mean_field": AutoFactors,
     "whitened_mean_field": autoguide.AutoMultivariateNormal,
     "low_rank": autoguide.AutoLowRankMultivariateNormal,
     "full_rank": autoguide.AutoMultivariateNormal,
@@ -135,10 +211,16 @@ def build(
         options["rank"] = rank
     if values is None:
         values = _improper_starts(model)
+    stored = _stored_names(model) if name in {"map", "mean_field"} else {}
+    values = {stored.get(site, site): value for site, value in values.items()}
     fallback = init_to_median if name == "map" else init_to_feasible
     if name != "flow":
-        options["init_loc_fn"] = init_to_value(values=dict(values), fallback=fallback)
-    return FAMILIES[name](Reading(model.idle)(model.function), **options)
+        options["init_loc_fn"] = init_to_value(values=values, fallback=fallback)
+    function = Reading(model.idle)(model.function)
+    guide: Any = FAMILIES[name](_Renaming(stored)(function) if stored else function, **options)
+    if stored:
+        guide.sites = {other: site for site, other in stored.items()}
+    return guide  # type: ignore[no-any-return]
 
 
 def _improper_starts(model: Program) -> dict[str, Tensor]:
@@ -170,8 +252,8 @@ def from_gaussian(
         if name == "mean_field":
             scales = density.unpack(torch.tensor(gaussian.scale))
             for key, loc in density.unpack(torch.tensor(gaussian.loc)).items():
-                _set(guide.locs, key, loc.to(first))
-                _set(guide.scales, key, scales[key].to(first))
+                _set(guide.locs, guide.stored(key), loc.to(first))
+                _set(guide.scales, guide.stored(key), scales[key].to(first))
         elif name == "low_rank":
             assert gaussian.diagonal is not None
             assert gaussian.factor is not None

@@ -17,6 +17,9 @@ Array = npt.NDArray[np.float64]
 # Two climbs whose ends are nearer than this, in whitened sds per root dimension, found one mode.
 _SAME = 0.2
 _PRIOR_DRAWS, _BOX_DRAWS = 16, 8
+# So many times as many where none of them has a density, as the model's size allows: a likelihood
+# whose support is latent has one in a corner only.
+_MORE, _MORE_SCALARS = 64, 2e6
 _TOGETHER = 100
 # Points on the way from where a climb stands to a mode: close to its start, where a mode would be.
 _WAY = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 40)])
@@ -74,12 +77,7 @@ def find_start(density: UnconstrainedDensity, num_starts: int, seed: int) -> Sta
     NoStart
         If the density is not finite at the origin, at prior draws and in the box [−2, 2] around 0.
     """
-    points = _candidates(density, seed)
-    values = density.value(points)
-    finite = np.flatnonzero(np.isfinite(values))
-    if not finite.size:
-        raise NoStart(_blame(density, points))
-    points, values = points[finite], values[finite]
+    points, values = _with_density(density, seed)
     order = [int(values.argmax())]
     first = points[order[0]]
     rng = np.random.default_rng(seed)
@@ -115,10 +113,27 @@ def find_start(density: UnconstrainedDensity, num_starts: int, seed: int) -> Sta
     return _ranked(density, ends, counts, lost)
 
 
-def _candidates(density: UnconstrainedDensity, seed: int) -> Array:
+def _with_density(density: UnconstrainedDensity, seed: int) -> tuple[Array, Array]:
+    """Give candidates of finite density, and their density; many more are tried if none has one.
+
+    Raises
+    ------
+    NoStart
+        If none of those has one.
+    """
+    for more in (1, int(np.clip(_MORE_SCALARS / density.scalars, 1, _MORE))):
+        points = _candidates(density, seed, more)
+        values = density.value(points)
+        finite = np.isfinite(values)
+        if finite.any():
+            return points[finite], values[finite]
+    raise NoStart(_blame(density, points))
+
+
+def _candidates(density: UnconstrainedDensity, seed: int, more: int = 1) -> Array:
     """Origin, prior draws and their median, and a box around the origin."""
-    prior = density.prior_draws(_PRIOR_DRAWS)
-    box = np.random.default_rng(seed).uniform(-2, 2, (_BOX_DRAWS, density.dim))
+    prior = density.prior_draws(more * _PRIOR_DRAWS)
+    box = np.random.default_rng(seed).uniform(-2, 2, (more * _BOX_DRAWS, density.dim))
     middle = [np.median(prior, axis=0)] if len(prior) else []
     return np.vstack([np.zeros(density.dim), *middle, prior, box])
 

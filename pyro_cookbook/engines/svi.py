@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_cookbook.engines.batches import Batches, check_scale
 from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.stopping import NUM_BATCHES, Trend, fall, trend
+from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class SVI:
         if isinstance(options.elbo, TraceEnum_ELBO):
             guide = guide.of(config_enumerate(guide.function))
         self.guide = guide
+        self.has_idle = bool(model.idle)  # latents that a mask leaves without a density
         self.batches = Batches(model, options.batch_size) if options.batch_size else None
         self.losses: list[float] = []
         self.params: dict[str, Tensor] = {}
@@ -137,12 +139,14 @@ class SVI:
         self.at_step = None
 
     def _estimate(self, model: Program, rng_state: Tensor) -> float:
-        with warnings.catch_warnings():
+        guide = model.of(self.guide.function) if self.batches else self.guide
+        functions: list[Any] = [model.function, guide.function]
+        if self.has_idle:
+            functions = [Reading(one.idle)(one.function) for one in (model, guide)]
+        with warnings.catch_warnings(), Reading():
             warnings.filterwarnings("ignore", "Encountered (NaN|\\+?-?inf)")  # raised just below
             elbo: Any = self.options.elbo
-            loss = elbo.loss_and_grads(
-                model.function, self.guide.function, *model.args, **model.kwargs
-            )
+            loss = elbo.loss_and_grads(*functions, *model.args, **model.kwargs)
         if not np.isfinite(loss):
             self._fail(model, rng_state)
         return float(loss)

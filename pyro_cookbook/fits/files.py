@@ -4,7 +4,7 @@ import io
 import os
 import secrets
 import warnings
-from collections.abc import Buffer, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def write_bytes(content: Buffer, path: Path) -> None:
+def write_bytes(content: bytes, path: Path) -> None:
     """Write to a neighbouring file and rename: an interruption leaves the old file or the new.
 
     The neighbour's name is its own, so that two processes may write the same file: the later wins.
@@ -48,7 +48,7 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
     """
     buffer = io.BytesIO()  # torch's own writer ends the process where the disk is full
     torch.save(_compact(content), buffer)
-    write_bytes(buffer.getbuffer(), path)
+    write_bytes(buffer.getvalue(), path)  # a view of the buffer would upset the collector
 
 
 def read_tensors(path: Path, kind: str) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from pyro_cookbook.fits.checkpoint import Checkpoint
 from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
 from pyro_cookbook.fits.settings import Settings
 from pyro_cookbook.programs.checks import first_run
-from pyro_cookbook.programs.copying import copy_as_trained, copy_programs, copy_store
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.log_density import log_density, total
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program
+from pyro_cookbook.programs.state.copying import copy_as_trained, copy_programs, copy_store
+from pyro_cookbook.programs.state.isolation import isolated
 
 # Scalars that the draws of the final ELBO may fill, and the most draws that are of use.
 _ELBO_SCALARS, _ELBO_DRAWS = 2**25, 1000
@@ -141,9 +141,15 @@ def fit(
     )  # fmt: skip
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     program = Program(model, args, kwargs)
+    if noncentred is True and guide == "map":
+        raise ValueError(
+            "noncentred: got True, which compares heights of densities in different coordinates"
+            " for guide 'map'; name the sites to non-centre"
+        )
     with isolated(seed):
         trial, _ = copy_programs(program)  # a run may change what a module keeps
-        first_run(trial)
+        trial = first_run(trial, guide=guide, batch_size=batch_size)
+        program = trial if trial.function is program.function else trial.of(program.function)
     if noncentred:
         found = _fit_noncentred(program, guide, noncentred, settings, checkpoint, progress)
     else:

@@ -13,7 +13,7 @@ from pyro_cookbook.engines.choosing import DETERMINISTIC
 from pyro_cookbook.engines.gaussians import Gaussian
 from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
 Array = npt.NDArray[np.float64]
@@ -108,7 +108,7 @@ def _location_and_scale(fit: Fit, density: UnconstrainedDensity) -> tuple[Array,
     locs, scales = [], []
     for name in density.shapes:
         loc, scale = guide.locs, guide.scales
-        for part in name.split("."):
+        for part in guide.stored(name).split("."):
             loc, scale = getattr(loc, part), getattr(scale, part)
         locs.append(loc.detach().double().cpu().numpy().ravel())
         scales.append(scale.detach().double().cpu().numpy().ravel())

@@ -23,11 +23,11 @@ from pyro_cookbook.fits.encoding import (
 )
 from pyro_cookbook.fits.files import read_tensors, write_tensors
 from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Restart
-from pyro_cookbook.programs.copying import copy_programs, keep_parameters_local
-from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program, quietly
+from pyro_cookbook.programs.state.copying import copy_programs, keep_parameters_local
+from pyro_cookbook.programs.state.isolation import isolated
 
 _VERSION = 2
 _KINDS: dict[str, Any] = {

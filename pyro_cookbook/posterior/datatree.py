@@ -23,8 +23,8 @@ from pyro_cookbook.posterior.groups import (
 )
 from pyro_cookbook.posterior.layout import CHAINS, Array, Coords, Dims, Group, Layout, Values
 from pyro_cookbook.posterior.resampling import resample
-from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.state.isolation import isolated
 
 
 def to_datatree(

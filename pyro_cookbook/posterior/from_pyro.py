@@ -12,8 +12,8 @@ from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.posterior.datatree import mcmc_tree, to_datatree
 from pyro_cookbook.posterior.groups import MAX_GIB
 from pyro_cookbook.posterior.layout import Coords, Dims
-from pyro_cookbook.programs.copying import copy_as_trained
 from pyro_cookbook.programs.program import Function, Program
+from pyro_cookbook.programs.state.copying import copy_as_trained
 
 
 def from_pyro_svi(

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pyro_cookbook.fits.result import Estimate, Fit
 from pyro_cookbook.programs.drawing import Draws, draw
-from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.log_density import log_density, total
 from pyro_cookbook.programs.program import Site
+from pyro_cookbook.programs.state.isolation import isolated
 
 Array = npt.NDArray[np.float64]
 

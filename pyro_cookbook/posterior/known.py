@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.arguments import holders, named_arguments
-from pyro_cookbook.programs.program import Node, Program, Site
+from pyro_cookbook.programs.observing import Node
+from pyro_cookbook.programs.program import Program, Site
 
 
 class Known(NamedTuple):

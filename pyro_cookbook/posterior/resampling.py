@@ -17,7 +17,7 @@ from pyro_cookbook.posterior.importance import (
     smooth,
     weigh,
 )
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.state.isolation import isolated
 
 
 def resample(fit: Fit, num_draws: int, seed: int) -> dict[str, Tensor]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.observing import is_derived
 from pyro_cookbook.programs.program import Function, Program
+from pyro_cookbook.programs.state.isolation import isolated
 
 
 def named_arguments(program: Program) -> dict[str, Any]:

@@ -1,88 +1,89 @@
 """What can be wrong with a model, a guide or data before anything is fitted, in one line each."""
 
 import inspect
-from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_cookbook.programs.in_place import copy_data, refuse_in_place, refuse_iterators
+from pyro_cookbook.programs.drawing import has_moving_support
+from pyro_cookbook.programs.forms import described, signature_of, that_runs
 from pyro_cookbook.programs.log_density import first_line
+from pyro_cookbook.programs.observing import MaskedSite, Node, describe_value, is_derived
 from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.state.in_place import copy_data, refuse_in_place, refuse_iterators
+
+# Dimensions that the trees of draws have, whatever the model.
+RESERVED = ("chain", "draw", "sample", "step")
 
 
-def first_run(model: Program) -> None:
-    """Run a model on its data for the first time and look at what it observes.
+def first_run(model: Program, *, guide: Any = None, batch_size: int | None = None) -> Program:
+    """Run a model on its data for the first time: is there something to infer, and can it be?
+
+    Parameters
+    ----------
+    model : Program
+    guide : callable or str, optional
+        What is to be fitted.
+    batch_size : int, optional
+        Rows of a mini-batch, if there are to be any.
+
+    Returns
+    -------
+    Program
+        The model on data with which it runs: as given, or as tensors, or as tensors of floats.
 
     Raises
     ------
     ValueError
-        If a run would use up the data or change them, the model does not run on them, a row is
-        observed more than once by accident, or an observation lies outside the support of its
-        distribution.
+        If model or guide is no program, the model does not run on these data or its log density
+        cannot be computed, nothing is latent or nothing observed, an observation is missing,
+        outside its support or counted more than once, or a name cannot be kept.
     """
+    _check_callable(model.function, "model", "a function or a module that samples sites")
+    if guide is not None and not isinstance(guide, str):
+        _check_callable(guide, "guide", "a guide or the name of a family before the data")
     refuse_iterators(model)
     trial = copy_data(model)
-    try:
+    with suppress(Exception):  # whatever the reader's model raises: it is said just below
         _ = trial.nodes
-    except Exception as error:  # whatever the reader's model raises
-        raise ValueError(
-            f"model: it does not run on these data ({first_line(error)}); got {_shapes(model)}"
-        ) from error
     refuse_in_place(model, trial)
+    model = that_runs(model)
+    check_names(model)
+    if not model.latents:
+        raise ValueError(
+            "model: it has no latent site, so there is nothing to infer; to maximise the likelihood"
+            " of its parameters use pyro.infer.SVI, or give them a prior and fit 'map'"
+        )
+    if not any(site.observed and not site.deterministic for site in model.sites.values()):
+        _check_forgotten(model)
     for name, node in model.nodes.items():
-        if node["is_observed"]:
-            _check_observed(name, node)
-
-
-def _check_observed(name: str, node: Mapping[str, Any]) -> None:
-    fn, value = node["fn"], node["value"]
-    if not isinstance(value, Tensor) or not value.numel():  # a bare pyro.factor
-        return
-    batch = value.shape[: value.dim() - fn.event_dim]
-    try:
-        # NumPy's: torch's imports sympy, half a second.
-        rows = torch.Size(np.broadcast_shapes(batch, fn.batch_shape))
-    except ValueError:
-        raise ValueError(
-            f"site {name!r}: observations of shape {tuple(value.shape)} do not fit a distribution"
-            f" of batch shape {tuple(fn.batch_shape)}"
-        ) from None
-    if rows.numel() > max(batch.numel(), torch.Size(fn.batch_shape).numel()):
-        raise ValueError(
-            f"site {name!r}: observations of shape {tuple(value.shape)} against a distribution of"
-            f" batch shape {tuple(fn.batch_shape)} would be counted {rows.numel()} times; give"
-            " both the same shape"
-        )
-    try:
-        inside = fn.support.check(value)
-    except (NotImplementedError, RuntimeError, ValueError):
-        return
-    if not bool(inside.all()):
-        outside = tuple(int(i) for i in (~inside).nonzero()[0]) if inside.dim() else ()
-        base = fn
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
-        where = f"observation {list(outside)}" if outside else "the observation"
-        entry = value[outside] if outside else value
-        shown = f" ({entry.item():g})" if entry.numel() == 1 else ""
-        raise ValueError(
-            f"site {name!r}: {where}{shown} is outside the support of {type(base).__name__}"
-        )
+        if node["is_observed"] and not is_derived(node):
+            _check_support(model, name, node)
+    if batch_size is not None:
+        for role, function in (("model", model.function), ("guide", guide)):
+            _check_num_obs(role, function)
+    return model
 
 
 def same_sites(model: Program, guide: Program) -> None:
-    """Refuse a guide that has not exactly the model's latent sites.
+    """Refuse a guide that does not run, or has not exactly the model's latent sites.
 
     Raises
     ------
     ValueError
-        Naming the sites that only one of the two has.
+        Naming the sites that only one of the two has, or rows that neither has in a plate: Pyro's
+        estimators need to know which dimensions are independent.
     """
     wanted = set(model.latents)
-    drawn = {name for name, site in guide.latents.items() if not site.auxiliary}
+    try:
+        drawn = {name for name, site in guide.latents.items() if not site.auxiliary}
+    except Exception as error:  # whatever the reader's guide raises
+        raise ValueError(
+            f"guide: it does not run on these data ({first_line(error)}); got {described(guide)}"
+        ) from error
     for missing, role, other in (
         (sorted(wanted - drawn), "guide", "model"),
         (sorted(drawn - wanted), "model", "guide"),
@@ -93,17 +94,152 @@ def same_sites(model: Program, guide: Program) -> None:
                 f"{role}: it has no latent site {listed}, which the {other} samples; every latent"
                 " site of the model, and no other, has to be in the guide"
             )
+    for role, program in (("model", model), ("guide", guide)):
+        _check_plates(role, program)
 
 
-def _shapes(model: Program) -> str:
-    function = model.function
-    target = function.forward if isinstance(function, nn.Module) else function
+def _check_plates(role: str, program: Program) -> None:
+    for name, site in program.sites.items():
+        rows = zip(site.batch_shape, site.plates, strict=True)
+        loose = [size for size, plate in rows if size > 1 and not plate]
+        if loose and not site.deterministic:
+            raise ValueError(
+                f"{role}: site {name!r} has {loose[0]} rows in no plate; sample it inside"
+                f" pyro.plate(name, {loose[0]}), or as one event: .to_event({len(loose)})"
+            )
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def tree_name(name: str) -> str:
+    """Give the name that a site or plate has in a tree, where "/" leads into a group.
+
+    Pyro's own ``scope`` makes names with "/": ``encoder/weight`` becomes ``encoder.weight``.
+    """
+    return name.replace("/", ".")
+
+
+def check_names(model: Program) -> None:
+    """Refuse names that a tree of draws cannot keep apart.
+
+    Raises
+    ------
+    ValueError
+        If a site or a plate is called like a dimension that every tree has, or two have one name
+        in a tree.
+    """
+    plates = {plate for site in model.sites.values() for plate in site.plates if plate}
+    kept: dict[str, str] = {}
+    for name in (*model.sites, *sorted(plates - set(model.sites))):
+        kind = "site" if name in model.sites else "plate"
+        if tree_name(name) in RESERVED:
+            raise ValueError(
+                f"model: {kind} {name!r} is called like a dimension of the draws; expected any name"
+                f" but {', '.join(map(repr, RESERVED))}"
+            )
+        other = kept.setdefault(tree_name(name), name)
+        if other != name:
+            raise ValueError(
+                f"model: {other!r} and {name!r} have the same name in a tree of draws,"
+                f" {tree_name(name)!r}; rename one of them"
+            )
+
+
+# --- programs ----------------------------------------------------------------------------------
+
+
+def _check_callable(program: Any, role: str, expected: str) -> None:
+    if inspect.isclass(program):
+        raise ValueError(f"{role}: got the class {program.__name__}, expected an instance of it")
+    if not callable(program):
+        raise ValueError(f"{role}: got {describe_value(program)}, expected {expected}")
+
+
+def _check_num_obs(role: str, function: Any) -> None:
+    """Refuse mini-batches for a program that cannot be told how many rows there are in all."""
+    if function is None or isinstance(function, str):
+        return
     try:
-        given = dict(inspect.signature(target).bind_partial(*model.args, **model.kwargs).arguments)
+        parameters = signature_of(function).parameters
+    except (TypeError, ValueError):  # a callable that does not tell
+        return
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if "num_obs" not in parameters and not takes_all:
+        raise ValueError(
+            f"batch_size: the {role} takes no num_obs, the number of all rows; add num_obs=None to"
+            " its arguments and open its plate as"
+            " pyro.plate(name, num_obs or len(batch), subsample_size=len(batch))"
+        )
+
+
+def _check_forgotten(model: Program) -> None:
+    """Refuse to fit the prior because what is observed was left out.
+
+    A model that observes nothing, not even by ``pyro.factor``, may be a density on its own. But if
+    an argument that was left out makes an observation of a latent site, it was forgotten.
+    """
+    try:
+        signature = signature_of(model.function)
+        given = signature.bind_partial(*model.args, **model.kwargs).arguments
     except (TypeError, ValueError):
-        given = {f"argument {i}": value for i, value in enumerate(model.args)} | model.kwargs
-    shown = [
-        f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} {value!r:.40}"
-        for name, value in given.items()
-    ]
-    return ", ".join(shown) or "no data"
+        return
+    for name, parameter in signature.parameters.items():
+        if name in given or parameter.default is not None:
+            continue
+        for site, node in model.nodes.items():
+            other = replace(model, kwargs={**model.kwargs, name: node["value"]})
+            try:
+                seen = other.nodes
+            except Exception:  # this is not the argument that it takes
+                continue
+            if site in seen and seen[site]["is_observed"]:
+                raise ValueError(
+                    f"model: nothing is observed: {name!r} was left out, so that its site {site!r}"
+                    f" is latent; give {name}=…, or {name}=None to fit the prior"
+                )
+
+
+# --- observations ------------------------------------------------------------------------------
+
+
+def _check_support(model: Program, name: str, node: Node) -> None:
+    """Refuse an observation that no value of the latents allows, and one that is missing."""
+    outside = _outside(node)
+    if outside is None:
+        return
+    entry = node["value"][outside] if outside else node["value"]
+    where = f"observation {list(outside)}" if outside else "the observation"
+    if bool(entry.isnan().any()):
+        raise ValueError(
+            f"site {name!r}: {where} is missing ({entry.flatten()[0].item():g}); leave its row out,"
+            " or mask it: pyro.sample(…, obs_mask=~y.isnan())"
+        )
+    if has_moving_support(model, name):  # the density itself says where it is zero
+        return
+    base = node["fn"]
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    shown = f" ({entry.item():g})" if entry.numel() == 1 else ""
+    raise ValueError(
+        f"site {name!r}: {where}{shown} is outside the support of {type(base).__name__}"
+    )
+
+
+def _outside(node: Node) -> tuple[int, ...] | None:
+    """Index of the first observation that is not in the support; None if all are."""
+    fn, value = node["fn"], node["value"]
+    if not isinstance(value, Tensor) or not value.numel():
+        return None
+    inner = fn
+    while isinstance(inner, torch.distributions.Independent):
+        inner = inner.base_dist
+    if isinstance(inner, MaskedSite):
+        value = inner.filled(value)
+    try:
+        inside = fn.support.check(value)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
+    if bool(inside.all()):
+        return None
+    return tuple(int(i) for i in (~inside).nonzero()[0]) if inside.dim() else ()

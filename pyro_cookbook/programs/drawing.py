@@ -6,17 +6,20 @@ plate, and checked against single runs; where that fails the program is run once
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyro_cookbook.programs.log_density import Values, chunk_size, over_draws, total
-from pyro_cookbook.programs.program import Program, Site, describe, quietly, run_at
+from pyro_cookbook.programs.program import Program, Site, describe, quietly, run_at, run_once
 
 _OUTER_PLATE = "_draws"
 # Draws of a vectorised run that are repeated one at a time, to see that the two agree.
 _NUM_CHECKED = 3
+# Runs that show whether a support moves.
+_NUM_SUPPORTS = 4
 
 
 @dataclass(frozen=True)
@@ -159,3 +162,32 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return a.shape == b.shape and bool((a == b).all())
     rtol = 1e-3 if a.dtype == torch.float32 else 1e-8
     return torch.allclose(a, b, rtol=rtol, atol=rtol, equal_nan=True)
+
+
+def has_moving_support(program: Program, name: str) -> bool:
+    """Whether the support of a site depends on latents: its bounds are others in another draw."""
+    found = []
+    rng_state = pyro.util.get_rng_state()
+    try:
+        for seed in range(_NUM_SUPPORTS):
+            pyro.set_rng_seed(seed)
+            nodes = run_once(program, lambda _, shape: torch.randn(shape))
+            found.append(_bounds(nodes[name]["fn"].support))
+    finally:
+        pyro.util.set_rng_state(rng_state)
+    return any(
+        len(other) != len(found[0]) or not all(map(torch.equal, other, found[0]))
+        for other in found[1:]
+    )
+
+
+def _bounds(constraint: Any) -> list[Tensor]:
+    """Every number in a constraint: bounds, sizes, those of the constraints it is made of."""
+    numbers = []
+    for value in vars(constraint).values():
+        if isinstance(value, (Tensor, int, float)):
+            numbers.append(torch.as_tensor(value))
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, torch.distributions.constraints.Constraint):
+                numbers += _bounds(part)
+    return numbers

@@ -17,8 +17,8 @@ from pyro.ops.rings import LogRing
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
-from pyro_cookbook.programs.observing import is_derived
-from pyro_cookbook.programs.program import Node, Program, Site, sample_sites
+from pyro_cookbook.programs.observing import Node, is_derived
+from pyro_cookbook.programs.program import Program, Site, sample_sites
 
 Evaluate = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 

@@ -9,7 +9,8 @@ from pyro import poutine
 from pyro.infer.reparam import LocScaleReparam
 from torch.distributions import biject_to
 
-from pyro_cookbook.programs.program import Node, Program, quietly
+from pyro_cookbook.programs.observing import MaskedSite, Node
+from pyro_cookbook.programs.program import Program, quietly
 
 # Families that LocScaleReparam can split into location, scale and a standard draw.
 _LOC_SCALE = (dist.Normal, dist.Laplace, dist.Cauchy, dist.StudentT, dist.Gumbel)
@@ -76,8 +77,8 @@ def noncentre(program: Program, sites: bool | Sequence[str]) -> tuple[Program, t
 
 
 def _base(fn: Any) -> Any:
-    """Undo `to_event`, and nothing else: LogNormal has a Normal inside and is none."""
-    while isinstance(fn, (dist.Independent, torch.distributions.Independent)):
+    """Undo `to_event` and idle entries, nothing else: LogNormal has a Normal inside and is none."""
+    while isinstance(fn, (torch.distributions.Independent, MaskedSite)):
         fn = fn.base_dist
     return fn
 

@@ -29,6 +29,10 @@ GIVEN = "_given"
 class BadObservation(ValueError):
     """What a model observes is not what its distribution can take: one line that names the site."""
 
+    def __str__(self) -> str:
+        """Give that line, without the trace that Pyro adds to every message."""
+        return super().__str__().partition("\n")[0]
+
 
 class Reading(Messenger):
     """Reads observations as tensors of their distribution's dtype, and masked entries as absent.
@@ -61,7 +65,7 @@ class Reading(Messenger):
             return
         base, kept, num_events = _peeled(msg["fn"], msg["mask"])
         if kept is not None:
-            site = MaskedSite(base, kept, self.idle.get(msg["name"]))
+            site: Any = MaskedSite(base, kept, self.idle.get(msg["name"]))
             msg["fn"] = site.to_event(num_events) if num_events else site
             msg["mask"] = None
 
@@ -219,7 +223,7 @@ class MaskedSite(dist.TorchDistribution):
         Entries that have a standard normal density on the unconstrained scale instead.
     """
 
-    arg_constraints: Mapping[str, Any] = {}
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 - as torch declares it
 
     def __init__(self, base_dist: Any, kept: Tensor, idle: Tensor | None = None) -> None:
         batch = torch.Size(np.broadcast_shapes(kept.shape, base_dist.batch_shape))
@@ -365,7 +369,7 @@ def _slopes(
             values[name] = values[name].detach().requires_grad_()
         with torch.enable_grad(), pyro.validation_enabled(False), poutine.block():
             trace = poutine.trace(poutine.condition(run, data=values)).get_trace()
-            total = trace.log_prob_sum()
+            total: Any = trace.log_prob_sum()
             found = torch.autograd.grad(total, [values[n] for n in wanted], allow_unused=True)
     except (NotImplementedError, RuntimeError, ValueError):  # no bijection, no gradient, no density
         return {}

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import numpy as np
-import torch
+import pyro.distributions as dist
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.log_density import Values, chunk_size, over_draws
-from pyro_cookbook.programs.observing import is_derived
+from pyro_cookbook.programs.observing import as_observation, is_derived, spread
 from pyro_cookbook.programs.program import Program, quietly, sample_sites
 
 
@@ -33,15 +32,17 @@ def derived_values(program: Program, values: Values) -> dict[str, Tensor]:
     if not derived:
         return {}
 
+    wide = program.wide
+
     def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
-        nodes = sample_sites(poutine.trace(poutine.condition(program, data=given)).get_trace())
+        nodes = sample_sites(poutine.trace(poutine.condition(wide, data=given)).get_trace())
         return {name: node["value"] for name, node in nodes.items() if is_derived(node)}
 
     scalars = sum(site.shape.numel() for site in derived.values())
     num_draws = len(next(iter(values.values())))
     with quietly():
-        found, _ = over_draws(one, values, chunk=chunk_size(scalars, num_draws))
-    return found
+        found, _ = over_draws(one, wide.to_own(values), chunk=chunk_size(scalars, num_draws))
+    return _as_in(program, found)
 
 
 class _Release(Messenger):
@@ -49,12 +50,9 @@ class _Release(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and not is_derived(msg) and not site_is_subsample(msg):
-            fn, value = msg["fn"], msg["value"]
-            if isinstance(value, Tensor):  # rows without a plate: one distribution, many draws
-                rows = value.shape[: value.dim() - fn.event_dim]
-                # NumPy's: torch's imports sympy, half a second.
-                shape = torch.Size(np.broadcast_shapes(fn.batch_shape, rows))
-                msg["fn"] = fn if shape == fn.batch_shape else fn.expand(shape)
+            if not isinstance(msg["fn"], dist.Unit):  # as many rows as were observed
+                observation = as_observation(msg["name"], msg["fn"], msg["value"])
+                msg["fn"] = spread(msg["fn"], observation)
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
@@ -78,5 +76,13 @@ def predictive(program: Program, values: Values, num_draws: int) -> dict[str, Te
     dict of str to Tensor
         Every sample site of the model that was not given → values, shape (S, ...).
     """
-    drawn = draw(released(program), num_draws, values)
-    return {name: value for name, value in drawn.values.items() if name not in values}
+    wide = program.wide
+    drawn = draw(released(wide), num_draws, wide.to_own(values))
+    new = {name: value for name, value in drawn.values.items() if name not in values}
+    return _as_in(program, new)
+
+
+def _as_in(program: Program, values: Values) -> dict[str, Tensor]:
+    """Give values the dtypes that they have in a run of the program."""
+    dtypes = {name: node["value"].dtype for name, node in program.nodes.items()}
+    return {name: value.to(dtypes.get(name, value.dtype)) for name, value in values.items()}

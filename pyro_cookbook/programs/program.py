@@ -16,7 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_cookbook.programs.observing import Reading, idle_entries, is_derived
+from pyro_cookbook.programs.observing import Node, Reading, idle_entries, is_derived
 
 # Where a program keeps the densities that were made of it.
 DENSITIES = "_densities"
@@ -24,7 +24,6 @@ DENSITIES = "_densities"
 _TRIES = 20
 
 Function = Callable[..., Any]
-Node = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Run catalogue entries: fit, keep, diagnose, convert, keep."""
 
+import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -123,8 +124,7 @@ def run_guide(
         attributes = {"recipe": recipe.name, "guide": guide, "data": table.name}
         tree.attrs.update(attributes, verdict=diagnosis.verdict)
         path = folder / f"{stem}.nc"
-        # Through memory: HDF5 locks files that it writes itself, and a full disk ends the process.
-        write_bytes(tree.to_netcdf(engine="h5netcdf"), path)
+        write_bytes(_netcdf(tree), path)
     except KeyboardInterrupt as error:
         if checkpoint.exists():
             kept = f"the fit so far is kept in {checkpoint}; the same command goes on from there"
@@ -169,7 +169,7 @@ def _bounded_tree(
 
     few = convert(2)
     arrays = [array for node in few.subtree for array in node.to_dataset().data_vars.values()]
-    one_draw = sum(array.nbytes for array in arrays if "sample" in array.dims) / 2
+    one_draw = sum(array.nbytes for array in arrays if "draw" in array.dims) / 2
     count = int(max(1, min(num_draws, MAX_BYTES // one_draw)))
     if count == num_draws:
         return convert(count), ""
@@ -177,6 +177,13 @@ def _bounded_tree(
         f"{count} of {num_draws} draws kept: a draw of {len(table.v)} rows has"
         f" {one_draw / 1e6:.2g} MB, and the file holds {MAX_BYTES / 1e6:.0f} MB of draws"
     )
+
+
+def _netcdf(tree: xr.DataTree) -> bytes:
+    """Write to memory: HDF5 locks files that it writes itself, and a full disk ends the process."""
+    buffer = io.BytesIO()
+    tree.to_netcdf(buffer, engine="h5netcdf")
+    return buffer.getvalue()  # a view of the buffer would end the process if it met the collector
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

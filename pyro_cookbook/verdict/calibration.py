@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 from pyro_cookbook.fits.fitting import fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.arguments import named_arguments, observed_arguments, with_arguments
-from pyro_cookbook.programs.copying import copy_programs
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.observing import is_derived
 from pyro_cookbook.programs.predictive import derived_values, released
 from pyro_cookbook.programs.program import Function, Program, quietly, sample_sites
-from pyro_cookbook.programs.progress import shown
+from pyro_cookbook.programs.state.copying import copy_programs
+from pyro_cookbook.programs.state.isolation import isolated
+from pyro_cookbook.programs.state.progress import shown
 
 # A family-wise error of 1%: a calibrated guide is called wrong once in a hundred studies.
 ALPHA = 0.01

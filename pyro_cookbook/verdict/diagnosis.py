@@ -19,8 +19,8 @@ from pyro_cookbook.posterior.importance import (
     smooth,
     weigh,
 )
-from pyro_cookbook.programs.isolation import isolated
-from pyro_cookbook.programs.progress import shown
+from pyro_cookbook.programs.state.isolation import isolated
+from pyro_cookbook.programs.state.progress import shown
 from pyro_cookbook.verdict.advice import advise
 from pyro_cookbook.verdict.by_chains import (
     ChainCheck,

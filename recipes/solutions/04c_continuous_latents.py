@@ -121,7 +121,7 @@ for family in ("laplace", "mean_field", "full_rank"):
     assert at[f"collapsed, {family}", "elbo"] > at["non-centred, full_rank", "elbo"] + 0.02
 columns = ["elbo", "khat", "verdict", "mean_error", "sd_error"]
 table["verdict"] = table["verdict"].replace("^reliable.*", "accepted", regex=True)
-table[columns].round({"elbo": 2, "khat": 1, "mean_error": 1, "sd_error": 1})
+table[columns].round({"elbo": 1, "khat": 1, "mean_error": 1, "sd_error": 1})
 
 # %% [markdown]
 # Nothing is left of the funnel: even Laplace is accepted, and all three bounds are higher than that

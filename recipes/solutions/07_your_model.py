@@ -18,6 +18,7 @@
 # %%
 import math
 
+import arviz as az
 import numpy as np
 import pandas as pd
 import pyro
@@ -135,16 +136,18 @@ tried = {
     "non-centred": pc.fit(heavy, "mean_field", sigma, y, noncentred=True),
     "non-centred, full rank": pc.fit(heavy, "full_rank", sigma, y, noncentred=True),
 }
+khat = {name: pc.diagnose(fit).khats["joint"] for name, fit in tried.items()}
 for name, fit in tried.items():
-    diagnosis = pc.diagnose(fit)
-    print(f"{name}: bound {fit.elbo.value:.1f} nats, k-hat {diagnosis.khats['joint']:.2f}")
-    assert diagnosis.khats["joint"] > 0.7
+    print(f"{name}: bound {fit.elbo.value:.1f} nats, k-hat {khat[name]:.1f}")
 assert tried["non-centred"].elbo.value > tried["centred"].elbo.value + 1
+assert 0.5 < khat["non-centred"] < 0.9
+assert 0.5 < khat["non-centred, full rank"] < 0.9
 
 # %% [markdown]
-# The bound rises by more than one nat, but k-hat stays above 0.7: a normal guide has lighter tails
-# than the t that is now η's prior, and a covariance does not change that. So change the coordinates
-# once more. If w ~ Gamma(2, 2) and z ~ N(0, 1), then z/√w has the t distribution with 4 degrees of
+# The bound rises by more than one nat, but k-hat is 0.5 to 0.9, at the limit: on which side of 0.7
+# it falls is a matter of the draws, and with it the verdict. A normal guide has lighter tails than
+# the t that is now η's prior, and a covariance does not change that. So change the coordinates once
+# more. If w ~ Gamma(2, 2) and z ~ N(0, 1), then z/√w has the t distribution with 4 degrees of
 # freedom. In z and log w all tails are light.
 
 
@@ -160,24 +163,38 @@ def mixture(sigma, y=None):
 
 
 light = pc.fit(mixture, "full_rank", sigma, y)
-diagnosis = pc.diagnose(light)
-print(diagnosis)
-assert diagnosis.verdict != "unreliable"
-assert diagnosis.khats["joint"] < 0.7
-
-# %%
-normal = pc.fit(centred, "full_rank", sigma, y, noncentred=True)
-rows = {}
-for name, fit in {"normal": normal, "Student's t": light}.items():
-    posterior = pc.to_datatree(fit, num_draws=20_000, reweight=True)["posterior"]
-    theta = posterior["theta"].isel(school=0)
-    rows[name] = (float(posterior["mu"].mean()), float(theta.mean()), float(theta.std()))
-table = pd.DataFrame.from_dict(rows, orient="index", columns=["mean of μ", "mean of θ_A", "its sd"])
-assert (table["mean of μ"].max() - table["mean of μ"].min()) < 0.3
-assert 0 < table.loc["Student's t", "mean of θ_A"] - table.loc["normal", "mean of θ_A"] < 1
-assert table.loc["Student's t", "its sd"] > table.loc["normal", "its sd"]
-table.round(1)
+khat_light = pc.diagnose(light).khats["joint"]
+print(f"mixture, full rank: bound {light.elbo.value:.1f} nats, k-hat {khat_light:.1f}")
+assert 0.5 < khat_light < 0.9
 
 # %% [markdown]
-# School A is let go, a little: its effect rises by less than one point, and its sd grows. Eight
-# schools with such standard errors cannot tell a normal from a t.
+# That does not settle it: k-hat is at the limit still. What follows on the list is to sample,
+# started and scaled by this fit.
+
+# %%
+nuts = pc.sample(light, num_draws=300, num_warmup=100)
+names = ["mu", "tau", "theta"]
+rhat, ess = az.rhat(nuts, var_names=names), az.ess(nuts, var_names=names)
+assert max(float(rhat[name].max()) for name in names) < 1.03
+assert min(float(ess[name].min()) for name in names) > 300
+
+normal = pc.fit(centred, "full_rank", sigma, y, noncentred=True)
+trees = {
+    "normal": pc.to_datatree(normal, num_draws=20_000, reweight=True)["posterior"],
+    "Student's t": nuts["posterior"],
+}
+rows = {}
+for name, posterior in trees.items():
+    mu, theta = posterior["mu"], posterior["theta"].isel(school=0)
+    rows[name] = (float(mu.mean()), float(theta.mean()), float(theta.std()))
+table = pd.DataFrame.from_dict(rows, orient="index", columns=["mean of μ", "mean of θ_A", "its sd"])
+moved = (table.loc["Student's t"] - table.loc["normal"]).abs()
+assert moved.max() < 1
+error = float(az.mcse(nuts, var_names=["theta"])["theta"][0])
+print(f"Monte-Carlo error of the mean of θ_A by NUTS: {error:.1f} points")
+table.map(lambda value: f"{value:.1f} ± {error:.1f}")
+
+# %% [markdown]
+# R-hat is below 1.03 and every ESS above 300: this answer can be used. It is the answer of the
+# normal model: the mean of school A's effect, its sd and the mean of μ move by less than one point.
+# Eight schools with such standard errors cannot tell a normal from a t.

@@ -39,7 +39,7 @@ def test_map_finds_the_mode_in_the_space_of_the_latent(y):
     best = optimize.minimize_scalar(
         lambda s: -log_joint(y, s * ONE), bounds=(0.1, 10), method="bounded"
     )
-    found = pc.to_datatree(fit, num_draws=10).posterior.scale
+    found = pc.to_datatree(fit, num_draws=10).posterior.scale[0]
     assert float(found[0]) == pytest.approx(best.x, rel=1e-3)
     assert fit.elbo.value == pytest.approx(-best.fun, abs=1e-3)
 

@@ -28,13 +28,13 @@ def test_predictions_at_new_inputs_have_the_right_mean_and_spread(points):
     new = torch.tensor([0.0, 2.0], dtype=torch.float64)
     tree = pc.predict(fit, new, num_draws=4000)
     y = tree.predictions.y
-    assert y.dims == ("sample", "row")
+    assert y.dims == ("chain", "draw", "row")
     x, seen = points
     precision = 1 / 4 + float(x @ x) / 0.09
     slope, sd = float(x @ seen) / 0.09 / precision, precision**-0.5
-    assert y.mean("sample").to_numpy() == pytest.approx([0, 2 * slope], abs=0.05)
+    assert y.mean(("chain", "draw")).to_numpy() == pytest.approx([0, 2 * slope], abs=0.05)
     spread = [0.3, np.hypot(0.3, 2 * sd)]
-    assert y.std("sample").to_numpy() == pytest.approx(spread, rel=0.1)
+    assert y.std(("chain", "draw")).to_numpy() == pytest.approx(spread, rel=0.1)
     np.testing.assert_array_equal(tree.predictions_constant_data.x, new)
 
 
@@ -42,18 +42,18 @@ def test_observations_that_are_given_are_not_echoed(points):
     fit = pc.fit(line, "full_rank", *points, max_steps=800)
     x, y = points
     drawn = pc.predict(fit, x, y, num_draws=200).predictions.y
-    assert (drawn.std("sample") > 0.2).all()
+    assert (drawn.std(("chain", "draw")) > 0.2).all()
     alone = pc.predict(fit, num_draws=200).predictions.y  # the training data
     assert alone.sizes["row"] == len(x)
-    assert (alone.std("sample") > 0.2).all()
+    assert (alone.std(("chain", "draw")) > 0.2).all()
 
 
 def test_an_amortized_guide_infers_rows_it_has_not_seen(wine):
     programs = FactorAnalysis(13, 3), FactorAnalysisAmortized(13, 3)
     fit = pc.fit(*programs, wine[:150], max_steps=3000)
     tree = pc.predict(fit, wine[150:], num_draws=300)
-    assert tree.posterior.h.shape == (300, 28, 3)
-    error = tree.predictions.v.mean("sample").to_numpy() - wine[150:].numpy()
+    assert tree.posterior.h.shape == (1, 300, 28, 3)
+    error = tree.predictions.v.mean(("chain", "draw")).to_numpy() - wine[150:].numpy()
     assert np.square(error).mean() < 0.75 * np.square(wine[150:].numpy()).mean()
 
 

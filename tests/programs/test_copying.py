@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyro_cookbook as pc
-from pyro_cookbook.programs.copying import (
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.state.copying import (
     copy_as_trained,
     copy_programs,
     copy_store,
     modules_of,
 )
-from pyro_cookbook.programs.program import Program
 
 Y = torch.linspace(-1.0, 2.0, 20)
 

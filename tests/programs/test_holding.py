@@ -22,7 +22,7 @@ from pyro_cookbook.algorithms import factor_analysis as fa
 from pyro_cookbook.algorithms.binary_sparse_coding import em as bsc_em
 from pyro_cookbook.algorithms.gaussian_mixture import em as gmm
 from pyro_cookbook.algorithms.sparse_coding import dictionary_learning, fista
-from pyro_cookbook.programs import holding
+from pyro_cookbook.programs.state import holding
 
 ROWS = torch.randn(30, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -13,12 +13,12 @@ import xarray as xr
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_cookbook.programs.in_place import (
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.state.in_place import (
     copy_data,
     refuse_in_place,
     refuse_iterators,
 )
-from pyro_cookbook.programs.program import Program
 
 Pair = namedtuple("Pair", ["x", "y"])
 

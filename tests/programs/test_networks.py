@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_cookbook as pc
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.state.isolation import isolated
 
 Y = torch.linspace(-1.0, 2.0, 20)
 

@@ -144,7 +144,7 @@ def test_what_is_better_centred_stays_centred():
 
 def test_the_tree_has_the_site_as_the_model_has_it(fits):
     posterior = pc.to_datatree(fits[1], num_draws=50).posterior
-    assert posterior.theta.dims == ("sample", "school")
+    assert posterior.theta.dims == ("chain", "draw", "school")
     expected = posterior.mu + posterior.tau * posterior.theta_decentered
     np.testing.assert_allclose(posterior.theta, expected, rtol=1e-12)
 

@@ -10,8 +10,8 @@ from scipy import stats
 from torch import Tensor
 
 import pyro_cookbook as pc
-from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.unconstrained import unconstrained_density
 
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)

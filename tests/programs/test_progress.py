@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pyro_cookbook.programs.progress import shown
+from pyro_cookbook.programs.state.progress import shown
 
 
 class Terminal(io.StringIO):

@@ -18,8 +18,8 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 import pyro_cookbook as pc
-from pyro_cookbook.programs import isolation
-from pyro_cookbook.programs.isolation import calm_threads, exclusive, isolated
+from pyro_cookbook.programs.state import isolation
+from pyro_cookbook.programs.state.isolation import calm_threads, exclusive, isolated
 
 Y = torch.linspace(-1.0, 2.0, 12)
 
@@ -228,7 +228,7 @@ ASK = """
 {imports}
 import torch
 from pyro_cookbook.algorithms.gaussian_mixture import em
-from pyro_cookbook.programs.isolation import isolated
+from pyro_cookbook.programs.state.isolation import isolated
 torch.set_num_threads(2)
 inside = []
 real = em.m_step

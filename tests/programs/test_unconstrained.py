@@ -17,8 +17,8 @@ from torch.autograd.functional import jacobian
 from torch.distributions import biject_to
 
 from pyro_cookbook.programs import log_density as densities
-from pyro_cookbook.programs.isolation import isolated
 from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.unconstrained import (
     NoDensity,
     UnconstrainedDensity,

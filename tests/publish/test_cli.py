@@ -1,17 +1,26 @@
 """The command line, from outside: what it prints, writes and refuses."""
 
+import os
 import re
+import resource
+import signal
+import subprocess
+import sys
+import time
 from html import unescape
 from html.parser import HTMLParser
 
 import arviz as az
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import pyro_cookbook as pc
 from pyro_cookbook import catalogue, data
 from pyro_cookbook.cli import app
+from pyro_cookbook.publish import outcome
 
 runner = CliRunner()
 
@@ -24,16 +33,20 @@ def prints_one_row_and_writes_one_file_for_every_guide(result, out):
     assert result.exit_code == 0, result.output
     for recipe in catalogue.RECIPES:
         for guide in recipe.guides:
-            assert re.search(rf"{re.escape(recipe.topic)} +│ {guide} ", result.output)
+            named = rf"{re.escape(recipe.topic)} +│ {recipe.model} +│ {guide} "
+            assert len(re.findall(named, result.output)) == 1
             tree = az.from_netcdf(out / f"{recipe.name}-{guide}.nc")
-            assert tree.posterior[recipe.site].sizes["sample"] == 50
+            assert tree.posterior[recipe.site].sizes["draw"] == 50
             assert tree.attrs["guide"] == guide
             assert pc.load(out / f"{recipe.name}-{guide}.pt").elbo.value == tree.attrs["elbo"]
     assert "report.html" in result.output
+    assert not (out / "unfinished").exists()
 
 
 def tells_reliable_fits_from_others(result):
-    verdicts = dict(re.findall(r"19\.1 +│ (\w+) .*│ ([a-z ]+?) +│ +[\d.]+ │", result.output))
+    verdicts = dict(
+        re.findall(r"19\.1 +│ factor analysis +│ (\w+) .*│ ([a-z ]+?) +│ +[\d.]+ │", result.output)
+    )
     assert verdicts == {
         "map": "unreliable",
         "mean_field": "reliable",  # sds 15% too small at most, below the limit of 25%
@@ -87,6 +100,8 @@ def test_list_shows_every_recipe_and_guide():
     for recipe in catalogue.RECIPES:
         assert recipe.name in words
         assert all(guide in words for guide in recipe.guides)
+    assert "full_rank: non-centred" in words  # the guide by default, and why
+    assert "07_your_model: a notebook about models of your own" in words
 
 
 def test_fit_takes_a_table_of_ones_own(tmp_path):
@@ -103,26 +118,261 @@ def test_fit_takes_a_table_of_ones_own(tmp_path):
     assert list(tree.observed_data.feature.values) == ["a", "c"]
 
 
+@pytest.fixture
+def mine(tmp_path):
+    """A table with an outcome in front, and one with collinear columns."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 40))
+    frame = pd.DataFrame({"sick": (a + rng.standard_normal(40) > 0).astype(int), "a": a, "b": b})
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    collinear = {"a": a, "b": b, "3a": 3 * a, "a+b": a + b}
+    pd.DataFrame(collinear).to_csv(tmp_path / "collinear.csv", index=False)
+    return tmp_path / "mine.csv"
+
+
+def test_without_a_guide_the_recipes_own_is_taken(mine, tmp_path):
+    result = call(
+        "fit", "02", "--data", mine, "--columns", "a,b", "--size", 2, "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 0, result.output
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == [
+        "02_expectation_maximisation-exact.nc",
+        "02_expectation_maximisation-exact.pt",
+    ]
+
+
+@pytest.mark.parametrize("columns", [None, "sick,b,a", "b,a"])
+def test_the_outcome_is_named_wherever_it_stands(columns, mine, tmp_path):
+    chosen = ["--columns", columns] if columns else []
+    result = call(
+        "fit", "04c_log", "--guide", "map", "--data", mine, "--outcome", "sick", *chosen,
+        "--out", tmp_path, "--draws", 10,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    fit = pc.load(tmp_path / "04c_logistic_regression-map.pt")
+    frame = pd.read_csv(mine)
+    assert fit.args[1].tolist() == frame["sick"].tolist()
+    covariates = ["b", "a"] if columns else ["a", "b"]
+    exact = torch.as_tensor(frame[covariates].to_numpy())
+    torch.testing.assert_close(fit.args[0] * exact.std(0, correction=0) + exact.mean(0), exact)
+    tree = az.from_netcdf(tmp_path / "04c_logistic_regression-map.nc")
+    assert list(tree.posterior.covariate.values) == covariates
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["fit", "05", "--guide", "exact"], "recipe: got '05', expected one of 01_"),
+        (["fit", "04c"], "recipe: got '04c', which fits 3 recipes, expected one of 04c_expl"),
+        (["fit", "07"], "recipe: 07_your_model is a notebook about models of your own"),
+        (["run", "07_your_model"], "recipe: 07_your_model is a notebook about models of your"),
         (["fit", "02", "--guide", "full_rank"], "--guide: got 'full_rank', expected one of exact"),
         (["fit", "01", "--guide", "map", "--size", "40"], "--size: got 40 factors, expected 1 to"),
         (["fit", "01", "--guide", "map", "--data", "none.csv"], "none.csv: no such file"),
         (["fit", "01", "--guide", "map", "--columns", "a"], "--columns: it chooses columns of"),
+        (["fit", "01", "--outcome", "a"], "--outcome: 01_inference_as_optimisation has none"),
+        (["fit", "04c_log", "--outcome", "a"], "breast_cancer: no column 'a'; there are radius,"),
+        (["fit", "04c_log", "--data", "mine.csv"], "--outcome: column 'b' is the outcome, 0 or 1"),
+        (["fit", "04c_log", "--data", "mine.csv", "--outcome", "c"], "mine: no column 'c'"),
+        (["fit", "02", "--guide", "mean_field", "--data", "collinear.csv"], "(a, 3a), (a, b, a+b)"),
+        (["fit", "01", "--guide", "full_rank", "--data", "collinear.csv"], "(a, 3a), (a, b, a+b)"),
         (["run", "nothing"], "recipe: got 'nothing'"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2_and_writes_nothing(
-    arguments, message, tmp_path, monkeypatch
+    arguments, message, mine, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
     result = call(*arguments)
     assert result.exit_code == 2
     assert message in result.output
     assert len(result.output.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# --- faults, full disks, little memory -----------------------------------------------------------
+
+QUICK = ("fit", "04c_log", "--guide", "map", "--draws", 50)
+STEM = "04c_logistic_regression-map"
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("name", ["diagnose", "to_datatree", "digest"])
+@pytest.mark.parametrize(
+    "error", [ValueError("a fault"), TypeError("a fault"), KeyError("a fault"), RuntimeError("odd")]
+)
+def test_a_fault_of_our_own_shows_its_traceback(name, error, tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome, name, raising(error))
+    result = call(*QUICK, "--out", tmp_path)
+    assert result.exception is error
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("pyro_cookbook.catalogue.entries.as_fit", ValueError("site 'y': outside the support")),
+        ("pyro_cookbook.catalogue.entries.as_fit", pc.NonFiniteELBO(3, "y", pd.DataFrame())),
+        ("pyro_cookbook.publish.outcome.save", PermissionError(13, "Permission denied", "x.pt")),
+        ("pyro_cookbook.publish.outcome.run_guide", data.InputError("two\nlines")),
+    ],
+)
+def test_what_a_fit_says_of_the_rows_is_one_line(where, error, tmp_path, monkeypatch):
+    monkeypatch.setattr(where, raising(error))
+    result = call(*QUICK, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert len(result.output.strip().splitlines()) == 1
+    assert " ".join(str(error).split()) in result.output
+
+
+MEMORY = [
+    MemoryError("Unable to allocate 37.3 GiB for an array"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("name", ["diagnose", "to_datatree"])
+@pytest.mark.parametrize("error", MEMORY, ids=["numpy", "torch"])
+def test_a_fit_is_written_before_it_is_judged(name, error, tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome, name, raising(error))
+    result = call(*QUICK, "--out", tmp_path)
+    assert result.exit_code == 2
+    told = f"out of memory; the fit is kept in {tmp_path / STEM}.pt, not judged yet; take fewer"
+    assert told in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert pc.load(tmp_path / f"{STEM}.pt").converged
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(10**9, 50), (500_000, None), (1, 1)])
+def test_the_size_of_what_is_written_is_bounded(limit, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome, "MAX_BYTES", limit)
+    result = call(*QUICK, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    tree = az.from_netcdf(tmp_path / f"{STEM}.nc")
+    count = tree.posterior.sizes["draw"]
+    drawn = sum(v.nbytes for node in tree.subtree for v in node.data_vars.values()
+                if "draw" in v.dims)  # fmt: skip
+    if kept is None:  # as many as there is room for
+        assert 1 < count < 50
+        assert drawn <= limit < drawn * (count + 1) / count
+    else:
+        assert count == kept
+    assert (f"Note:  {count} of 50 draws kept" in result.output) == (count < 50)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # the fit is smaller, the tree not
+    try:
+        result = call(*QUICK, "--out", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result.exit_code == 2
+    assert f"error: {tmp_path / STEM}.nc: not written: File too large" in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"{STEM}.pt"]
+
+
+def command(*arguments):
+    code = "from pyro_cookbook.cli import app; app()"
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def test_two_runs_into_one_folder_leave_whole_files(tmp_path):
+    runs = [
+        subprocess.Popen(
+            command(*QUICK, "--out", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for _ in range(2)
+    ]
+    for run in runs:
+        told, _ = run.communicate(timeout=600)
+        assert run.returncode == 0, told.decode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{STEM}.nc", f"{STEM}.pt"]
+    assert az.from_netcdf(tmp_path / f"{STEM}.nc").posterior.sizes["draw"] == 50
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_keeps_the_fit_so_far_and_the_same_command_goes_on(tmp_path):
+    rows = torch.randn(20, generator=torch.Generator().manual_seed(0)).numpy()
+    pd.DataFrame({"x": rows}).to_csv(tmp_path / "mine.csv", index=False)
+    out = tmp_path / "out"
+    fit = ("fit", "04b", "--data", tmp_path / "mine.csv", "--out", out)
+    stem = "04b_calculus_of_variations-normal"
+
+    run = subprocess.Popen(
+        command(*fit), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"TQDM_DISABLE": "1"},
+    )  # fmt: skip
+    while not (kept := list(out.glob("unfinished/*.pt"))) and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    told = run.communicate(timeout=600)[0].decode()
+    assert run.returncode == 130
+    assert (
+        told.split()
+        == (
+            f"interrupted; the fit so far is kept in {kept[0]}; the same command goes on from there"
+        ).split()
+    )
+    assert [path.name for path in out.iterdir()] == ["unfinished"]
+
+    content = torch.load(kept[0])
+    done = content["starts"][0]["losses"]
+    assert len(done) >= 500
+    done[0] = 12345.0  # to know it by
+    torch.save(content, kept[0])
+    result = call(*fit)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == [f"{stem}.nc", f"{stem}.pt"]
+    resumed = pc.load(out / f"{stem}.pt").losses
+    assert len(resumed) > len(done)
+    np.testing.assert_array_equal(resumed[: len(done)], done)
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("pyro_cookbook.catalogue.topics.logistic_regression.newton", "nothing was kept"),
+        ("pyro_cookbook.publish.outcome.diagnose", "the fit is kept in {}.pt, not judged yet"),
+        ("pyro_cookbook.publish.outcome.to_datatree", "the fit is kept in {}.pt, not judged yet"),
+    ],
+)
+def test_ctrl_c_elsewhere_tells_what_is_kept(where, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(where, raising(KeyboardInterrupt()))
+    result = call(*QUICK, "--out", tmp_path)
+    assert result.exit_code == 130
+    assert result.output.strip() == f"interrupted; {kept.format(tmp_path / STEM)}"
+    assert (tmp_path / f"{STEM}.pt").exists() == ("judged" in kept)
+
+
+def test_ctrl_c_in_a_run_tells_how_many_fits_are_written(tmp_path, monkeypatch):
+    judge = outcome.diagnose
+
+    def second(fit, **options):
+        if fit.family.endswith("Laplace"):
+            raise KeyboardInterrupt
+        return judge(fit, **options)
+
+    monkeypatch.setattr(outcome, "diagnose", second)
+    result = call("run", "04c_log", "--out", tmp_path, "--draws", 10)
+    assert result.exit_code == 130
+    told = (
+        f"interrupted; 1 of 4 fits are written to {tmp_path}; of the next, the fit is kept in"
+        f" {tmp_path / '04c_logistic_regression-laplace'}.pt, not judged yet"
+    )
+    assert told in result.output
+    assert (tmp_path / f"{STEM}.nc").exists()
 
 
 def test_doctor_passes_here_and_fails_on_a_stranger(monkeypatch, tmp_path):

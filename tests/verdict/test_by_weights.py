@@ -248,22 +248,25 @@ def test_joint_weights_with_a_small_divergence_settle_it_whatever_their_tail():
     assert check.rows is None
 
 
-def row_weights(rows, **options):
-    """One local latent `theta` with R rows, the rows in the second of two batch dimensions."""
-    sites = {"theta": site("", "group", shape=(K, R))}
-    blocks = Blocks("group", ("theta",), ())
-    values = {"theta": RNG.standard_normal((S, K, R))}
-    return made(sites, values, USELESS, blocks=blocks, rows=rows, **options), values["theta"]
+def row_weights(rows, *, first=False):
+    """One local latent `theta` with R rows, in the first or the second of two batch dimensions."""
+    names, shape = (("group", ""), (R, K)) if first else (("", "group"), (K, R))
+    sites = {"theta": site(*names, shape=shape)}
+    values = {"theta": RNG.standard_normal((S, *shape))}
+    weights = made(sites, values, USELESS, blocks=Blocks("group", ("theta",), ()), rows=rows)
+    return weights, values["theta"]
 
 
-def test_every_row_is_reweighted_by_its_own_weights_wherever_the_plate_lies():
+@pytest.mark.parametrize("first", [True, False])
+def test_every_row_is_reweighted_by_its_own_weights_wherever_the_plate_lies(first):
     log_weights = np.stack([LIGHT, LIGHT, LIGHT], 1)
-    weights, theta = row_weights(log_weights)
-    log_weights[:, 1] = 0.6 * theta[:, 1, 1]  # moves entry (1, 1), and no other
+    weights, theta = row_weights(log_weights, first=first)
+    # Moves the second of the second row's two entries, and no other.
+    log_weights[:, 1] = 0.6 * theta[:, 1, 1]
     # Fresh draws say the same.
     check = check_weights(weights, lambda: weights)
     assert check.rows.khat.shape == (R,)
-    shift = check.rows.errors["theta"][0].reshape(K, R)
+    shift = check.rows.errors["theta"][0].reshape(K, R)  # rows vary fastest
     moved = np.zeros((K, R), bool)
     moved[1, 1] = True
     assert shift[moved].min() > 0.5

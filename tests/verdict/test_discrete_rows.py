@@ -48,7 +48,7 @@ def test_reweighted_rows_have_the_exact_marginals():
     model, v = model_of(RIVALS), torch.rand(6, 2, dtype=torch.float64)
     wide = torch.zeros(6, 3, dtype=torch.float64)
     tree = pc.to_datatree(fitted(model, v, wide), num_draws=4000, reweight=True)
-    drawn = tree["posterior"]["h"].mean("sample").to_numpy()
+    drawn = tree["posterior"]["h"].mean(("chain", "draw")).to_numpy()
     exact = closed.posterior_marginals(model, v).numpy()
     assert np.abs(drawn - exact).max() < 5 * 0.5 / 4000**0.5
     assert np.abs(0.5 - exact).max() > 0.3  # the guide's own are far off

@@ -14,7 +14,7 @@ from pyro_cookbook.algorithms.binary_sparse_coding.mean_field import (
     log_joint,
     prior_logits,
 )
-from pyro_cookbook.programs.isolation import calm_threads
+from pyro_cookbook.programs.state.isolation import calm_threads
 
 # Prior probabilities stay this far from 0 and 1, so that b is finite.
 MIN_PROB = 1e-6

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from pyro_cookbook.programs.isolation import calm_threads
+from pyro_cookbook.programs.state.isolation import calm_threads
 
 # Numbers of a chunk of rows: so many log densities, one for each row and state, are in memory.
 CHUNK_NUMBERS = 2**22

@@ -9,7 +9,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor, nn
 
-from pyro_cookbook.programs.isolation import calm_threads, isolated
+from pyro_cookbook.programs.state.isolation import calm_threads, isolated
 
 # Rows of a chunk: responsibilities and whitened rows of so many at a time are in memory.
 CHUNK_ROWS = 8192

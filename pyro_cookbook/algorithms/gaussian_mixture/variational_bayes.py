@@ -15,7 +15,7 @@ from pyro_cookbook.algorithms.gaussian_mixture.em import (
     responsibilities,
     statistics,
 )
-from pyro_cookbook.programs.isolation import calm_threads
+from pyro_cookbook.programs.state.isolation import calm_threads
 
 
 class Prior(Protocol):

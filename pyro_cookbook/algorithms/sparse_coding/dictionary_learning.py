@@ -12,7 +12,7 @@ from pyro_cookbook.algorithms.sparse_coding.fista import (
     fista,
     objective,
 )
-from pyro_cookbook.programs.isolation import calm_threads
+from pyro_cookbook.programs.state.isolation import calm_threads
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_cookbook.programs.isolation import calm_threads
+from pyro_cookbook.programs.state.isolation import calm_threads
 
 # Iterations between two looks at the duality gap, after which finished rows are set aside.
 _CHECK_EVERY = 5
