@@ -126,11 +126,18 @@ def _log_mean_exp(log_weights: Array) -> Estimate:
 
 
 def find_blocks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> Blocks:
-    """Split the latents by the plate that all data share, if the guide respects it."""
+    """Split the latents by the plate that all data share, if the guide respects it.
+
+    Of several such plates the first is taken in the order of the data's dimensions, not of names.
+    Where the guide leaves a latent out, which is then summed out, rows need not be independent.
+    """
     observed = [site for site in model_sites.values() if site.is_data]
     latents = {name: site for name, site in model_sites.items() if not site.observed}
-    shared = set.intersection(*(set(site.plates) for site in observed)) if observed else set()
-    for row in sorted(shared - {""}):
+    whole = Blocks("", (), tuple(latents))
+    if not latents.keys() <= guide_sites.keys():
+        return whole
+    first, *others = [site.plates for site in observed] or [()]
+    for row in [plate for plate in first if plate and all(plate in them for them in others)]:
         local = tuple(name for name, site in latents.items() if row in site.plates)
         apart = tuple(name for name in latents if name not in local)
         in_rows = [site for site in guide_sites.values() if row in site.plates]
@@ -145,7 +152,7 @@ def find_blocks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]
         needed = sum(latents[name].shape.numel() for name in local)
         if local and scalars == needed and not joint:
             return Blocks(row, local, apart)
-    return Blocks("", (), tuple(latents))
+    return whole
 
 
 def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool = True) -> Weights:
