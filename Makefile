@@ -27,7 +27,7 @@ lint: $(STAMP) ## Check style, format and types
 lab: $(STAMP) ## Open the recipes in JupyterLab
 	@$(BIN)/jupyter lab recipes
 
-notebooks: $(STAMP) ## Rebuild the notebooks, or some: make notebooks NAMES="01_pca"
+notebooks: $(STAMP) ## Rebuild the notebooks, or some: make notebooks NAMES="04b_calculus_of_variations"
 	@$(BIN)/python -m pyro_cookbook.publish.notebooks $(NAMES)
 
 clean: ## Remove results and caches

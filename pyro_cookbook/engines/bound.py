@@ -1,4 +1,4 @@
-"""The deterministic engine: a bound on fixed base draws, and a real optimiser.
+"""The bound on fixed base draws, maximised by L-BFGS over rounds with ever more draws.
 
 References
 ----------
@@ -211,6 +211,8 @@ def make(name: str, centre: Centre) -> Family:
     if name == "low_rank":
         rank = min(_RANK, max(1, len(centre.z) // 2))
         return LowRank(centre, *low_rank_start(centre, rank))
+    if name not in {"mean_field", "whitened_mean_field"}:
+        raise ValueError(f"guide: got {name!r}, expected one of {', '.join(GAUSSIAN)}")
     return MeanField(centre, whitened=name == "whitened_mean_field")
 
 

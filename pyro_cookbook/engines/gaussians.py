@@ -79,11 +79,11 @@ class MeanField:
     ----------
     centre : Centre
     whitened : bool
-        Independent in the whitened coordinates: z = loc + W (s ∘ ε).
+        Independent in the whitened coordinates: z = loc + R (s ∘ ε).
 
     Notes
     -----
-    In either case the location moves in whitened coordinates, loc = z₀ + W m, which changes how
+    In either case the location moves in whitened coordinates, loc = z₀ + R m, which changes how
     fast the optimum is reached and not where it is.
     """
 
@@ -125,7 +125,7 @@ class MeanField:
 
 
 class FullRank:
-    """Any covariance: z = z₀ + W (m + T ε), T lower triangular with a positive diagonal.
+    """Any covariance: z = z₀ + R (m + T ε), T lower triangular with a positive diagonal.
 
     Parameters
     ----------
@@ -181,8 +181,6 @@ class LowRank:
     Parameters
     ----------
     centre : Centre
-    rank : int
-        K.
     factor : array, shape (D, K)
         Where F starts.
     diagonal : array, shape (D,)
