@@ -177,9 +177,7 @@ def _error(
 
 
 def main(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Such as 07_your_model; default: all.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Such as 07_your_model.")] = None,
     root: Annotated[Path, typer.Option(help="The repository.")] = Path(__file__).parents[2],
 ) -> None:
     """Rebuild the executed notebooks from their sources."""
