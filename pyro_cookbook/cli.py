@@ -213,14 +213,15 @@ def doctor() -> None:
 def _console() -> Console:
     """Write tables whole where the output is a file, not a terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=132)
+    return console if console.is_terminal else Console(width=140)
 
 
 def _print_table(outcomes: "Sequence[Outcome]") -> None:
     from pyro_cookbook.publish.report import row
 
-    table = RichTable("topic", "model")
-    table.add_column("guide", no_wrap=True)
+    table = RichTable("topic")
+    for name in ("model", "guide"):
+        table.add_column(name, no_wrap=True)
     for name in ("ELBO (nats)", "log\nevidence", "gap", "k-hat"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")

@@ -394,7 +394,7 @@ print(source[: source.index('"""')] + "..." + source[source.rindex('"""') + 3 :]
 # %%
 newton = logistic.newton(x, y, **PRIOR)
 by_name = {name: pc.fit(logistic_regression, name, x, y, **PRIOR) for name in ("map", "laplace")}
-mode = pc.to_datatree(by_name["map"], num_draws=2)["posterior"]
+mode = pc.to_datatree(by_name["map"], num_draws=2)["posterior"].isel(chain=0)
 difference = np.abs(mode["coefficient"][0].to_numpy() - newton.mode[1:].numpy()).max()
 print(f"Newton: {len(newton.log_joint) - 1} steps; pc.fit's mode is the same to 0.001")
 assert newton.converged
@@ -549,7 +549,8 @@ plt.show()
 # all there are; it is measured on the differences, tumour by tumour.
 
 # %%
-drawn = pc.to_datatree(full_rank, num_draws=4000, reweight=True)["posterior"]
+tree = pc.to_datatree(full_rank, num_draws=4000, reweight=True)
+drawn = tree["posterior"].isel(chain=0)
 beta = torch.tensor(np.column_stack([drawn["intercept"], drawn["coefficient"]]))
 design = logistic.design(x_later)
 sign = 2 * y_later - 1

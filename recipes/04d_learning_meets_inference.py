@@ -339,7 +339,7 @@ for name, theta in thetas.items():
     full = FactorAnalysisFullRank(num_rows, num_factors)
     full.h_loc, full.h_scale_tril = mean, torch.linalg.cholesky(V)
     tree = pc.to_datatree(pc.as_fit(fits[name].model, full, v), num_draws=2000)
-    h = tree["posterior"]["h"].isel(row=row).rename(h_dim_1="factor")
+    h = tree["posterior"]["h"].isel(chain=0, row=row).rename(h_dim_1="factor")
     trees[name] = h.assign_coords(factor=[1, 2, 3]).to_dataset()
 strongest = {name: np.corrcoef(tree["h"].values.T) for name, tree in trees.items()}
 size = {name: np.abs(np.triu(r, 1)).max() for name, r in strongest.items()}

@@ -314,7 +314,7 @@ side.round(1)
 # %%
 narrow = table.loc["mu", "sd"] / exact.loc["mu", "sd"]
 shift = (table.loc["tau", "mean"] - exact.loc["tau", "mean"]) / exact.loc["tau", "sd"]
-draws = pc.to_datatree(fit, num_draws=4000)["posterior"]
+draws = pc.to_datatree(fit, num_draws=4000)["posterior"].isel(chain=0)
 never = float((draws["tau"] < 2).mean())
 arrived = float(table.loc["tau", "chain_mean"])
 missed = log_evidence - diagnosis.evidence.value
@@ -532,7 +532,7 @@ fall = log_density(noncentred, 0.01, **at_zero) - log_density(noncentred, 0.1, *
 assert fall < -2
 
 # %%
-draws = pc.to_datatree(by_hand, num_draws=4000)["posterior"]
+draws = pc.to_datatree(by_hand, num_draws=4000)["posterior"].isel(chain=0)
 drawn_log_tau = np.log(draws["tau"].to_numpy())
 deviation = (draws["theta"].isel(school=0) - draws["mu"]).to_numpy()
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True)

@@ -120,8 +120,8 @@ def find(reference: str) -> Any:
 
 def reference(program: Any) -> dict[str, Any]:
     """Name a program, with the plain arguments that its class is built from."""
-    target = type(program) if isinstance(program, nn.Module) else program
-    name = f"{target.__module__}:{getattr(target, '__qualname__', repr(target))}"
+    target = program if inspect.isfunction(program) or inspect.isclass(program) else type(program)
+    name = f"{target.__module__}:{target.__qualname__}"
     if not isinstance(program, nn.Module):
         return {"name": name, "init": None}
     init = {}

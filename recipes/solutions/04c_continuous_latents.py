@@ -129,7 +129,8 @@ table[columns].round({"elbo": 1, "khat": 1, "mean_error": 1, "sd_error": 1})
 # θ, draw it given the draws of μ and τ:
 
 # %%
-drawn = pc.to_datatree(fits["collapsed, mean_field"], num_draws=4000, reweight=True)["posterior"]
+tree = pc.to_datatree(fits["collapsed, mean_field"], num_draws=4000, reweight=True)
+drawn = tree["posterior"].isel(chain=0)
 mu, tau = (torch.tensor(drawn[name].to_numpy())[:, None] for name in ("mu", "tau"))
 k = tau**2 / (sigma**2 + tau**2)
 pyro.set_rng_seed(0)
@@ -208,7 +209,7 @@ for scale in (5.0, 1.0):
         data = (x[known], malignant[known])
         mode = logistic.newton(*data, **prior(scale)).mode
         fit = pc.fit(logistic_regression, "full_rank", *data, **prior(scale), num_restarts=1)
-        drawn = pc.to_datatree(fit, num_draws=2000)["posterior"]
+        drawn = pc.to_datatree(fit, num_draws=2000)["posterior"].isel(chain=0)
         beta = torch.tensor(np.column_stack([drawn["intercept"], drawn["coefficient"]]))
         design, sign = logistic.design(x[later]), 2 * malignant[later] - 1
         plug = torch.nn.functional.logsigmoid(sign * (design @ mode))

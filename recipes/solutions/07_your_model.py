@@ -75,7 +75,7 @@ assert verdict.verdict != "unreliable"
 rows = {}
 for copies in (1, 2, 5):
     fit = pc.fit(centred, "mean_field", sigma.repeat(copies), y.repeat(copies))
-    tau = pc.to_datatree(fit, num_draws=4000)["posterior"]["tau"].to_numpy()
+    tau = pc.to_datatree(fit, num_draws=4000)["posterior"]["tau"][0].to_numpy()
     num_schools = 8 * copies
     formula = 1 / math.sqrt(2 * (num_schools - 1) + 3 * tau.mean() / 5)
     rows[num_schools] = (tau.mean(), np.log(tau).std(), formula)
@@ -180,7 +180,7 @@ assert min(float(ess[name].min()) for name in names) > 300
 
 normal = pc.fit(centred, "full_rank", sigma, y, noncentred=True)
 trees = {
-    "normal": pc.to_datatree(normal, num_draws=20_000, reweight=True)["posterior"],
+    "normal": pc.to_datatree(normal, num_draws=20_000, reweight=True)["posterior"].isel(chain=0),
     "Student's t": nuts["posterior"],
 }
 rows = {}

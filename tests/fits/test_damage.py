@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from lines import line, make_points
+from lines import constant_guide, constant_model, line, make_points
 
 import pyro_cookbook as pc
 from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisMeanField
@@ -194,6 +194,16 @@ def test_a_program_that_does_not_run_on_the_saved_arguments_is_refused(points, t
 
     with pytest.raises(ValueError, match=r"model: it does not run .*: TypeError: .* 'z'"):
         pc.load(tmp_path / "fit.pt", model=other)
+
+
+def test_a_program_that_is_no_function_is_called_by_its_class(points, tmp_path):
+    """Not by its text, which may hold all its data."""
+    guide = lambda y: constant_guide(*points)  # noqa: E731
+    fit = pc.as_fit(functools.partial(constant_model, points[0]), guide, points[1])
+    pc.save(fit, tmp_path / "fit.pt")
+    with pytest.raises(ValueError, match=r"its model is functools\.partial, not one of") as caught:
+        pc.load(tmp_path / "fit.pt")
+    assert "tensor" not in str(caught.value)
 
 
 def test_loading_runs_no_code(tmp_path):
