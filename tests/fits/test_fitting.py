@@ -12,6 +12,7 @@ import pyro_cookbook as pc
 from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisMeanField
 from models.factor_analysis import FactorAnalysis
 from models.gaussian_mixture import GaussianMixture
+from pyro_cookbook.engines.svi import SVI
 
 ONE = torch.tensor(1.0, dtype=torch.float64)
 
@@ -175,58 +176,43 @@ def test_a_density_of_minus_infinity_at_the_start_is_named_at_once(y):
 # --- checkpoints -------------------------------------------------------------------------------
 
 
-class Interrupted:
-    """A data argument that raises KeyboardInterrupt the nth time the model looks at it."""
+def interrupt(monkeypatch, at):
+    """A KeyboardInterrupt in the middle of a step: its random numbers are drawn."""
+    estimate, calls = SVI._estimate, []
 
-    def __init__(self, calls):
-        self.calls = calls
-
-    def tick(self):
-        self.calls -= 1
-        if self.calls == 0:
+    def interrupted(self, *args):
+        found = estimate(self, *args)
+        calls.append(found)
+        if len(calls) == at:
             raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(SVI, "_estimate", interrupted)
 
 
-def ticking_model(y, clock=None):
-    if clock is not None:
-        clock.tick()
-    scale_model(y)
-
-
-def test_an_interrupted_fit_resumes_with_the_same_numbers(y, tmp_path):
+def test_an_interrupted_fit_resumes_with_the_same_numbers(y, tmp_path, monkeypatch):
     path = tmp_path / "fit.ckpt"
     options = {"engine": "stochastic", "max_steps": 1500, "seed": 4, "lr": 0.02}
-    whole = pc.fit(ticking_model, "full_rank", y, **options)
-    with pytest.raises(KeyboardInterrupt):
-        pc.fit(
-            ticking_model, "full_rank", y, checkpoint=path,
-            data_kwargs={"clock": Interrupted(700)}, **options,
-        )  # fmt: skip
+    whole = pc.fit(scale_model, "full_rank", y, **options)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 700)
+        with pytest.raises(KeyboardInterrupt):
+            pc.fit(scale_model, "full_rank", y, checkpoint=path, **options)
     assert path.exists()
-    resumed = pc.fit(ticking_model, "full_rank", y, checkpoint=path, **options)
+    resumed = pc.fit(scale_model, "full_rank", y, checkpoint=path, **options)
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     assert resumed.elbo == whole.elbo
 
 
-def test_mini_batches_and_restarts_resume_too(wine, tmp_path):
+def test_mini_batches_and_restarts_resume_too(wine, tmp_path, monkeypatch):
     path = tmp_path / "fit.ckpt"
     programs = FactorAnalysis(13, 2), FactorAnalysisAmortized(13, 2)
     options = {"max_steps": 600, "batch_size": 50, "num_restarts": 2}
     whole = pc.fit(*programs, wine, **options)
-    calls = 0
-
-    class Watching(FactorAnalysis):
-        def forward(self, v=None, num_obs=None):
-            nonlocal calls
-            calls += 1
-            if calls == 1000:
-                raise KeyboardInterrupt
-            return super().forward(v, num_obs)
-
-    watching = Watching(13, 2)
-    watching.load_state_dict(programs[0].state_dict())
-    with pytest.raises(KeyboardInterrupt):
-        pc.fit(watching, programs[1], wine, checkpoint=path, **options)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1000)  # in the second start
+        with pytest.raises(KeyboardInterrupt):
+            pc.fit(*programs, wine, checkpoint=path, **options)
     resumed = pc.fit(*programs, wine, checkpoint=path, **options)
     assert [r.elbo for r in resumed.restarts] == [r.elbo for r in whole.restarts]
     np.testing.assert_array_equal(resumed.losses, whole.losses)
