@@ -145,13 +145,13 @@ REFUSED = {
     "columns for rows": (regression, "auto", (X.T, Y), r"site 'y': .*batch shape \(2,\)"),
     "a matrix that does not fit": (
         lambda X, y=None: logistic(X, y, flat(5)), "auto", (X, SEPARATED),
-        r"does not run on these data \(RuntimeError: .*got X \(60, 2\), y \(60,\)"),
+        r"does not run on these data \(RuntimeError: .*got X: Tensor \(60, 2\) of float32, y: Tensor"),
     "a column against a row": (
         three_means, "auto", (torch.randn(5, 1),), "would be counted 15 times"),
     "a negative count": (
         counts, "auto", (torch.tensor([1.0, -1.0]),), r"observation \[1\] \(-1\) is outside"),
     "a missing observation": (
-        regression, "auto", (X, with_nan(Y, 7)), r"observation \[7\] \(nan\) is outside"),
+        regression, "auto", (X, with_nan(Y, 7)), r"observation \[7\] is missing \(nan\); leave"),
     "a missing predictor": (
         regression, "auto", (with_nan(X, 7), Y), "not finite at any.*site 'y'"),
     "collinear columns, flat priors": (
