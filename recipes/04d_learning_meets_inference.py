@@ -362,7 +362,7 @@ assert size["θ exact"] > 0.3
 assert size["θ mean field"] < 0.12
 pd.concat(
     {
-        name: az.summary(tree, kind="stats")[["mean", "sd"]].astype(float)
+        name: az.summary(tree, kind="stats", sample_dims=["draw"])[["mean", "sd"]].astype(float)
         for name, tree in trees.items()
     },
     axis=1,

@@ -117,16 +117,16 @@ comparison = pc.compare({**fits, "PyMC's NUTS": pymc})
 table = comparison.table.loc[list(fits)]
 at = table.loc
 for family in ("laplace", "mean_field"):
-    assert at[f"collapsed, {family}", "verdict"] != "unreliable"
+    assert 0.4 < at[f"collapsed, {family}", "khat"] < 1.0
+    assert at[f"collapsed, {family}", "mean_error"] < 0.6
     assert at[f"collapsed, {family}", "elbo"] > at["non-centred, full_rank", "elbo"] + 0.02
-columns = ["elbo", "khat", "verdict", "mean_error", "sd_error"]
-table["verdict"] = table["verdict"].replace("^reliable.*", "accepted", regex=True)
-table[columns].round({"elbo": 1, "khat": 1, "mean_error": 1, "sd_error": 1})
+table[["elbo", "mean_error", "sd_error"]].round(1)
 
 # %% [markdown]
-# Nothing is left of the funnel: even Laplace is accepted, and both bounds are higher than that
-# of full rank on all ten latents. What is integrated exactly cannot be approximated badly. To have
-# θ, draw it given the draws of μ and τ:
+# Nothing is left of the funnel: even Laplace's bound is higher than that of full rank on all ten
+# latents. What is integrated exactly cannot be approximated badly. The tail of τ is still heavier
+# than a normal's in log τ: k-hat is near 0.7, and with other draws on the other side of it. To
+# have θ, draw it given the reweighted draws of μ and τ:
 
 # %%
 tree = pc.to_datatree(fits["collapsed, mean_field"], num_draws=4000, reweight=True)
