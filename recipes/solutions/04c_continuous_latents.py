@@ -125,12 +125,12 @@ table[["elbo", "mean_error", "sd_error"]].round(1)
 # %% [markdown]
 # Nothing is left of the funnel: even Laplace's bound is higher than that of full rank on all ten
 # latents. What is integrated exactly cannot be approximated badly. The tail of τ is still heavier
-# than a normal's in log τ: k-hat is near 0.7, and with other draws on the other side of it. To
-# have θ, draw it given the reweighted draws of μ and τ:
+# than a normal's in log τ: k-hat is near 0.7, and with other draws on the other side of it. Two
+# latents are quickly sampled. To have θ, draw it given those draws of μ and τ:
 
 # %%
-tree = pc.to_datatree(fits["collapsed, mean_field"], num_draws=4000, reweight=True)
-drawn = tree["posterior"].isel(chain=0)
+tree = pc.sample(fits["collapsed, mean_field"], num_draws=1000, num_warmup=300)
+drawn = tree["posterior"].to_dataset().stack(all=("chain", "draw"))
 mu, tau = (torch.tensor(drawn[name].to_numpy())[:, None] for name in ("mu", "tau"))
 k = tau**2 / (sigma**2 + tau**2)
 pyro.set_rng_seed(0)
