@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
@@ -87,7 +88,7 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
     ]
     draw = PICTURES.get(first.recipe.name)
     if draw is not None:
-        drawn.append(draw({o.guide: o.tree for o in outcomes}, first.table))
+        drawn.append(draw({o.guide: _without_chain(o.tree) for o in outcomes}, first.table))
     spread = [o for o in outcomes if np.isfinite(o.diagnosis.evidence.value)]  # no points
     best = min(
         spread or [first], key=lambda o: (VERDICTS.index(o.diagnosis.verdict), -o.fit.elbo.value)
@@ -102,6 +103,14 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
     if "observed_data" in chains.children:
         drawn.append(plot_predictive(chains, best.guide))
     return drawn
+
+
+def _without_chain(tree: xr.DataTree) -> xr.DataTree:
+    """Give posterior and θ of a tree whose draws are one chain, which is left out."""
+    parts = {"posterior": tree["posterior"].to_dataset().isel(chain=0, drop=True)}
+    if "theta" in tree.children:
+        parts["theta"] = tree["theta"].to_dataset()
+    return xr.DataTree.from_dict(parts)
 
 
 def row(outcome: Outcome) -> dict[str, str | tuple[str, ...]]:

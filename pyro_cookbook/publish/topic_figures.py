@@ -19,7 +19,7 @@ def plot_factors(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     figure = Figure(figsize=(9.0, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     tree = trees["full_rank"]
-    mean = tree.posterior.h.mean(("chain", "draw")).to_numpy()
+    mean = tree.posterior.h.mean("draw").to_numpy()
     i, j = np.argsort(-mean.std(0))[:2]
     # Factors are known up to a rotation: the axes along which the rows spread most show them best.
     centred = mean - mean.mean(0)
@@ -90,8 +90,8 @@ def _gaussians(tree: xr.DataTree) -> list[tuple[Array, Array]]:
     if "theta" in tree.children:
         tril = tree.theta.scale_tril.to_numpy()
         return list(zip(tree.theta.loc.to_numpy(), tril @ tril.swapaxes(1, 2), strict=True))
-    loc = tree.posterior["loc"].mean(("chain", "draw")).to_numpy()
-    precision = tree.posterior.precision.mean(("chain", "draw")).to_numpy()
+    loc = tree.posterior["loc"].mean("draw").to_numpy()
+    precision = tree.posterior.precision.mean("draw").to_numpy()
     return list(zip(loc, np.linalg.inv(precision), strict=True))
 
 
@@ -114,7 +114,7 @@ def plot_dictionary(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     left.set_axis_off()
     left.set_title(f"The dictionary: {atoms.shape[1]} atoms, each scaled to its range")
     for index, (guide, tree) in enumerate(trees.items()):
-        code = tree.posterior.h.isel(row=0).mean(("chain", "draw")).to_numpy()
+        code = tree.posterior.h.isel(row=0).mean("draw").to_numpy()
         right.plot(
             np.arange(len(code)) + 0.15 * index, code, MARKERS[index], color=COLOURS[index],
             ms=5, alpha=0.8, label=guide,
@@ -154,6 +154,7 @@ def plot_intervals(
                for v in next(iter(shown.values())).posterior.data_vars.values())  # fmt: skip
     plot: Any = az.plot_forest(
         shown,
+        sample_dims="draw",
         color=list(COLOURS[: len(shown)]),
         figure_kwargs={"figsize": (9.0, 1.5 + 0.16 * rows * len(shown)), "layout": "constrained"},
     )
