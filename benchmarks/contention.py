@@ -11,7 +11,7 @@ two. It is meant for a machine of two cores. Settings:
 
 Every cell is a process of its own: a warm-up on 1,000 rows, then the median of five runs, or of as
 many as have ended when the process is two minutes old. The load of the machine is told in each
-line: where other people compute as well, "alone" is not alone.
+line: where other work goes on, "alone" is not alone.
 """
 
 import importlib

@@ -50,13 +50,11 @@ def first_run(model: Program, *, guide: Any = None, batch_size: int | None = Non
     with suppress(Exception):  # whatever the reader's model raises: it is said just below
         _ = trial.nodes
     refuse_in_place(model, trial)
+    if not vars(trial).get("nodes", {"?"}):  # it runs, and samples nothing at all
+        _check_latents(trial)
     model = that_runs(model)
     check_names(model)
-    if not model.latents:
-        raise ValueError(
-            "model: it has no latent site, so there is nothing to infer; to maximise the likelihood"
-            " of its parameters use pyro.infer.SVI, or give them a prior and fit 'map'"
-        )
+    _check_latents(model)
     if not any(site.observed and not site.deterministic for site in model.sites.values()):
         _check_forgotten(model)
     for name, node in model.nodes.items():
@@ -66,6 +64,14 @@ def first_run(model: Program, *, guide: Any = None, batch_size: int | None = Non
         for role, function in (("model", model.function), ("guide", guide)):
             _check_num_obs(role, function)
     return model
+
+
+def _check_latents(model: Program) -> None:
+    if not model.latents:
+        raise ValueError(
+            "model: it has no latent site, so there is nothing to infer; to maximise the likelihood"
+            " of its parameters use pyro.infer.SVI, or give them a prior and fit 'map'"
+        )
 
 
 def same_sites(model: Program, guide: Program) -> None:

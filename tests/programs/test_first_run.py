@@ -1,0 +1,200 @@
+"""The first run: data that can be converted are, and what is wrong is said before any fit."""
+
+import numpy as np
+import pandas as pd
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+
+import pyro_cookbook as pc
+from pyro_cookbook.programs.checks import check_names, first_run, tree_name
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
+
+N = 40
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(N, generator=GENERATOR)
+Y = 1.5 * X + 0.3 * torch.randn(N, generator=GENERATOR)
+HEADS = torch.rand(N, generator=GENERATOR) < 0.3
+
+
+def coin(y=None):
+    p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    with pyro.plate("row", N):
+        pyro.sample("y", dist.Bernoulli(p), obs=y)
+
+
+def line(x, y=None):
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("y", dist.Normal(b * x, 0.3), obs=y)
+
+
+# --- forms of data -----------------------------------------------------------------------------
+
+FORMS = {
+    "int64": HEADS.long(),
+    "bool": HEADS,
+    "numpy bool": HEADS.numpy(),
+    "numpy int": HEADS.long().numpy(),
+    "list": HEADS.long().tolist(),
+    "series": pd.Series(HEADS.numpy()),
+    "float64": HEADS.double(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_observations_of_every_kind_have_one_density(form):
+    """Of a Beta posterior: its log density at ½ differs from the prior's by n log ½."""
+    program = first_run(Program(coin, (FORMS[form],)))
+    height = UnconstrainedDensity(program).value(np.zeros((1, 1)))[0]  # p = ½
+    assert height == pytest.approx(-N * np.log(2) - np.log(4), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [torch.Tensor.numpy, torch.Tensor.tolist, lambda v: pd.Series(v.numpy()), torch.Tensor.double],
+    ids=["numpy", "list", "series", "float64"],
+)
+def test_covariates_of_every_kind_give_the_posterior(convert):
+    fit = pc.fit(line, "full_rank", convert(X), convert(Y))
+    precision = 1 + float(X @ X) / 0.09
+    posterior = fit.guide.get_posterior()
+    assert float(posterior.mean.detach()) == pytest.approx(
+        float(X @ Y) / 0.09 / precision, rel=1e-4
+    )
+    assert float(posterior.variance.detach()) == pytest.approx(1 / precision, rel=1e-3)
+    assert all(isinstance(value, torch.Tensor) for value in fit.args)
+
+
+def test_a_number_that_a_handler_conditions_on_is_an_observation():
+    def model():
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu, 1.0))
+
+    fit = pc.fit(poutine.condition(model, data={"y": 9.5}), "full_rank")
+    assert float(fit.guide.get_posterior().mean.detach()) == pytest.approx(4.75, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a"] * N, "site 'y'"),
+        (np.array([None] * N), "site 'y'"),
+        (np.where(np.arange(N) == 3, np.nan, HEADS.numpy()), r"observation \[3\] is missing"),
+        (HEADS[:30].float(), "site 'y'|does not run on these data"),
+    ],
+    ids=["words", "objects", "missing", "short"],
+)
+def test_what_is_no_observation_is_refused_in_one_line(y, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        pc.fit(coin, "full_rank", y)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+# --- is there something to infer? --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: pc.fit(line, AutoNormal, X, Y), "guide: got the class AutoNormal"),
+        (lambda: pc.fit(line, X, Y), "guide: got .*expected a guide or the name of a family"),
+        (lambda: pc.fit(line, "full_rank", X), "y"),
+        (lambda: pc.fit(line, "mean_field", X, Y, batch_size=10), "num_obs"),
+        (lambda: pc.fit(lambda y: None, lambda y: None, Y), "no latent site"),
+        (lambda: pc.fit(line, "map", X, Y, noncentred=True), "noncentred: got True"),
+    ],
+    ids=["a class", "no guide", "no y", "no num_obs", "no latent", "heights of densities"],
+)
+def test_what_cannot_be_inferred_is_said_before_the_fit(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_without_a_plate_are_drawn_row_by_row():
+    def model(y=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    tree = pc.to_datatree(pc.fit(model, "full_rank", Y), num_draws=50)
+    drawn = tree.posterior_predictive["y"].to_numpy()
+    assert drawn.shape == (1, 50, N)
+    assert len(np.unique(drawn[0, 0])) == N
+
+
+# --- names -------------------------------------------------------------------------------------
+
+
+def named(name):
+    def model(y):
+        mu = pyro.sample(name, dist.Normal(0.0, 10.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    return model
+
+
+@pytest.mark.parametrize("name", ["chain", "draw", "sample", "step"])
+def test_names_of_the_trees_dimensions_are_refused(name):
+    with pytest.raises(ValueError, match=name):
+        pc.fit(named(name), "full_rank", Y)
+
+
+def test_a_name_with_a_slash_is_kept_with_a_dot():
+    assert tree_name("encoder/weight") == "encoder.weight"
+    tree = pc.to_datatree(pc.fit(named("a/b"), "full_rank", Y), num_draws=20)
+    assert "a.b" in tree.posterior
+
+
+def test_names_that_would_become_one_are_refused():
+    def model(y):
+        pyro.sample("a/b", dist.Normal(0.0, 1.0))
+        mu = pyro.sample("a.b", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"a\.b"):
+        check_names(Program(model, (torch.tensor(1.0),)))
+
+
+ATTRIBUTES = ["half", "type", "train", "to", "double", "forward", "parameters", "training"]
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+@pytest.mark.parametrize("family", ["map", "mean_field"])
+def test_latents_may_be_called_as_a_modules_attributes_are(family, name):
+    assert hasattr(nn.Module(), name)
+    fit = pc.fit(named(name), family, Y)
+    mean = float(Y.sum()) / (N + 0.01)
+    draws = pc.to_datatree(fit, num_draws=400).posterior[name]
+    assert float(draws.mean()) == pytest.approx(mean, abs=4 * N**-0.5 / 400**0.5 + 1e-3)
+
+
+# --- supports ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_support_that_moves_is_not_judged_at_one_draw(seed):
+    def model(y):
+        h = pyro.sample("h", dist.LogNormal(3.0, 0.1))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Uniform(-h, h), obs=y)
+
+    pyro.set_rng_seed(seed)
+    assert "y" in first_run(Program(model, (0.1 * Y,))).sites
+
+
+def test_a_support_that_stays_is():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.LogNormal(mu, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"site 'y': observation \[\d+\] \(-.*\) is outside"):
+        first_run(Program(model, (Y,)))
