@@ -359,7 +359,7 @@ def test_the_command_builds_what_it_can_and_names_what_failed(recipe, capsys):
     bad.write_text("# %%\n1 / 0\n", "utf-8")
     bad.with_suffix(".ipynb").write_text("old", "utf-8")
     with pytest.raises(typer.Exit) as stop:
-        main(root=recipe.parents[2])
+        main(root=recipe.parents[1])
     assert stop.value.exit_code == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "recipes/00_bad.py, cell 1 (1 / 0): ZeroDivisionError: division by zero"
@@ -369,7 +369,7 @@ def test_the_command_builds_what_it_can_and_names_what_failed(recipe, capsys):
 
 def test_the_command_refuses_an_unknown_name(recipe, capsys):
     with pytest.raises(typer.Exit) as stop:
-        main(["02_none"], root=recipe.parents[2])
+        main(["02_none"], root=recipe.parents[1])
     assert stop.value.exit_code == 2
     assert capsys.readouterr().err == "no such recipe: 02_none; expected: 01_line\n"
 
