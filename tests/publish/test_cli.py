@@ -3,11 +3,11 @@
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from html import unescape
 from html.parser import HTMLParser
 
@@ -315,6 +315,26 @@ def test_two_runs_into_one_folder_leave_whole_files(tmp_path):
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
 
+def interrupted(arguments, out):
+    """Press Ctrl-C once a state is kept; give the exit code, what was said, and the state's file.
+
+    Python drops what is raised while it destroys an object: then the key is pressed in a new run.
+    """
+    for _ in range(3):
+        run = subprocess.Popen(
+            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=os.environ | {"TQDM_DISABLE": "1"},
+        )  # fmt: skip
+        while not (kept := list(out.glob("unfinished/*.pt"))) and run.poll() is None:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        told = run.communicate(timeout=600)[0].decode()
+        if run.returncode:
+            break
+        shutil.rmtree(out)
+    return run.returncode, told, kept
+
+
 def test_ctrl_c_keeps_the_fit_so_far_and_the_same_command_goes_on(tmp_path):
     rows = torch.randn(20, generator=torch.Generator().manual_seed(0)).numpy()
     pd.DataFrame({"x": rows}).to_csv(tmp_path / "mine.csv", index=False)
@@ -322,18 +342,8 @@ def test_ctrl_c_keeps_the_fit_so_far_and_the_same_command_goes_on(tmp_path):
     fit = ("fit", "04b", "--data", tmp_path / "mine.csv", "--out", out)
     stem = "04b_calculus_of_variations-normal"
 
-    run = subprocess.Popen(
-        command(*fit), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=os.environ | {"TQDM_DISABLE": "1"},
-    )  # fmt: skip
-    while not (kept := list(out.glob("unfinished/*.pt"))) and run.poll() is None:
-        time.sleep(0.02)
-    while run.poll() is None:  # Python drops what is raised while it destroys an object
-        run.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            run.wait(0.5)
-    told = run.communicate(timeout=600)[0].decode()
-    assert run.returncode == 130
+    returncode, told, kept = interrupted(fit, out)
+    assert returncode == 130
     assert (
         told.split()
         == (
