@@ -1,13 +1,9 @@
 """The command line, from outside: what it prints, writes and refuses."""
 
-import os
 import re
 import resource
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from html import unescape
 from html.parser import HTMLParser
 
@@ -310,94 +306,6 @@ def test_two_runs_into_one_folder_leave_whole_files(tmp_path):
         assert run.returncode == 0, told.decode()
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{STEM}.nc", f"{STEM}.pt"]
     assert az.from_netcdf(tmp_path / f"{STEM}.nc").posterior.sizes["draw"] == 50
-
-
-# --- Ctrl-C --------------------------------------------------------------------------------------
-
-
-def interrupted(arguments, out):
-    """Press Ctrl-C once a state is kept; give the exit code, what was said, and the state's file.
-
-    Python drops what is raised while it destroys an object: then the key is pressed in a new run.
-    """
-    for _ in range(3):
-        run = subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=os.environ | {"TQDM_DISABLE": "1"},
-        )  # fmt: skip
-        while not (kept := list(out.glob("unfinished/*.pt"))) and run.poll() is None:
-            time.sleep(0.02)
-        run.send_signal(signal.SIGINT)
-        told = run.communicate(timeout=600)[0].decode()
-        if run.returncode:
-            break
-        shutil.rmtree(out)
-    return run.returncode, told, kept
-
-
-def test_ctrl_c_keeps_the_fit_so_far_and_the_same_command_goes_on(tmp_path):
-    rows = torch.randn(20, generator=torch.Generator().manual_seed(0)).numpy()
-    pd.DataFrame({"x": rows}).to_csv(tmp_path / "mine.csv", index=False)
-    out = tmp_path / "out"
-    fit = ("fit", "04b", "--data", tmp_path / "mine.csv", "--out", out)
-    stem = "04b_calculus_of_variations-normal"
-
-    returncode, told, kept = interrupted(fit, out)
-    assert returncode == 130
-    assert (
-        told.split()
-        == (
-            f"interrupted; the fit so far is kept in {kept[0]}; the same command goes on from there"
-        ).split()
-    )
-    assert [path.name for path in out.iterdir()] == ["unfinished"]
-
-    content = torch.load(kept[0])
-    done = content["starts"][0]["losses"]
-    assert len(done) >= 500
-    done[0] = 12345.0  # to know it by
-    torch.save(content, kept[0])
-    result = call(*fit)
-    assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in out.iterdir()) == [f"{stem}.nc", f"{stem}.pt"]
-    resumed = pc.load(out / f"{stem}.pt").losses
-    assert len(resumed) > len(done)
-    np.testing.assert_array_equal(resumed[: len(done)], done)
-
-
-@pytest.mark.parametrize(
-    ("where", "kept"),
-    [
-        ("pyro_cookbook.catalogue.topics.logistic_regression.newton", "nothing was kept"),
-        ("pyro_cookbook.publish.outcome.diagnose", "the fit is kept in {}.pt, not judged yet"),
-        ("pyro_cookbook.publish.outcome.to_datatree", "the fit is kept in {}.pt, not judged yet"),
-    ],
-)
-def test_ctrl_c_elsewhere_tells_what_is_kept(where, kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(where, raising(KeyboardInterrupt()))
-    result = call(*QUICK, "--out", tmp_path)
-    assert result.exit_code == 130
-    assert result.output.strip() == f"interrupted; {kept.format(tmp_path / STEM)}"
-    assert (tmp_path / f"{STEM}.pt").exists() == ("judged" in kept)
-
-
-def test_ctrl_c_in_a_run_tells_how_many_fits_are_written(tmp_path, monkeypatch):
-    judge = outcome.diagnose
-
-    def second(fit, **options):
-        if fit.family.endswith("Laplace"):
-            raise KeyboardInterrupt
-        return judge(fit, **options)
-
-    monkeypatch.setattr(outcome, "diagnose", second)
-    result = call("run", "04c_log", "--out", tmp_path, "--draws", 10)
-    assert result.exit_code == 130
-    told = (
-        f"interrupted; 1 of 4 fits are written to {tmp_path}; of the next, the fit is kept in"
-        f" {tmp_path / '04c_logistic_regression-laplace'}.pt, not judged yet"
-    )
-    assert told in result.output
-    assert (tmp_path / f"{STEM}.nc").exists()
 
 
 def test_doctor_passes_here_and_fails_on_a_stranger(monkeypatch, tmp_path):
