@@ -23,6 +23,7 @@ from pyro_cookbook.posterior.groups import (
 )
 from pyro_cookbook.posterior.layout import CHAINS, Array, Coords, Dims, Group, Layout, Values
 from pyro_cookbook.posterior.resampling import resample
+from pyro_cookbook.programs.checks import check_names
 from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.state.isolation import isolated
 
@@ -90,6 +91,7 @@ def to_datatree(
     """
     model, guide = fit.programs
     with isolated(seed, fit.param_state):
+        check_names(model)
         layout = Layout(model.sites, coords, dims, sample_dims)
         todo = plan(sizes_of(model, guide), num_draws, max_gib)
         log_q = torch.empty(todo.num_draws, dtype=torch.double)
@@ -131,6 +133,7 @@ def mcmc_tree(
 ) -> xr.DataTree:
     """Lay out draws of a Markov chain: latents of shape (chains · draws, ...), chain by chain."""
     with isolated(0, model.store):
+        check_names(model)
         layout = Layout(model.sites, coords, dims, CHAINS, len(diverging))
         latents = {name: value for name, value in latents.items() if name in model.sites}
         chains = len(diverging)

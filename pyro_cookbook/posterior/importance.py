@@ -5,6 +5,7 @@ global latents has the rows summed out: the product of all rows' weights would b
 before any single number is wrong.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -106,13 +107,17 @@ class States(NamedTuple):
     Attributes
     ----------
     log_p : array, shape (S, R, K)
-        log p(v_r, h_r = value k | global latents of draw s); S = 1 without global latents.
+        log p(v_r, h_r = value k | global latents of draw s); S = 1 without global latents. In
+        several plates R counts their cells, in the order of the latent's batch dimensions.
     values : Tensor, shape (K, ...)
         With the event shape of the latent.
+    plates : tuple of str
+        Those of the latent.
     """
 
     log_p: Array
     values: Tensor
+    plates: tuple[str, ...]
 
 
 def _log_mean_exp(log_weights: Array) -> Estimate:
@@ -126,33 +131,44 @@ def _log_mean_exp(log_weights: Array) -> Estimate:
 
 
 def find_blocks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> Blocks:
-    """Split the latents by the plate that all data share, if the guide respects it.
+    """Split the latents by a plate that all data share, if the guide respects it.
 
-    Of several such plates the first is taken in the order of the data's dimensions, not of names.
-    Where the guide leaves a latent out, which is then summed out, rows need not be independent.
+    Of several plates, the one that leaves the fewest latents outside; of those, the one with the
+    most rows; of those, the outermost. Where the guide leaves a latent out, which is then summed
+    out, rows need not be independent.
     """
     observed = [site for site in model_sites.values() if site.is_data]
     latents = {name: site for name, site in model_sites.items() if not site.observed}
-    whole = Blocks("", (), tuple(latents))
     if not latents.keys() <= guide_sites.keys():
-        return whole
-    first, *others = [site.plates for site in observed] or [()]
-    for row in [plate for plate in first if plate and all(plate in them for them in others)]:
-        local = tuple(name for name, site in latents.items() if row in site.plates)
-        apart = tuple(name for name in latents if name not in local)
-        in_rows = [site for site in guide_sites.values() if row in site.plates]
-        # A guide that draws all latents from one joint density has no weights by row.
-        scalars = sum(site.shape.numel() for site in in_rows if not site.auxiliary)
-        outside = sum(
-            site.shape.numel()
-            for site in guide_sites.values()
-            if site.auxiliary and row not in site.plates
-        )
-        joint = outside > sum(latents[name].shape.numel() for name in apart)
-        needed = sum(latents[name].shape.numel() for name in local)
-        if local and scalars == needed and not joint:
-            return Blocks(row, local, apart)
-    return whole
+        return Blocks("", (), tuple(latents))
+    found: dict[tuple[int, int], Blocks] = {}
+    for row, size in zip(observed[0].plates, observed[0].shape, strict=False) if observed else ():
+        if row and all(row in site.plates for site in observed):
+            local = tuple(name for name, site in latents.items() if row in site.plates)
+            apart = tuple(name for name in latents if name not in local)
+            if local and _has_rows(row, local, apart, latents, guide_sites):
+                outside = sum(latents[name].shape.numel() for name in apart)
+                found.setdefault((outside, -size), Blocks(row, local, apart))
+    return found[min(found)] if found else Blocks("", (), tuple(latents))
+
+
+def _has_rows(
+    row: str,
+    local: tuple[str, ...],
+    apart: tuple[str, ...],
+    latents: Mapping[str, Site],
+    guide_sites: Mapping[str, Site],
+) -> bool:
+    """Whether a guide draws rows apart: one joint density of all latents has no weights by row."""
+    in_rows = [site for site in guide_sites.values() if row in site.plates]
+    scalars = sum(site.shape.numel() for site in in_rows if not site.auxiliary)
+    outside = sum(
+        site.shape.numel()
+        for site in guide_sites.values()
+        if site.auxiliary and row not in site.plates
+    )
+    needed = sum(latents[name].shape.numel() for name in local)
+    return scalars == needed and outside <= sum(latents[name].shape.numel() for name in apart)
 
 
 def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool = True) -> Weights:
@@ -197,14 +213,19 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
 
 
 def enumerate_states(fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]) -> States | None:
-    """log p(v_r, h_r = k | global) for every value k of the rows' only latent, if it has few."""
+    """log p(v_r, h_r = k | global) for every value k of the rows' only latent, if it has few.
+
+    A latent in several plates is enumerated cell by cell, where all that depends on it is in the
+    same plates.
+    """
     model = fit.programs.model
     sites = model.sites
     if len(blocks.local_sites) != 1 or not sites[blocks.local_sites[0]].is_discrete:
         return None
     name = blocks.local_sites[0]
     fn: Any = model.nodes[name]["fn"]
-    if not fn.has_enumerate_support:
+    plates = _cells_of(name, blocks.row, sites)
+    if not plates or not fn.has_enumerate_support:
         return None
     try:
         support = fn.enumerate_support(expand=False)
@@ -218,12 +239,22 @@ def enumerate_states(fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]) ->
     if not blocks.global_sites:  # the values take the place of the draws
         given = {name: spread.expand(len(values), *shape[1:])}
         log_p = log_density(model, given)
-        return States(by_row(blocks.row, sites, log_p).T[None], values)
+        return States(by_cell(plates, sites, log_p).T[None], values, plates)
     columns = []
     for value in spread:
         log_p = log_density(model, {**latents, name: value.expand(shape)})
-        columns.append(by_row(blocks.row, sites, log_p))
-    return States(np.stack(columns, axis=-1), values)
+        columns.append(by_cell(plates, sites, log_p))
+    return States(np.stack(columns, axis=-1), values, plates)
+
+
+def _cells_of(name: str, row: str, sites: Mapping[str, Site]) -> tuple[str, ...]:
+    """Plates whose cells have one latent each, and depend on no other; () if they have not."""
+    site = sites[name]
+    plates = tuple(plate for plate in site.plates if plate)
+    size = math.prod(site.shape[site.plates.index(plate)] for plate in plates)
+    inside = [one for one in sites.values() if row in one.plates and not one.deterministic]
+    alone = all(plate in one.plates for plate in plates for one in inside)
+    return plates if alone and size == site.batch_shape.numel() else ()
 
 
 def _inner_evidence(fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]) -> Array:
@@ -259,12 +290,27 @@ def inner_draws(
 
 def by_row(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]) -> Array:
     """Sum the sites inside the plate over everything but draws and rows: shape (S, R)."""
+    return by_cell((row,), sites, log_prob)
+
+
+def by_cell(
+    plates: tuple[str, ...], sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]
+) -> Array:
+    """Sum the sites inside all the plates over everything but draws and the plates' cells.
+
+    Returns
+    -------
+    array, shape (S, cells)
+        The last plate varies fastest.
+    """
     terms = []
     for name, value in log_prob.items():
-        plates = sites[name].plates
-        if row in plates:
-            moved = value.movedim(1 + plates.index(row), 1)
-            terms.append(_numpy(moved.reshape(*moved.shape[:2], -1).sum(2)))
+        own = sites[name].plates
+        if all(plate in own for plate in plates):
+            axes = [1 + own.index(plate) for plate in plates]
+            moved = value.movedim(axes, list(range(1, 1 + len(plates))))
+            cells = moved.shape[1 : 1 + len(plates)].numel()
+            terms.append(_numpy(moved.reshape(len(value), cells, -1).sum(2)))
     return np.sum(terms, axis=0, dtype=float)
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_cookbook.programs.arguments import holders, named_arguments
+from pyro_cookbook.programs.checks import tree_name
 from pyro_cookbook.programs.observing import GIVEN
 from pyro_cookbook.programs.program import Program, Site
 
@@ -22,12 +23,6 @@ Coords = Mapping[str, Any]
 
 # A guide's draws are laid out as one chain: ArviZ looks for these two unless it is told otherwise.
 CHAINS, INDEPENDENT = ("chain", "draw"), ("sample",)
-
-
-def tree_name(name: str) -> str:
-    """Name a site or plate as it may stand in a tree, whose paths are parted by "/"."""
-    # The hook for the rule that `fit` applies on its first run.
-    return name.replace("/", ".")
 
 
 @dataclass

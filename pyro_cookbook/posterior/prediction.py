@@ -19,6 +19,7 @@ from pyro_cookbook.posterior.layout import (
     constants,
     data,
 )
+from pyro_cookbook.programs.checks import check_names
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.predictive import derived_values, predictive
@@ -101,6 +102,7 @@ def predict(
     asked = trained.on(*new_data, **all_kwargs) if new_data or all_kwargs else trained
     with isolated(seed, fit.param_state):
         _check_runs(asked)
+        check_names(asked)
         observed = [name for name, site in trained.sites.items() if site.is_data]
         layout = Layout(asked.sites, coords, dims, sample_dims, data_sites=observed)
         source = known_latents(fit, asked, known)
@@ -150,18 +152,20 @@ def _sizes(asked: Program, guide: Program) -> Sizes:
 
 def _draw(asked: Program, source: Known, num_draws: int, *, again: bool) -> dict[str, Tensor]:
     """Draw all sites of the model on new data; with what is observed held, or drawn again."""
-    drawn = draw(source.guide, num_draws).values
+    wide = asked.wide  # a matrix that cannot be factorised in single precision can be in double
+    drawn = wide.to_own(draw(source.guide, num_draws).values)
     given: dict[str, Tensor] = {}
     for name in asked.latents:
         if name in source.sites and name in drawn:
-            given[name] = _entries(asked, name, drawn[name], given)
+            given[name] = _entries(wide, name, drawn[name], given)
     if not again:
-        found = draw(asked, num_draws, given).values
+        found = draw(wide, num_draws, given).values
     else:
         found = {**given, **predictive(asked, given, num_draws)}
         if given:  # computed values are those at the data, not at what is drawn again
             found |= derived_values(asked, given)
-    return {name: value for name, value in found.items() if value.numel()}
+    dtypes = {name: node["value"].dtype for name, node in asked.nodes.items()}
+    return {name: value.to(dtypes[name]) for name, value in found.items() if value.numel()}
 
 
 def _entries(asked: Program, name: str, value: Tensor, given: Mapping[str, Tensor]) -> Tensor:

@@ -78,10 +78,12 @@ def _rows_alone(
 ) -> dict[str, Tensor]:
     """Let every row pick its own draws: rows are independent given the parameters."""
     if weights.states is not None:
-        log_p, values = weights.states
+        name = weights.blocks.local_sites[0]
+        log_p, values, _ = weights.states
         probs = np.exp(log_p[0] - np.logaddexp.reduce(log_p[0], axis=-1, keepdims=True))
         chosen = [rng.choice(len(values), num_draws, p=p / p.sum()) for p in probs]
-        return {weights.blocks.local_sites[0]: values[torch.as_tensor(np.stack(chosen, axis=1))]}
+        picked_states = values[torch.as_tensor(np.stack(chosen, axis=1))]
+        return {name: picked_states.reshape(num_draws, *weights.sites[name].shape)}
     assert weights.rows is not None
     smoothed, khat = smooth(weights.rows)
     if khat.max() > MAX_KHAT:
@@ -104,7 +106,8 @@ def _rows_given_global(
     states = enumerate_states(fit, blocks, latents)
     if states is not None:
         name = blocks.local_sites[0]
-        return latents | {name: states.values[torch.as_tensor(_choose(states.log_p, rng))]}
+        chosen = states.values[torch.as_tensor(_choose(states.log_p, rng))]
+        return latents | {name: chosen.reshape(latents[name].shape)}
     total: Array | None = None
     for values, rows in inner_draws(fit, blocks, latents):
         # Weighted reservoir of size one: keep the newcomer with its share of the weight so far.

@@ -94,6 +94,7 @@ class StateCheck:
     Attributes
     ----------
     site, plate : str
+        In several plates, the names of all: each cell counts as a row.
     distance : array, shape (R,)
         Total variation of a scalar's probabilities; of a vector, the largest error of an entry's
         mean, as a share of its range.
@@ -225,7 +226,7 @@ def _measure_rows(weights: Weights) -> RowCheck:
 
 def _check_states(weights: Weights) -> StateCheck:
     assert weights.states is not None
-    plate, name = weights.blocks.row, weights.blocks.local_sites[0]
+    plate, name = " × ".join(weights.states.plates), weights.blocks.local_sites[0]
     log_p = weights.states.log_p
     probability = np.exp(log_p - np.logaddexp.reduce(log_p, axis=-1, keepdims=True))
     weight = np.ones(1) if weights.shared is None else smooth(weights.shared)[0]

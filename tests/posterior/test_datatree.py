@@ -373,3 +373,20 @@ def test_names_with_slashes_have_a_place():
         assert set(tree.posterior.data_vars) == {"outer.h"}
     tree = pc.to_datatree(fit, num_draws=10)
     assert tree.log_likelihood["outer.y"].dims == ("chain", "draw", "outer.row")
+
+
+def test_names_of_the_trees_own_dimensions_are_refused():
+    def model(y):
+        chain = pyro.sample("chain", dist.Normal(y.new_zeros(()), 1.0))
+        pyro.sample("y", dist.Normal(chain, 1.0).expand(y.shape).to_event(1), obs=y)
+
+    def guide(y):
+        pyro.sample("chain", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="'chain'") as caught:
+        pc.from_pyro_svi(model, guide, torch.ones(3))
+    assert "\n" not in str(caught.value)
+    mcmc = MCMC(NUTS(model), num_samples=5, warmup_steps=5, disable_progbar=True)
+    mcmc.run(torch.ones(3))
+    with pytest.raises(ValueError, match="'chain'"):
+        pc.from_pyro_mcmc(mcmc)

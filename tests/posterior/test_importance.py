@@ -10,6 +10,7 @@ from scipy import stats
 import pyro_cookbook as pc
 from pyro_cookbook.posterior.importance import (
     Blocks,
+    by_cell,
     by_row,
     find_blocks,
     smooth,
@@ -341,3 +342,37 @@ def test_khat_is_the_tail_index_of_pareto_weights(index):
     found = [smooth(-index * np.log(RNG.random(4000)))[1] for _ in range(40)]
     # One estimate from 190 weights of a tail has a standard deviation of some 0.1.
     assert np.mean(found) == pytest.approx(index, abs=0.06)
+
+
+def crossed(*plates, shape):
+    """Data in two plates, a latent in both and one in the first alone."""
+    return {
+        "y": site(*plates, shape=shape, observed=True),
+        "z": site(*plates, shape=shape),
+        "u": site(plates[0], "", shape=(shape[0], 1)),
+    }
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_which_plate_has_the_rows_does_not_depend_on_its_name(names):
+    outer, inner = names
+    sites = crossed(outer, inner, shape=(3, 8))
+    square = crossed(outer, inner, shape=(3, 3))
+    z, u = ("z", sites["z"]), ("u", sites["u"])
+    # By the inner plate u would be left outside.
+    assert find_blocks(sites, dict([z, u])) == Blocks(outer, ("z", "u"), ())
+    del sites["u"], square["u"]
+    assert find_blocks(sites, dict([z])).row == inner  # nothing is left outside: more rows
+    assert find_blocks(square, {"z": square["z"]}).row == outer
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_cells_of_two_plates_are_in_the_order_of_the_plates(first):
+    value = torch.as_tensor(RNG.standard_normal((5, 3, 2, 4)))
+    sites = {"a": site("row", "side", "", shape=(3, 2, 4)), "b": site("row", shape=(3,))}
+    plates = ("row", "side") if first else ("side", "row")
+    found = by_cell(plates, sites, {"a": value, "b": torch.ones(5, 3)})
+    expected = value.numpy().sum(3)
+    np.testing.assert_allclose(
+        found, (expected if first else expected.swapaxes(1, 2)).reshape(5, 6)
+    )

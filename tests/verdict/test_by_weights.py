@@ -324,7 +324,7 @@ def test_discrete_rows_are_compared_with_probabilities_weighted_by_the_global_la
     # Unnormalised, as densities with the data are.
     log_p = np.log(np.stack([1 - up, up], -1))[:, None, :] - 7.0
     blocks = Blocks("row", ("h",), ("mu",))
-    states = States(log_p, torch.tensor([0.0, 1.0]))
+    states = States(log_p, torch.tensor([0.0, 1.0]), ("row",))
     weights = made(
         sites, {"mu": mu, "h": h}, USELESS, blocks=blocks, rows=LIGHT[:, None],
         shared=mu.copy(), states=states,
@@ -345,7 +345,7 @@ def test_discrete_rows_are_enumerated_even_where_the_joint_weights_are_perfect()
     """A guide that always draws the same wrong value has equal weights."""
     sites = {"h": site("row", shape=(2,), discrete=True)}
     log_p = np.log(np.array([[[0.5, 0.5], [0.9, 0.1]]])) - 3.0
-    states = States(log_p, torch.tensor([0.0, 1.0]))
+    states = States(log_p, torch.tensor([0.0, 1.0]), ("row",))
     weights = made(
         sites, {"h": np.zeros((S, 2))}, np.zeros(S), blocks=Blocks("row", ("h",), ()),
         rows=np.zeros((S, 2)), states=states,

@@ -1,6 +1,8 @@
 """Verdicts on rows of several bits: their states are enumerated, whatever the weights say."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from build import build
@@ -59,3 +61,93 @@ def test_two_distinct_weights_have_a_finite_tail():
     smoothed, khat = smooth(weights)
     assert khat == 0
     np.testing.assert_allclose(smoothed, np.exp(weights) / np.exp(weights).sum())
+
+
+P = torch.tensor([0.3, 0.7], dtype=torch.float64)
+M = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+GRID = torch.linspace(-3, 3, 20, dtype=torch.float64).reshape(4, 5)
+
+
+def rated(y, shift=False):
+    """A label for each item and rater, perhaps with a shift that all share."""
+    a = pyro.sample("a", dist.Normal(y.new_zeros(()), 1.0)) if shift else 0.0
+    with pyro.plate("item", 4, dim=-2), pyro.plate("rater", 5, dim=-1):
+        h = pyro.sample("h", dist.Categorical(P))
+        pyro.sample("y", dist.Normal(M[h] + a, 1.0), obs=y)
+
+
+def labels(sharpness):
+    def guide(y, shift=False):
+        if shift:
+            pyro.sample("a", dist.Normal(y.new_zeros(()), 0.7))
+        logits = sharpness * (P.log() - (y[..., None] - M) ** 2 / 2)
+        with pyro.plate("item", 4, dim=-2), pyro.plate("rater", 5, dim=-1):
+            pyro.sample("h", dist.Categorical(logits=logits))
+
+    return guide
+
+
+def exact():
+    return torch.softmax(P.log() - (GRID[..., None] - M) ** 2 / 2, -1)[..., 1]
+
+
+def test_a_latent_in_two_plates_is_enumerated_cell_by_cell():
+    """It was a ValueError of a matrix product."""
+    right = pc.diagnose(pc.as_fit(rated, labels(1.0), GRID))
+    assert right.verdict == "reliable"
+    assert "'item × rater'" in right.reasons[0]
+    evidence = (P.log() + dist.Normal(M, 1.0).log_prob(GRID[..., None])).logsumexp(-1).sum()
+    assert right.evidence.value == pytest.approx(float(evidence), abs=1e-9)
+    # A guide that is sure of the wrong labels has weights that are nearly equal.
+    wrong = pc.diagnose(pc.as_fit(rated, labels(-30.0), GRID))
+    assert wrong.verdict == "unreliable"
+    assert len(wrong.bad_rows) == 20
+
+
+def test_cells_are_drawn_from_their_exact_probabilities():
+    tree = pc.to_datatree(
+        pc.as_fit(rated, labels(-1.0), GRID), num_draws=4000, reweight=True, sample_dims=["sample"]
+    )
+    drawn = tree["posterior"]["h"].mean("sample").transpose("item", "rater").to_numpy()
+    assert np.abs(drawn - exact().numpy()).max() < 5 * 0.5 / 4000**0.5
+
+
+def test_cells_under_a_global_latent_are_too():
+    fit = pc.as_fit(rated, labels(-1.0), GRID, shift=True)
+    diagnosis = pc.diagnose(fit)
+    assert diagnosis.verdict in {"reliable after reweighting", "unreliable"}
+    tree = pc.to_datatree(fit, num_draws=2000, reweight=True, sample_dims=["sample"])
+    a = tree["posterior"]["a"].to_numpy()[:, None, None]
+    log_odds = np.log(0.7 / 0.3) + 2 * (GRID.numpy() - a)
+    given = 1 / (1 + np.exp(-log_odds))
+    drawn = tree["posterior"]["h"].transpose("sample", "item", "rater").to_numpy()
+    assert np.abs((drawn - given).mean(0)).max() < 5 * 0.5 / 2000**0.5
+
+
+def test_a_latent_that_several_data_of_a_row_depend_on_together_is_not_enumerated_by_cell():
+    def model(y):
+        with pyro.plate("item", 4, dim=-2):
+            with pyro.plate("rater", 5, dim=-1):
+                h = pyro.sample("h", dist.Bernoulli(P[1]))
+            pyro.sample("y", dist.Normal(h.sum(-1, keepdim=True), 1.0), obs=y)
+
+    def guide(y):
+        with pyro.plate("item", 4, dim=-2), pyro.plate("rater", 5, dim=-1):
+            pyro.sample("h", dist.Bernoulli(P[1].expand(4, 5)))
+
+    diagnosis = pc.diagnose(pc.as_fit(model, guide, GRID[:, :1]))
+    assert "k-hat of the worst 'item'" in " ".join(diagnosis.reasons)
+
+
+def test_a_latent_in_a_batch_dimension_without_a_plate_is_not_either():
+    def model(y):
+        with pyro.plate("row", 5, dim=-1):
+            h = pyro.sample("h", dist.Bernoulli(P[1].expand(3, 5)))
+            pyro.sample("y", dist.Normal(h.sum(-2), 1.0), obs=y)
+
+    def guide(y):
+        with pyro.plate("row", 5, dim=-1):
+            pyro.sample("h", dist.Bernoulli(P[1].expand(3, 5)))
+
+    diagnosis = pc.diagnose(pc.as_fit(model, guide, GRID[0]))
+    assert "k-hat of the worst 'row'" in " ".join(diagnosis.reasons)
