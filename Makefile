@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NAMES ?=
-# One worker a core, one thread a worker: with more threads they wait for each other.
+# One worker a core, one thread a worker: with more threads they wait for each other. An idle worker
+# takes over what another has not begun, or a row of notebooks would keep one core waiting.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
@@ -17,7 +18,7 @@ run: $(STAMP) ## Run every recipe's fit and write the report
 	@$(BIN)/pyro-cookbook run
 
 test: lint ## Check style and types, then run every test
-	@$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS)
+	@$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 lint: $(STAMP) ## Check style, format and types
 	@$(BIN)/ruff check .
