@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "verdict": {"programs", "fits", "posterior"},
     "publish": {"data", "catalogue", "fits", "posterior", "verdict"},
 }
-DOORS = {"__init__", "cli", "doctor"}  # may import any room
+DOORS = {"__init__", "__main__", "cli", "doctor"}  # may import any room
 # Slow to import: in rooms that a fit passes through, only inside a function.
 SLOW = {"arviz", "arviz_stats", "arviz_plots", "xarray", "pandas", "matplotlib"}
 QUICK_ROOMS = {"programs", "engines", "fits"}

@@ -75,6 +75,12 @@ def test_same_seed_gives_identical_numbers_and_another_seed_others(wine):
     assert one.elbo != other.elbo
 
 
+def test_an_integer_of_numpy_is_a_seed(wine):
+    """Pyro's own `set_rng_seed` takes none."""
+    one, two = (fit_factors(wine, seed=seed) for seed in (3, np.int64(3)))
+    assert one.elbo == two.elbo
+
+
 @pytest.mark.parametrize("options", [{"batch_size": 50}, {"num_restarts": 2}])
 def test_same_seed_gives_identical_numbers_with_options(wine, options):
     one, two = (fit_factors(wine, **options) for _ in range(2))

@@ -160,7 +160,7 @@ def test_the_outcome_is_named_wherever_it_stands(columns, mine, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "05", "--guide", "exact"], "recipe: got '05', expected one of 01_"),
+        (["fit", "99", "--guide", "exact"], "recipe: got '99', expected one of 01_"),
         (["fit", "04c"], "recipe: got '04c', which fits 3 recipes, expected one of 04c_expl"),
         (["fit", "07"], "recipe: 07_your_model is a notebook about models of your own"),
         (["run", "07_your_model"], "recipe: 07_your_model is a notebook about models of your"),
@@ -314,3 +314,13 @@ def test_doctor_passes_here_and_fails_on_a_stranger(monkeypatch, tmp_path):
     assert "exact fit" in result.output
     monkeypatch.setattr("pyro_cookbook.doctor.ROOT", tmp_path)
     assert call("doctor").exit_code == 1
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "pyro_cookbook", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "diagnoses and a verdict" in done.stdout

@@ -4,6 +4,7 @@ Pyro keeps its handlers, its param store, its settings and the random streams on
 process, and OpenMP its threads. Whatever runs a program does so inside `isolated`.
 """
 
+import operator
 import os
 import threading
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ def isolated(seed: int | None, param_state: Any = None) -> Iterator[Any]:
     ):
         pyro.settings.set(module_local_params=True)
         if seed is not None:
-            pyro.set_rng_seed(seed)
+            pyro.set_rng_seed(operator.index(seed))  # Pyro takes no integer of NumPy's
         yield state
 
 
