@@ -16,6 +16,7 @@ from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.stopping import NUM_BATCHES, Trend, fall, trend
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
+from pyro_cookbook.programs.state.interruption import heed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,6 +119,7 @@ class SVI:
         """
         with pyro.validation_enabled(False):
             while not self.reason:
+                heed()
                 self.step()
                 self._consider_stopping()
                 on_step(self)

@@ -1,7 +1,6 @@
 """Ctrl-C at the command line: what is kept, and how to go on."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,22 +38,15 @@ def command(*arguments):
 
 
 def interrupted(arguments, out):
-    """Press Ctrl-C once a state is kept; give the exit code, what was said, and the state's file.
-
-    Python drops what is raised while it destroys an object: then the key is pressed in a new run.
-    """
-    for _ in range(3):
-        run = subprocess.Popen(
-            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=os.environ | {"TQDM_DISABLE": "1"},
-        )  # fmt: skip
-        while not (kept := list(out.glob("unfinished/*.pt"))) and run.poll() is None:
-            time.sleep(0.02)
-        run.send_signal(signal.SIGINT)
-        told = run.communicate(timeout=600)[0].decode()
-        if run.returncode:
-            break
-        shutil.rmtree(out)
+    """Press Ctrl-C once a state is kept; give the exit code, what was said, the state's file."""
+    run = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"TQDM_DISABLE": "1"},
+    )  # fmt: skip
+    while not (kept := list(out.glob("unfinished/*.pt"))) and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    told = run.communicate(timeout=600)[0].decode()
     return run.returncode, told, kept
 
 

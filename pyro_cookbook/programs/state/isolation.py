@@ -20,6 +20,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_cookbook.programs.state.interruption import heeding_interrupts
+
 # Re-entrant: a fit diagnoses, a diagnosis draws, and each isolates itself.
 _lock = threading.RLock()
 
@@ -101,6 +103,7 @@ def isolated(seed: int | None, param_state: Any = None) -> Iterator[Any]:
         own = {key: dict(value) for key, value in param_state.items()}
     with (
         exclusive(),
+        heeding_interrupts(),
         _threads_put_back(),
         calm_threads(),
         _streams_put_back(),
