@@ -15,8 +15,8 @@ from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 _RATE, _SCALE = 2.0, 0.65
 
 
-def _dictionary(v: Tensor, size: int, seed: int) -> Any:
-    """Hold the model at a learned dictionary: the guides differ, θ does not."""
+def learned_model(v: Tensor, size: int, seed: int) -> Any:
+    """Hold the model at a dictionary learned from the rows: the guides differ, θ does not."""
     online = learn_online(
         v, size, rate=_RATE, scale=_SCALE, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
     )
@@ -28,7 +28,7 @@ def _dictionary(v: Tensor, size: int, seed: int) -> Any:
 
 
 def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
-    model = _dictionary(v, size, seed)
+    model = learned_model(v, size, seed)
     codes = fista.fista(model, v, tol=1e-6)
     guide: Any = guides.SparseCodingMAP(len(v), size).to(v)
     guide.h_loc = codes.h
@@ -44,7 +44,7 @@ def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
 
 
 def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
-    model = _dictionary(v, size, seed)
+    model = learned_model(v, size, seed)
     torch.manual_seed(seed)
     return Prepared(model, guide(v, size), (v,), options={"lr": 0.03, "tol": 20.0})
 
