@@ -52,7 +52,7 @@ def shaken(guide: torch.nn.Module, size: float = 0.3) -> torch.nn.Module:
     """Move every parameter: the start is special."""
     with torch.no_grad():
         for parameter in guide.parameters():
-            parameter += size * torch.randn_like(parameter)
+            parameter.add_(size * torch.randn_like(parameter))
     return guide
 
 
@@ -173,10 +173,10 @@ def test_gradients_of_the_bound_are_those_of_the_objective(wine, theta, index):
     def moved(size: float) -> float:
         with torch.no_grad():
             for p, d in zip(parameters, along, strict=True):
-                p += size * d
+                p.add_(size * d)
             J = float(objective(theta, wine, guide.code(wine)).sum())
             for p, d in zip(parameters, along, strict=True):
-                p -= size * d
+                p.sub_(size * d)
         return J
 
     assert slope == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-4)
