@@ -142,10 +142,13 @@ class SparseCodingLISTA(PyroModule):
 
     def code(self, v: Tensor) -> Tensor:
         """Compute h_T, shape (n, K), of rows of shape (n, D)."""
-        x, encode, inhibit, threshold = v - self.b, self.encode, self.inhibit, self.threshold
-        h = _soft_threshold(x @ encode[0].mT, threshold[0])
-        for t in range(1, self.num_layers):
-            h = _soft_threshold(x @ encode[t].mT + h @ inhibit[t - 1].mT, threshold[t])
+        x = v - self.b
+        # Unbound at once: the gradient of an index has the size of all layers.
+        first, *encode = self.encode.unbind()
+        cut, *threshold = self.threshold.unbind()
+        h = _soft_threshold(x @ first.mT, cut)
+        for E, S, cut in zip(encode, self.inhibit.unbind(), threshold, strict=True):
+            h = _soft_threshold(x @ E.mT + h @ S.mT, cut)
         return h
 
     def forward(self, v: Tensor, num_obs: int | None = None) -> dict[str, Tensor]:
