@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from guides import learned_codes as guides
+from pyro_cookbook.catalogue.dictionaries import learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
-from pyro_cookbook.catalogue.topics.sparse_coding import learned_model
 
 _NUM_LAYERS = 4
 

@@ -7,24 +7,9 @@ import torch
 from torch import Tensor
 
 from guides import sparse_coding as guides
-from models.sparse_coding import SparseCoding
 from pyro_cookbook.algorithms.sparse_coding import fista
-from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
+from pyro_cookbook.catalogue.dictionaries import learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
-
-_RATE, _SCALE = 2.0, 0.65
-
-
-def learned_model(v: Tensor, size: int, seed: int) -> Any:
-    """Hold the model at a dictionary learned from the rows: the guides differ, θ does not."""
-    online = learn_online(
-        v, size, rate=_RATE, scale=_SCALE, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
-    )
-    learned = alternate(v, online.theta, tol=1e-4)
-    model: Any = SparseCoding(v.shape[1], size, rate=_RATE, scale=_SCALE).to(v)
-    model.W, model.b = learned.theta.W, learned.theta.b
-    model.requires_grad_(False)
-    return model
 
 
 def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
