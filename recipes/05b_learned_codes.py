@@ -324,7 +324,7 @@ assert zeros["PSD"] == 0
 
 # %% [markdown]
 # A code needs zeros, and atoms that overlap have to compete for a patch. One layer of tanh does
-# neither. ISTA does both, in every iteration.
+# neither. ISTA does both, in every iteration. (Exercise 4 puts a threshold in the place of tanh.)
 #
 # ## 4 LISTA: unroll, then learn
 #
@@ -714,7 +714,7 @@ for name, (colour, style, guides) in groups.items():
     ax.plot(cost[name], J, style, color=colour, label=name)
 ax.set(xscale="log", yscale="log", xlabel="microseconds a patch")
 ax.set_ylabel("excess over the minimum of J (nats a patch)")
-ax.set_title("At equal time: 1 layer LISTA, from then on learned steps")
+ax.set_title("Time for one patch, and what it leaves: learning moves the curve down")
 ax.legend()
 plt.show()
 
