@@ -7,6 +7,7 @@ from pyro_cookbook.catalogue.topics import (
     explaining_away,
     factor_analysis,
     gaussian_mixture,
+    learned_codes,
     learning,
     logistic_regression,
     maximum_entropy,
@@ -26,6 +27,7 @@ RECIPES: tuple[Recipe, ...] = (
     logistic_regression.RECIPE,
     eight_schools.RECIPE,
     learning.RECIPE,
+    learned_codes.RECIPE,
 )
 
 

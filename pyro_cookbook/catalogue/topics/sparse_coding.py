@@ -7,28 +7,13 @@ import torch
 from torch import Tensor
 
 from guides import sparse_coding as guides
-from models.sparse_coding import SparseCoding
 from pyro_cookbook.algorithms.sparse_coding import fista
-from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
+from pyro_cookbook.catalogue.dictionaries import learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
-
-_RATE, _SCALE = 2.0, 0.65
-
-
-def _dictionary(v: Tensor, size: int, seed: int) -> Any:
-    """Hold the model at a learned dictionary: the guides differ, θ does not."""
-    online = learn_online(
-        v, size, rate=_RATE, scale=_SCALE, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
-    )
-    learned = alternate(v, online.theta, tol=1e-4)
-    model: Any = SparseCoding(v.shape[1], size, rate=_RATE, scale=_SCALE).to(v)
-    model.W, model.b = learned.theta.W, learned.theta.b
-    model.requires_grad_(False)
-    return model
 
 
 def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
-    model = _dictionary(v, size, seed)
+    model = learned_model(v, size, seed)
     codes = fista.fista(model, v, tol=1e-6)
     guide: Any = guides.SparseCodingMAP(len(v), size).to(v)
     guide.h_loc = codes.h
@@ -44,7 +29,7 @@ def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
 
 
 def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
-    model = _dictionary(v, size, seed)
+    model = learned_model(v, size, seed)
     torch.manual_seed(seed)
     return Prepared(model, guide(v, size), (v,), options={"lr": 0.03, "tol": 20.0})
 

@@ -1,0 +1,36 @@
+"""The dictionary that topics 3 and 5b hold while their guides differ."""
+
+from typing import Any
+
+from torch import Tensor
+
+from models.sparse_coding import SparseCoding
+from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
+
+_RATE, _SCALE = 2.0, 0.65
+
+
+def learned_model(v: Tensor, size: int, seed: int) -> Any:
+    """Hold the model at a dictionary learned from the rows: the guides differ, θ does not.
+
+    Parameters
+    ----------
+    v : Tensor
+        Rows, shape (n, D).
+    size : int
+        Number of atoms.
+    seed : int
+
+    Returns
+    -------
+    SparseCoding
+        Without a parameter that learns.
+    """
+    online = learn_online(
+        v, size, rate=_RATE, scale=_SCALE, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
+    )
+    learned = alternate(v, online.theta, tol=1e-4)
+    model: Any = SparseCoding(v.shape[1], size, rate=_RATE, scale=_SCALE).to(v)
+    model.W, model.b = learned.theta.W, learned.theta.b
+    model.requires_grad_(False)
+    return model
