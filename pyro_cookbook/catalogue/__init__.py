@@ -10,6 +10,7 @@ from pyro_cookbook.catalogue.topics import (
     learning,
     logistic_regression,
     maximum_entropy,
+    sigmoid_belief_network,
     sparse_coding,
 )
 from pyro_cookbook.data import InputError
@@ -26,6 +27,7 @@ RECIPES: tuple[Recipe, ...] = (
     logistic_regression.RECIPE,
     eight_schools.RECIPE,
     learning.RECIPE,
+    sigmoid_belief_network.RECIPE,
 )
 
 

@@ -218,4 +218,5 @@ PICTURES: dict[str, Callable[[Mapping[str, xr.DataTree], Table], Picture]] = {
         plot_intervals, names=("mu", "tau", "theta"), title="Effects in points of the test"
     ),
     "04d_learning_meets_inference": plot_correlations,
+    "05a_wake_sleep": plot_dictionary,
 }

@@ -74,7 +74,7 @@ def test_a_notebook_without_a_recipe_says_what_it_is(name):
 
 def test_an_unknown_name_lists_all():
     with pytest.raises(data.InputError) as caught:
-        catalogue.recipe("05")
+        catalogue.recipe("99")
     assert all(one.name in str(caught.value) for one in catalogue.RECIPES)
 
 
@@ -163,6 +163,11 @@ def test_recipes_that_can_take_collinear_columns_do(recipe):
 def test_rows_that_an_algorithm_refuses_are_a_matter_of_input():
     few = table(a=[1.0, 2.0, 4.0], b=[0.0, 1.0, 0.0])
     assert "'mine': the noise has vanished: 8 units explain 3 rows" in refusal("04a", few)
+
+
+def test_a_table_of_bits_is_of_bits():
+    told = refusal("05a", table(a=[0.0, 1.0, 1.0], b=[1.0, 0.0, 0.5]), size=1)
+    assert told.endswith("expected to be 0 or 1; 'b' has 0.5 in row 2")
 
 
 # --- outcomes ----------------------------------------------------------------------------------
