@@ -1,4 +1,4 @@
-"""Sigmoid belief network: enumeration, guides, and the four ways to learn, by brute force."""
+"""Sigmoid belief network: enumeration, guides, and the ways to learn, by brute force."""
 
 import numpy as np
 import pyro
@@ -24,7 +24,13 @@ from pyro_cookbook.algorithms.wake_sleep.learning import Recognition
 
 NUM_ROWS, NUM_FEATURES, NUM_UNITS = 6, 5, 3
 RTOL = {torch.float64: 1e-9, torch.float32: 1e-5}
-PARTICLES = {"wake_sleep": 1, "reweighted": 2, "importance_weighted": 2, "score": 1}
+PARTICLES = {
+    "wake_sleep": 1,
+    "reweighted_sleep": 2,
+    "reweighted": 2,
+    "importance_weighted": 2,
+    "score": 1,
+}
 
 
 @pytest.fixture
@@ -220,10 +226,10 @@ def expected_pull(method: str, theta, phi, v) -> list[Tensor]:
     q = log_q.exp()
     if method == "score":
         return gradients((q * (joint - log_q)).sum() / len(v), theta, phi)
+    every = torch.tensor(oracle.states(v.shape[1])).to(v)
+    p = enumeration.log_joint(theta, every).exp().detach()
+    asleep = (p * enumeration.log_factorised(phi.logits(every))).sum()
     if method == "wake_sleep":
-        every = torch.tensor(oracle.states(v.shape[1])).to(v)
-        p = enumeration.log_joint(theta, every).exp().detach()
-        asleep = (p * enumeration.log_factorised(phi.logits(every))).sum()
         return gradients((q.detach() * joint).sum() / len(v) + asleep, theta, phi)
     log_w = joint - log_q
     pair = q[:, :, None] * q[:, None, :]
@@ -234,6 +240,8 @@ def expected_pull(method: str, theta, phi, v) -> list[Tensor]:
         return gradients((pair * bound).sum() / len(v), theta, phi)
     share = torch.sigmoid(log_w[:, :, None] - log_w[:, None, :])
     pulled = (2 * (pair * share).sum(2)).detach()
+    if method == "reweighted_sleep":
+        return gradients((pulled * joint).sum() / len(v) + asleep, theta, phi)
     return gradients((pulled * (joint + log_q)).sum() / len(v), theta, phi)
 
 
@@ -372,7 +380,7 @@ def test_enumeration_by_pyro_is_the_bound(theta, phi, v):
 def test_wrong_methods_draws_and_rows_are_refused(v):
     with pytest.raises(ValueError, match=r"^method: got 'awake', expected one of wake_sleep"):
         ParticleELBO("awake")
-    for method in ("reweighted", "importance_weighted"):
+    for method in ("reweighted_sleep", "reweighted", "importance_weighted"):
         with pytest.raises(ValueError, match=r"^num_particles: got 1, expected 2 at least"):
             learning.learn(v, 2, method)
     with pytest.raises(ValueError, match=r"^v: got values besides 0 and 1"):
@@ -393,7 +401,13 @@ def rows_of_two_causes() -> tuple[BeliefParameters, Tensor]:
 
 @pytest.mark.parametrize(
     ("method", "particles"),
-    [("wake_sleep", 1), ("reweighted", 5), ("importance_weighted", 5), ("score", 1)],
+    [
+        ("wake_sleep", 1),
+        ("reweighted_sleep", 5),
+        ("reweighted", 5),
+        ("importance_weighted", 5),
+        ("score", 1),
+    ],
 )
 def test_every_method_learns_what_made_the_rows(rows_of_two_causes, method, particles):
     truth, v = rows_of_two_causes

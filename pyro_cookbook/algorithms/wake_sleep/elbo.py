@@ -1,4 +1,4 @@
-"""The four methods as Pyro ELBOs, for any model and guide whose latents belong to rows."""
+"""The methods as Pyro ELBOs, for any model and guide whose latents belong to rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +21,10 @@ class ParticleELBO(ELBO):
 
     Parameters
     ----------
-    method : {"wake_sleep", "reweighted", "importance_weighted", "score"}
+    method : {"wake_sleep", "reweighted_sleep", "reweighted", "importance_weighted", "score"}
         See `rules.coefficients`.
     num_particles : int, default 1
-        K; at least 2 for ``reweighted`` and ``importance_weighted``.
+        K; at least 2 for methods that weigh the draws.
 
     Raises
     ------

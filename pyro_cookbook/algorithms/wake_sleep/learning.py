@@ -179,7 +179,7 @@ def learn(
     theta: BeliefParameters | None = None,
     measure_every: int = 100,
 ) -> Learnt:
-    """Learn θ and φ by one of the four methods, from several seeds side by side.
+    """Learn θ and φ by one of five methods, from several seeds side by side.
 
     Parameters
     ----------
@@ -187,10 +187,10 @@ def learn(
         Rows of 0 and 1, shape (n, D).
     num_units : int
         K, the number of causes; at most 20, since the path is measured by enumeration.
-    method : {"wake_sleep", "reweighted", "importance_weighted", "score"}
+    method : {"wake_sleep", "reweighted_sleep", "reweighted", "importance_weighted", "score"}
         See `rules.coefficients`.
     num_particles : int, default 1
-        Draws of h for each row; at least 2 for ``reweighted`` and ``importance_weighted``.
+        Draws of h for each row; at least 2 for methods that weigh the draws.
     baseline : bool, default False
         For ``score``: subtract a running mean of the log weights.
     num_steps, batch_size : int

@@ -5,7 +5,7 @@ every method here ascends
 
     θ along  Σ_k a_k ∇ log p(v, h_k; θ),    φ along  Σ_k c_k ∇ log q(h_k | v; φ),
 
-and wake-sleep, whose c is 0, trains φ on dreams instead.
+and those whose c is 0 train φ on dreams instead.
 """
 
 import math
@@ -13,10 +13,11 @@ import math
 import torch
 from torch import Tensor
 
-METHODS = ("wake_sleep", "reweighted", "importance_weighted", "score")
-DREAMING = frozenset({"wake_sleep"})  # these train φ on draws of (v, h) from the model
+METHODS = ("wake_sleep", "reweighted_sleep", "reweighted", "importance_weighted", "score")
+# These train φ on draws of (v, h) from the model.
+DREAMING = frozenset({"wake_sleep", "reweighted_sleep"})
 # Methods whose rule compares a draw with the other draws of its row.
-_MIN_PARTICLES = {"reweighted": 2, "importance_weighted": 2}
+_MIN_PARTICLES = {"reweighted_sleep": 2, "reweighted": 2, "importance_weighted": 2}
 
 
 def check(method: str, num_particles: int) -> None:
@@ -44,6 +45,7 @@ def coefficients(
     method                    a_k, on θ                    c_k, on φ
     ========================  ===========================  =========================================
     ``wake_sleep``            1 / K                        0 (φ learns from dreams)
+    ``reweighted_sleep``      ŵ_k                          0 (φ learns from dreams)
     ``reweighted``            ŵ_k                          ŵ_k
     ``importance_weighted``   ŵ_k                          L̂ − L̂_(−k) − ŵ_k
     ``score``                 1 / K                        (log w_k − baseline) / K
@@ -55,7 +57,7 @@ def coefficients(
 
     Parameters
     ----------
-    method : {"wake_sleep", "reweighted", "importance_weighted", "score"}
+    method : {"wake_sleep", "reweighted_sleep", "reweighted", "importance_weighted", "score"}
     log_weights : Tensor
         log p(v, h_k) − log q(h_k | v), shape (K, ...), in nats.
     baseline : Tensor or float, default 0
@@ -66,7 +68,7 @@ def coefficients(
     a, c : Tensor
         Shape (K, ...). Their expectations are gradients: of the bound (``score``), of the
         importance-weighted bound (``importance_weighted``), and up to a bias of order 1 / K of
-        log p(v) and −KL(p ‖ q) (``reweighted``).
+        log p(v) and −KL(p ‖ q) (``reweighted``; its θ in ``reweighted_sleep``, too).
 
     References
     ----------
@@ -83,6 +85,8 @@ def coefficients(
     if method == "score":
         return even, even * (log_weights - baseline)
     share = torch.softmax(log_weights, 0)
+    if method == "reweighted_sleep":
+        return share, torch.zeros_like(share)
     if method == "reweighted":
         return share, share
     return share, _leave_one_out(log_weights) - share
