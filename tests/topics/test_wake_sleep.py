@@ -413,7 +413,7 @@ def test_every_method_learns_what_made_the_rows(rows_of_two_causes, method, part
     truth, v = rows_of_two_causes
     found = learning.learn(
         v, 2, method, num_particles=particles, baseline=method == "score", num_steps=700,
-        num_seeds=3, lr=0.05, seed=2,
+        num_seeds=8, lr=0.05, seed=2,
     )  # fmt: skip
     at_truth = enumeration.log_evidence(truth, v)
     # The mean of a row's log p is known to this; a fit to the same rows may be above it.
