@@ -311,7 +311,7 @@ assert np.ptp(ideal["exact posterior"]) < 1e-3
 # | wake-sleep | $1/K$ | dreams instead |
 # | its θ with weights: reweighted sleep | $\hat w_k$ | dreams instead |
 # | reweighted wake-sleep (Bornschein and Bengio, 2015) | $\hat w_k$ | $\hat w_k$ |
-# | importance-weighted bound (Burda et al., 2016) | $\hat w_k$ | $\hat L - \hat L_{-k} - \hat w_k$ |
+# | importance-weighted (Burda et al., 2016) | $\hat w_k$ | $\hat L - \hat L_{-k} - \hat w_k$ |
 # | score function, `Trace_ELBO` | $1/K$ | $(\log w_k - \text{baseline})/K$ |
 #
 # $\hat w_k = w_k / \sum_j w_j$ are importance weights: draws that explain the row count. They
@@ -420,7 +420,7 @@ SHADES = {2: 0.4, 5: 0.7, 20: 1.0}
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.3), sharey=True)
 
 
-def draw(ax, name, colour, alpha=1.0):
+def draw(ax, name, colour, alpha=1.0, style="-"):
     one = race[name]
     ax.fill_between(
         one.steps,
@@ -430,14 +430,14 @@ def draw(ax, name, colour, alpha=1.0):
         alpha=0.15,
         lw=0,
     )
-    ax.plot(one.steps, one.log_evidence.mean(1), color=colour, alpha=alpha, lw=2, label=name)
+    ax.plot(one.steps, one.log_evidence.mean(1), style, color=colour, alpha=alpha, lw=2, label=name)
 
 
 for name, colour in (("score", GREY), ("score, baseline", GREEN), ("wake-sleep", BLUE)):
     draw(left, name, colour)
 for k, alpha in SHADES.items():
     draw(right, f"reweighted, {k}", PURPLE, alpha)
-    draw(right, f"importance-weighted, {k}", ORANGE, alpha)
+    draw(right, f"importance-weighted, {k}", ORANGE, alpha, "--")
 ceiling = float(exact.log_evidence(truth, v).mean())
 for ax in (left, right):
     ax.axhline(ceiling, color="black", ls="--", lw=1)
@@ -457,6 +457,7 @@ assert abs(log_p["wake-sleep"] - log_p["score, baseline"]) < 0.4
 for weighted in ("reweighted", "importance-weighted"):
     assert log_p[f"{weighted}, 20"] > log_p["wake-sleep"] + 1
     assert log_p[f"{weighted}, 20"] > log_p[f"{weighted}, 2"] + 0.3
+assert log_p["reweighted, 20"] > log_p["score, baseline"] + 1
 assert abs(log_p["wake-sleep, 20"] - log_p["wake-sleep"]) < 0.3
 assert abs(log_p["reweighted sleep, 20"] - log_p["reweighted, 20"]) < 0.5
 assert float(patient.log_evidence[-1].mean()) > log_p["wake-sleep"] + 0.5
@@ -473,8 +474,8 @@ assert away["importance-weighted, 20"] > 2 * away["importance-weighted, 2"]
 # to nothing. Is it the weights on θ, or those on φ? "Reweighted sleep" has them on θ only, and
 # learns φ from dreams as before: it is as high. So **the weights on θ** make the difference: a
 # draw that does not explain the row is not learnt from. Is wake-sleep stuck, then? No: given
-# three times the steps it gains more than half a nat, so most of what section 5 shows is its
-# speed, not the bias of section 3.
+# three times the steps it gains more than half a nat, so much of its lag is speed, and not
+# the bias of section 3.
 #
 # And look at the guides. Those nearest to their posteriors, within 0.35 nats, belong to
 # wake-sleep and to the score function with a baseline, whose models are more than a nat behind
@@ -564,8 +565,9 @@ for method, colour in (("reweighted", PURPLE), ("importance_weighted", ORANGE)):
     left.plot([2, 5, 20], ends.mean(1), color=colour, lw=2, label=label)
     right.plot([2, 5, 20], [ratio[method, k][1] for k in (2, 5, 20)], "o-", color=colour, lw=2)
 for ax in (left, right):
-    ax.set(xscale="log", yscale="log", xlabel="draws a row")
+    ax.set(xscale="log", xlabel="draws a row")
     ax.set_xticks([2, 5, 20], ["2", "5", "20"])
+    ax.set_ylim(0, None)
     ax.minorticks_off()
 left.set(ylabel="KL(q ‖ p), nats a row")
 left.set_title("θ held: how far the guide ends")
@@ -595,8 +597,8 @@ for method in ("reweighted", "importance_weighted"):
 # two weighted draws.)
 #
 # The usual reason is noise: for guides that can be reparametrised the gradient's signal falls
-# faster with the number of draws than its noise (Rainforth et al., 2018). **Here it does not**:
-# for both methods signal over noise *rises*. What falls is the pull itself, to less than half.
+# faster with the number of draws than its noise (Rainforth et al., 2018). **Here, measured
+# early in learning, it does not**: for both methods signal over noise *rises*. What falls is the pull itself, to less than half.
 # Two more controls:
 
 
@@ -631,8 +633,7 @@ assert float(calm.reverse[-1]) > 0.8 * reverse["importance-weighted, 20"]
 # With five times the rows in a step, and so less noise, the guide is about as far away. And the
 # bound of 20 draws is within 0.2 nats of log p(v) with a guide that is more than 6 nats off:
 # **the bound has almost nothing left to gain from a better guide**, so it hardly asks for one.
-# Nor does it prefer the guide that it has: with the one of reweighted wake-sleep the same bound
-# is higher. It would go there, too slowly.
+# Nor does it prefer the guide that it has: with the one of reweighted wake-sleep the same bound is higher. So it has not reached its own optimum.
 #
 # ## 7 Digits
 #
@@ -684,7 +685,7 @@ for name, one in on_digits.items():
     lines[f"{name}:\ndreams"] = torch.sigmoid(
         h @ theta.W.mT + theta.c
     )  # before the pixels are drawn
-fig = gallery(lines, 12, side=8)
+fig = gallery(lines, 12, side=8, height=0.75)
 fig.suptitle("Dreams of digits: the probability of ink", x=0.01, ha="left")
 plt.show()
 
@@ -699,8 +700,8 @@ assert test_log_p.min() > alone + 4
 # %% [markdown]
 # The order is that of the bars: with weights on θ the held-out digits gain more than half a nat
 # each, and the guide that is nearest to its posterior is wake-sleep's. All four are more than 4
-# nats above independent pixels. Ten causes of one layer make blurred strokes, not digits: that
-# is the price of an evidence that can be summed.
+# nats above independent pixels. Ten causes of one layer are
+# few: the dreams are blurred strokes more often than digits.
 #
 # ## 8 Scoreboard and ledger
 #
@@ -756,7 +757,7 @@ book.round(1)
 # %% tags=["checks"]
 assert book.loc[["wake-sleep", "score, baseline"], "price in θ"].min() > 1.5
 assert book.loc[["reweighted, 20", "importance-weighted, 20"], "price in θ"].max() < 1
-assert (book["gap"] < book["price in θ"] + 1).all()
+assert book.loc[["wake-sleep", "score, baseline"], "gap"].max() < 0.4
 assert book["family"].max() < 0.3
 assert book["optimiser"].idxmax() == "importance-weighted, 20"
 assert (
@@ -766,20 +767,19 @@ assert (
 assert set(book["verdict"]) == {"unreliable"}
 
 # %% [markdown]
-# Read it across. Wake-sleep and the score function pay in θ, more than 1.5 nats a row, and nearly
-# nothing in the gap. The weighted methods pay less than a nat in θ. The family, a product, costs
+# Read it across. Wake-sleep and the score function pay in θ, more than 1.5 nats a row, and less than
+# 0.4 in the gap. The weighted methods pay less than a nat in θ. The family, a product, costs
 # less than 0.3 nats anywhere: here the factorised q is the least of the troubles. More than half
 # of the importance-weighted gap is the optimiser's: the same linear network could do better under
 # the same θ.
 #
-# Every verdict is "unreliable": the gap of 400 rows together is far too large for draws of q to
-# stand for the posterior, and rows with two explanations are wrong. Use such a q to *learn* θ; to
+# Every verdict is "unreliable": the gap of 400 rows together is too large for draws of q to stand
+# for the posterior. Use such a q to *learn* θ; to
 # say what the causes of one row are, sum over the states if you can, or refine q row by row.
 #
 # **What to use.** For discrete latents, reweighted wake-sleep with a handful of draws: good θ, good
-# guide. The importance-weighted bound if only θ matters. Wake-sleep if the model's density is
-# costly or unknown, since its sleep phase needs draws only. (Learning q from simulations is the
-# same idea.)
+# guide. The importance-weighted bound if only θ matters. The sleep phase alone if
+# the model can be drawn from but its density is unknown: it needs no density.
 #
 # ## What is left open
 #
