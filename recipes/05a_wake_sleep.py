@@ -597,9 +597,9 @@ for method in ("reweighted", "importance_weighted"):
 # two weighted draws.)
 #
 # The usual reason is noise: for guides that can be reparametrised the gradient's signal falls
-# faster with the number of draws than its noise (Rainforth et al., 2018). **Here, measured
-# early in learning, it does not**: for both methods signal over noise *rises*. What falls is the pull itself, to less than half.
-# Two more controls:
+# faster with the number of draws than its noise (Rainforth et al., 2018). **Here, measured early
+# in learning, it does not**: for both methods signal over noise *rises*. What falls is the pull
+# itself, to less than half. Two more controls:
 
 
 # %%
@@ -631,9 +631,10 @@ assert float(calm.reverse[-1]) > 0.8 * reverse["importance-weighted, 20"]
 
 # %% [markdown]
 # With five times the rows in a step, and so less noise, the guide is about as far away. And the
-# bound of 20 draws is within 0.2 nats of log p(v) with a guide that is more than 6 nats off:
-# **the bound has almost nothing left to gain from a better guide**, so it hardly asks for one.
-# Nor does it prefer the guide that it has: with the one of reweighted wake-sleep the same bound is higher. So it has not reached its own optimum.
+# bound of 20 draws is within 0.2 nats of log p(v) with a guide that is more than 6 nats off: **the
+# bound has almost nothing left to gain from a better guide**, so it hardly asks for one. Nor does
+# it prefer the guide that it has: with the one of reweighted wake-sleep the same bound is higher.
+# So it has not reached its own optimum.
 #
 # ## 7 Digits
 #
@@ -767,8 +768,8 @@ assert (
 assert set(book["verdict"]) == {"unreliable"}
 
 # %% [markdown]
-# Read it across. Wake-sleep and the score function pay in θ, more than 1.5 nats a row, and less than
-# 0.4 in the gap. The weighted methods pay less than a nat in θ. The family, a product, costs
+# Read it across. Wake-sleep and the score function pay in θ, more than 1.5 nats a row, and less
+# than 0.4 in the gap. The weighted methods pay less than a nat in θ. The family, a product, costs
 # less than 0.3 nats anywhere: here the factorised q is the least of the troubles. More than half
 # of the importance-weighted gap is the optimiser's: the same linear network could do better under
 # the same θ.
