@@ -8,8 +8,12 @@ from torch import Tensor, nn
 
 from guides.factor_analysis import FactorAnalysisAmortized, FactorAnalysisFullRank
 from guides.gaussian_mixture import BayesianGaussianMixtureMeanField
+from guides.sigmoid_belief_network import SigmoidBeliefNetworkAmortized
+from models.sigmoid_belief_network import SigmoidBeliefNetwork
 from pyro_cookbook.algorithms import factor_analysis
 from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import MixturePosterior
+from pyro_cookbook.algorithms.wake_sleep.enumeration import BeliefParameters
+from pyro_cookbook.algorithms.wake_sleep.learning import Recognition
 from pyro_cookbook.engines.climbing import Centre
 from pyro_cookbook.programs.coordinates import Coordinates
 
@@ -56,6 +60,33 @@ def mixture_guide(q: MixturePosterior, v: Tensor) -> BayesianGaussianMixtureMean
         precision_df=q.df,
         precision_tril=q.precision_tril,
     )
+
+
+def belief_theta() -> BeliefParameters:
+    """Overlapping causes of both signs; every number its own."""
+    rng = torch.Generator().manual_seed(3)
+    W = 1.5 * torch.randn(5, 3, generator=rng, dtype=torch.float64)
+    b = torch.linspace(-1, 0.5, 3, dtype=torch.float64)
+    return BeliefParameters(W, b, torch.linspace(-1, 1, 5, dtype=torch.float64))
+
+
+def belief_phi() -> Recognition:
+    """Any recognition network for `belief_theta`: not its posterior."""
+    rng = torch.Generator().manual_seed(5)
+    R = torch.randn(3, 5, generator=rng, dtype=torch.float64)
+    return Recognition(R, torch.tensor([-0.5, 0.2, 0.4], dtype=torch.float64))
+
+
+def belief_model(theta, dtype: torch.dtype = torch.float64) -> SigmoidBeliefNetwork:
+    """Make the sigmoid belief network of these parameters."""
+    return build(SigmoidBeliefNetwork(*theta.W.shape), dtype, **theta._asdict())
+
+
+def belief_network(phi, dtype: torch.dtype = torch.float64) -> SigmoidBeliefNetworkAmortized:
+    """Make the guide of a linear recognition network."""
+    guide = SigmoidBeliefNetworkAmortized(phi.R.shape[1], phi.R.shape[0]).to(dtype)
+    guide.encoder[0].load_state_dict({"weight": phi.R, "bias": phi.r})
+    return guide
 
 
 def some_centre(dim: int, seed: int, *, dense: bool) -> Centre:

@@ -11,6 +11,7 @@ from pyro_cookbook.catalogue.topics import (
     learning,
     logistic_regression,
     maximum_entropy,
+    sigmoid_belief_network,
     sparse_coding,
 )
 from pyro_cookbook.data import InputError
@@ -27,6 +28,7 @@ RECIPES: tuple[Recipe, ...] = (
     logistic_regression.RECIPE,
     eight_schools.RECIPE,
     learning.RECIPE,
+    sigmoid_belief_network.RECIPE,
     learned_codes.RECIPE,
 )
 

@@ -65,6 +65,23 @@ def _listed(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:_SHOWN])}, …, {names[-1]}: {len(names)} columns"
 
 
+def zeros_and_ones(table: Table, size: int) -> None:
+    """Ask for columns of 0 and 1.
+
+    Raises
+    ------
+    InputError
+        Naming the first value that is neither.
+    """
+    wrong = torch.nonzero((table.raw != 0) & (table.raw != 1))
+    if len(wrong):
+        row, column = map(int, wrong[0])
+        raise InputError(
+            f"--data: the columns are expected to be 0 or 1; {table.columns[column]!r} has"
+            f" {float(table.raw[row, column]):g} in row {row}"
+        )
+
+
 def one_column(table: Table, size: int) -> None:
     """Ask for one column.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn import datasets
 
-from pyro_cookbook.data.bars import make_bars
+from pyro_cookbook.data.bars import Bars, make_bars
 from pyro_cookbook.data.patches import load_patches
 from pyro_cookbook.data.tables import InputError, Table, standardise
 
@@ -27,8 +27,17 @@ def _patches() -> Loaded:
     return table.data, ()
 
 
+def _binary_bars() -> Loaded:
+    bars = make_bars(scale=0.25)
+    frame, labels = _images(bars)
+    return (frame > 0.5).astype(float), labels
+
+
 def _bars() -> Loaded:
-    bars = make_bars()
+    return _images(make_bars())
+
+
+def _images(bars: Bars) -> Loaded:
     side = round(bars.v.shape[1] ** 0.5)
     names = [f"{row}, {column}" for row in range(side) for column in range(side)]
     return pd.DataFrame(bars.v.numpy(), columns=names), ()
@@ -71,6 +80,10 @@ _BUNDLED: dict[str, tuple[Callable[[], Loaded], str]] = {
         " with scikit-learn",
     ),
     "bars": (_bars, "images of 4 × 4 pixels, sums of bars with noise (simulated)"),
+    "binary_bars": (
+        _binary_bars,
+        "images of 4 × 4 pixels, on or off: bars, with 2% of the pixels flipped (simulated)",
+    ),
     "breast_cancer": (
         _breast_cancer,
         "569 tumours, ten measurements of cell nuclei and whether malignant (Wolberg, Street and"

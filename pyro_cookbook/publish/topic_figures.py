@@ -218,5 +218,6 @@ PICTURES: dict[str, Callable[[Mapping[str, xr.DataTree], Table], Picture]] = {
         plot_intervals, names=("mu", "tau", "theta"), title="Effects in points of the test"
     ),
     "04d_learning_meets_inference": plot_correlations,
+    "05a_wake_sleep": plot_dictionary,
     "05b_learned_codes": plot_dictionary,
 }

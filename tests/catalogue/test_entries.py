@@ -165,6 +165,11 @@ def test_rows_that_an_algorithm_refuses_are_a_matter_of_input():
     assert "'mine': the noise has vanished: 8 units explain 3 rows" in refusal("04a", few)
 
 
+def test_a_table_of_bits_is_of_bits():
+    told = refusal("05a", table(a=[0.0, 1.0, 1.0], b=[1.0, 0.0, 0.5]), size=1)
+    assert told.endswith("expected to be 0 or 1; 'b' has 0.5 in row 2")
+
+
 # --- outcomes ----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""Sigmoid belief networks: enumeration, and learning model and recognition network together."""
