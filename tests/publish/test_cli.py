@@ -160,7 +160,7 @@ def test_the_outcome_is_named_wherever_it_stands(columns, mine, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "05", "--guide", "exact"], "recipe: got '05', expected one of 01_"),
+        (["fit", "99", "--guide", "exact"], "recipe: got '99', expected one of 01_"),
         (["fit", "04c"], "recipe: got '04c', which fits 3 recipes, expected one of 04c_expl"),
         (["fit", "07"], "recipe: 07_your_model is a notebook about models of your own"),
         (["run", "07_your_model"], "recipe: 07_your_model is a notebook about models of your"),
