@@ -194,21 +194,22 @@ def model(x, y=None):
     a = pyro.sample("a", dist.Normal(0.0, 5.0))
     beta = pyro.sample("beta", dist.Normal(torch.zeros(x.shape[1]), 2.5).to_event(1))
     with pyro.plate("row", len(x)):
-        score = a + (beta.unsqueeze(-2) @ x.mT).squeeze(-2)
-        return pyro.sample("y", dist.Bernoulli(logits=score), obs=y)
+        return pyro.sample("y", dist.Bernoulli(logits=a + x @ beta), obs=y)
 
 
 guide = AutoNormal(model, init_loc_fn=init_to_mean, init_scale=0.5)
-elbo = Trace_ELBO(num_particles=16, vectorize_particles=True, max_plate_nesting=1)
-svi = SVI(model, guide, Adam({"lr": 0.05}), elbo)
+svi = SVI(model, guide, Adam({"lr": 0.05}), Trace_ELBO(num_particles=4))
 pyro.set_rng_seed(0)
-for _ in range(500):
+for _ in range(400):
     svi.step(x, y)
 
 typed = guide.scales.beta.detach().numpy() / truth["correlated"][1][1:]
 print(
     f"sds of the coefficients, as shares of the true ones: {typed.min():.1f} to {typed.max():.1f}"
 )
+
+# %% tags=["checks"]
+assert 0.1 < typed.min() < 0.5
 
 # %% [markdown]
 # ## 4 Nine methods
@@ -219,14 +220,14 @@ print(
 # `pc.diagnose`, for NUTS after R-hat and ESS.
 
 # %%
-FLOW = Trace_ELBO(num_particles=16, vectorize_particles=True, max_plate_nesting=1)
+FLOW = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
 FAMILIES = {  # name → family and options of pc.fit
     "Laplace": ("laplace", {}),
     "mean field": ("mean_field", {}),
     "whitened mean field": ("whitened_mean_field", {}),
     "low rank": ("low_rank", {}),
     "full rank": ("full_rank", {}),
-    "flow": ("flow", {"elbo": FLOW, "tol": 0.5}),
+    "flow": ("flow", {"elbo": FLOW, "tol": 1.0}),
 }
 clock = time.process_time
 
@@ -293,11 +294,11 @@ for problem in PROBLEMS:
     trees[problem], records[problem], fits[problem] = by_optimisation(problem)
 
 # %% [markdown]
-# NUTS starts from the full-rank fit: two chains of 200 draws. Cut short, the same chains show what
-# 25, 50 and 100 draws would have given; their seconds are the share of the trajectories.
+# NUTS starts from the full-rank fit: two chains of 160 draws. Cut short, the same chains show what
+# 20, 40 and 80 draws would have given; their seconds are the share of the trajectories.
 
 # %%
-DRAWS, WARMUP = 200, 100
+DRAWS, WARMUP = 160, 80
 cuts, agreement = {}, {}
 for problem in PROBLEMS:
     start = clock()
@@ -323,7 +324,7 @@ for problem in PROBLEMS:
     trees[problem]["NUTS"] = tree
     records[problem]["NUTS"] = record(problem, tree, seconds, told, accepts)
     cuts[problem] = []
-    for n in (25, 50, 100, DRAWS):
+    for n in (20, 40, 80, DRAWS):
         share = (WARMUP + n) / (WARMUP + DRAWS)
         short = xr.DataTree.from_dict({"posterior": posterior.isel(draw=slice(n))})
         cuts[problem].append(record(problem, short, before + share * sampling, told, accepts))
@@ -334,7 +335,7 @@ name = "mean field, non-centred"
 trees["funnel"][name], records["funnel"][name], _ = judged("funnel", repaired, clock() - start)
 
 results = pd.concat({p: pd.DataFrame.from_dict(r, orient="index") for p, r in records.items()})
-shown = results[["mean_error", "sd_error", "accepted"]].copy()
+shown = results.drop("NUTS", level=1)[["mean_error", "sd_error", "accepted"]].copy()
 shown["accepted"] = shown["accepted"].map({True: "yes", False: "no"})
 shown.round(1)
 
@@ -344,6 +345,9 @@ shown.round(1)
 # counts too); for NUTS it is R-hat below 1.05, an ESS above 100 and no divergence. What is missing
 # has refused to answer: Laplace has no mode to stand on in the funnel, and weights with a k-hat
 # above 0.7 are not used.
+#
+# NUTS is in the figures and not in the table: its errors are of chance, and another processor's
+# draws have others.
 #
 # ## 5 Accuracy against seconds
 #
@@ -381,7 +385,8 @@ for column, problem in zip(axes.T, PROBLEMS, strict=True):
         ax.plot(path["seconds"], path[error], color="black", lw=1, marker=".", ms=5)
         for name, row in records[problem].items():
             colour, marker = MARKS[name]
-            ax.plot(row["seconds"], row[error], marker, color=colour, ms=10, mec="white")
+            edge = colour if marker == "*" else "white"
+            ax.plot(row["seconds"], row[error], marker, color=colour, ms=10, mec=edge)
         ax.set(xscale="log", yscale="log", ylim=(0.008, 2.5), xlim=(0.03, 60))
         ax.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
         ax.set_yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
@@ -390,22 +395,23 @@ for column, problem in zip(axes.T, PROBLEMS, strict=True):
 axes[0, 0].set_ylabel("largest error of a mean (sds)")
 axes[1, 0].set_ylabel("largest error of an sd (share)")
 fig.suptitle(
-    "Easy: all agree. Correlated: independence loses the sds. Funnel: the coordinates decide",
+    "Easy: all but the mode. Correlated: independence loses the sds. Funnel: coordinates decide",
     x=0.01, ha="left",
 )  # fmt: skip
 legend(fig)
 plt.show()
 
 # %% [markdown]
-# The pale band is an error of at most 0.25, the house's limit. The black line is NUTS after 25, 50,
-# 100 and 200 draws a chain.
+# The pale band is an error of at most 0.25, the house's limit. The black line is NUTS after 20, 40,
+# 80 and 160 draws a chain.
 
 # %% tags=["checks"]
 at = results.loc
 worst = results[["mean_error", "sd_error"]].max(axis=1)
 gaussians = ["mean field", "whitened mean field", "low rank", "full rank"]
 good = ["whitened mean field", "full rank", "mean field + linear response", "flow"]
-assert (worst.loc["easy"] < 0.25).all()
+assert (worst.loc["easy"].drop("Laplace") < 0.25).all()
+assert all(at[(p, "Laplace"), "mean_error"] > 0.3 for p in ("easy", "correlated"))
 assert at[("correlated", "mean field"), "sd_error"] > 0.5
 assert at[("correlated", "mean field"), "mean_error"] < 0.4
 assert (worst.loc["correlated"][good] < 0.25).all()
@@ -417,12 +423,15 @@ assert "Laplace" not in results.loc["funnel"].index
 assert (worst.loc["funnel"][gaussians] > 0.35).all()
 assert (worst.loc["funnel"].drop("NUTS").drop("mean field, non-centred") > 0.25).all()
 assert worst.loc[("funnel", "mean field, non-centred")] < 0.35
+assert agreement["funnel"][1] < 0.5 * agreement["easy"][1]  # effective draws
 for problem in PROBLEMS:  # a sampler costs more than a Gaussian fit
     assert at[(problem, "NUTS"), "seconds"] > 2 * at[(problem, "full rank"), "seconds"]
     assert at[(problem, "flow"), "seconds"] > 2 * at[(problem, "full rank"), "seconds"]
 
 # %% [markdown]
-# **Easy.** Every method is inside the band; a question like this is settled by the cheapest.
+# **Easy.** Every method is inside the band but Laplace, whose mean is the mode: with 100 tumours
+# the posterior is skewed, and the mode is more than 0.3 sd from the mean (exercise 1 takes more
+# rows). A question like this is settled by the cheapest.
 #
 # **Correlated.** Mean field has lost more than half of an sd. The families that keep correlations
 # (full rank, the whitened coordinates, the flow) are inside, and so is linear response with mean
@@ -461,7 +470,8 @@ assert path.iloc[-1] < first
 
 # %% [markdown]
 # That is the third sentence in numbers. With other random numbers mean field ends at the same wrong
-# sd; eight times the draws take NUTS's errors down by more than a quarter.
+# sd; on the easy and on the correlated problem eight times the draws take NUTS's errors down by
+# more than a quarter.
 #
 # ## 6 The posteriors over each other
 #
@@ -496,8 +506,8 @@ fig = plt.gcf()
 labels, ax = fig.axes
 labels.axis("off")
 handles = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in FOREST.items()]
-ax.legend(handles=handles, loc="upper right", fontsize=9)
-fig.suptitle("In the funnel's own coordinates τ never gets small", x=0.01, ha="left")
+fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9.5)
+fig.suptitle("Full rank and mean field are sure that τ is large; NUTS is not", x=0.01, ha="left")
 ax.set_xlabel("points of the test; 50 and 89% intervals")
 plt.show()
 
@@ -527,6 +537,7 @@ for across, down in ((0, 1), (0, 2), (1, 2)):
         grid[down, across].plot(own[across], own[down], ".", ms=3, color=PAIR[name], alpha=0.6)
 handles = [Line2D([], [], color=c, marker=".", ls="", ms=9, label=n) for n, c in PAIR.items()]
 grid[0, 1].legend(handles=handles, loc="center left")
+grid[2, 0].set_xlim(-3, 4)
 fig.suptitle("Full rank holds log τ above 0; other coordinates let it fall", x=0.01, ha="left")
 plt.show()
 
@@ -563,7 +574,7 @@ legend(fig)
 plt.show()
 
 # %% tags=["checks"]
-wrongly = results["accepted"] & (worst > 0.35)
+wrongly = (results["accepted"] & (worst > 0.3)).drop("NUTS", level=1)
 assert not wrongly.any()
 refused = ~results["accepted"]
 assert refused.loc[[("correlated", "mean field"), ("funnel", "mean field")]].all()
@@ -599,7 +610,8 @@ assert full["told"] < nuts["told"]
 # %%
 board = results[["gap", "khat", "accepted"]].dropna().copy()
 board["accepted"] = board["accepted"].map({True: "yes", False: "no"})
-board.round(1).abs()
+board["gap"] = board["gap"].clip(lower=0)
+board.round(1)
 
 # %% tags=["checks"]
 gap = results["gap"].dropna()
@@ -617,7 +629,8 @@ assert gap["funnel"]["full rank"] > 2 * gap["funnel"]["mean field, non-centred"]
 #   inside the band.
 # - **A hierarchy with little data a group:** other coordinates first. In the funnel's own no
 #   Gaussian and no flow was inside the band.
-# - **The verdict stays no:** NUTS, from the fit. Its error falls with draws; no family's does.
+# - **The verdict stays no:** NUTS, from the fit, with as many draws as R-hat and ESS ask for. Its
+#   error falls with draws; no family's does.
 # - **Many data sets, one model:** an encoder. That is not shown here but in recipe 5c.
 #
 # And no row says "skip the diagnosis": mean field on the correlated columns had converged like all
