@@ -35,6 +35,11 @@ RECIPES: tuple[Recipe, ...] = (
 
 # Notebooks without an entry here, and what they are.
 NOTEBOOKS = {
+    "05_two_dimensions": "a notebook about four densities in the plane,"
+    " recipes/05_two_dimensions.ipynb, with nothing to fit from here",
+    "06_the_bridge": "a notebook that compares methods on three models,"
+    " recipes/06_the_bridge.ipynb, with nothing to fit from here; two of them are"
+    " 04c_logistic_regression and 04c_eight_schools",
     "07_your_model": "a notebook about models of your own, recipes/07_your_model.ipynb, with"
     " nothing to fit from here; its first model, of eight schools, is 04c_eight_schools",
 }

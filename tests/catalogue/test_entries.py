@@ -66,9 +66,19 @@ def test_a_name_that_fits_several_lists_those_and_no_others():
     assert named == ["04c_explaining_away", "04c_logistic_regression", "04c_eight_schools"]
 
 
-@pytest.mark.parametrize("name", ["07", "07_your_model", "your"])
-def test_a_notebook_without_a_recipe_says_what_it_is(name):
-    with pytest.raises(data.InputError, match="07_your_model is a notebook about models of your"):
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("05_two", "05_two_dimensions is a notebook about four densities in the plane"),
+        ("06", "06_the_bridge is a notebook that compares methods on three models"),
+        *(
+            (name, "07_your_model is a notebook about models of your")
+            for name in ("07", "07_your_model", "your")
+        ),
+    ],
+)
+def test_a_notebook_without_a_recipe_says_what_it_is(name, what):
+    with pytest.raises(data.InputError, match=what):
         catalogue.matching(name)
 
 
