@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from pyro_cookbook.engines.svi import NonFiniteELBO
     from pyro_cookbook.fits.fitting import as_fit, fit
     from pyro_cookbook.fits.linear_response import linear_response
-    from pyro_cookbook.fits.result import Estimate, Fit, Mode, Restart
+    from pyro_cookbook.fits.result import Estimate, Fit, Mode, Refinement, Restart
     from pyro_cookbook.fits.storage import load, save
     from pyro_cookbook.posterior.datatree import to_datatree
     from pyro_cookbook.posterior.from_pyro import from_pyro_mcmc, from_pyro_svi
     from pyro_cookbook.posterior.nuts import sample
     from pyro_cookbook.posterior.prediction import predict
+    from pyro_cookbook.posterior.refining.refine import refine
     from pyro_cookbook.programs.state.holding import hold
     from pyro_cookbook.verdict.calibration import Calibration, calibrate
     from pyro_cookbook.verdict.comparison import Comparison, compare
@@ -35,6 +36,7 @@ _HOMES = {
     "Fit": "fits.result",
     "Mode": "fits.result",
     "NonFiniteELBO": "engines.svi",
+    "Refinement": "fits.result",
     "Restart": "fits.result",
     "as_fit": "fits.fitting",
     "calibrate": "verdict.calibration",
@@ -47,6 +49,7 @@ _HOMES = {
     "linear_response": "fits.linear_response",
     "load": "fits.storage",
     "predict": "posterior.prediction",
+    "refine": "posterior.refining.refine",
     "sample": "posterior.nuts",
     "save": "fits.storage",
     "to_datatree": "posterior.datatree",
@@ -60,6 +63,7 @@ __all__ = [
     "Fit",
     "Mode",
     "NonFiniteELBO",
+    "Refinement",
     "Restart",
     "as_fit",
     "calibrate",
@@ -72,6 +76,7 @@ __all__ = [
     "linear_response",
     "load",
     "predict",
+    "refine",
     "sample",
     "save",
     "to_datatree",
