@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from pyro_cookbook.verdict.calibration import Calibration, calibrate
     from pyro_cookbook.verdict.comparison import Comparison, compare
     from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
+    from pyro_cookbook.verdict.inference import Answer, infer
 
 # Name → the file it lives in. Files are read when a name is first used: a fit needs neither ArviZ
 # nor pandas, which take longer to import than most models take to fit.
 _HOMES = {
+    "Answer": "verdict.inference",
     "Calibration": "verdict.calibration",
     "Comparison": "verdict.comparison",
     "Diagnosis": "verdict.diagnosis",
@@ -46,6 +48,7 @@ _HOMES = {
     "from_pyro_mcmc": "posterior.from_pyro",
     "from_pyro_svi": "posterior.from_pyro",
     "hold": "programs.state.holding",
+    "infer": "verdict.inference",
     "linear_response": "fits.linear_response",
     "load": "fits.storage",
     "predict": "posterior.prediction",
@@ -56,6 +59,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
     "Calibration",
     "Comparison",
     "Diagnosis",
@@ -73,6 +77,7 @@ __all__ = [
     "from_pyro_mcmc",
     "from_pyro_svi",
     "hold",
+    "infer",
     "linear_response",
     "load",
     "predict",
