@@ -73,6 +73,8 @@ class RefinedDraws(nn.Module):
     so that all that runs guides takes draws of chains.
     """
 
+    diverging: Tensor
+
     def __init__(self, sizes: tuple[str, ...], num_chains: int, num_draws: int) -> None:
         super().__init__()
         self.sizes, self.num_chains, self.num_draws = list(sizes), num_chains, num_draws

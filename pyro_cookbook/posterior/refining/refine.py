@@ -116,7 +116,7 @@ def refine(
     begun = _better_centred(fit)
     with isolated(seed, begun.param_state):
         chains = _begin(begun, seed)
-        kept = None
+        kept: _Kept | None = None
         bar = tqdm(desc="refine", unit=" draws", leave=False, disable=not shown(progress))
         try:
             with bar:
@@ -128,6 +128,7 @@ def refine(
             if kept is None:
                 raise
             kept = replace(kept, reasons=(*kept.reasons, "it was interrupted"))
+    assert kept is not None  # there is always a first round
     return _as_fit(begun, chains, kept, time.perf_counter() - started)
 
 
@@ -260,7 +261,7 @@ class Agreement(NamedTuple):
     @property
     def ess(self) -> float:
         """The smallest effective sample size."""
-        return float(self.table[["ess_mean", "ess_square"]].min(axis=None))
+        return float(self.table[["ess_mean", "ess_square"]].to_numpy().min())
 
     @property
     def holds(self) -> bool:
