@@ -14,20 +14,23 @@ if TYPE_CHECKING:
     from pyro_cookbook.engines.svi import NonFiniteELBO
     from pyro_cookbook.fits.fitting import as_fit, fit
     from pyro_cookbook.fits.linear_response import linear_response
-    from pyro_cookbook.fits.result import Estimate, Fit, Mode, Restart
+    from pyro_cookbook.fits.result import Estimate, Fit, Mode, Refinement, Restart
     from pyro_cookbook.fits.storage import load, save
     from pyro_cookbook.posterior.datatree import to_datatree
     from pyro_cookbook.posterior.from_pyro import from_pyro_mcmc, from_pyro_svi
     from pyro_cookbook.posterior.nuts import sample
     from pyro_cookbook.posterior.prediction import predict
+    from pyro_cookbook.posterior.refining.refine import refine
     from pyro_cookbook.programs.state.holding import hold
     from pyro_cookbook.verdict.calibration import Calibration, calibrate
     from pyro_cookbook.verdict.comparison import Comparison, compare
     from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
+    from pyro_cookbook.verdict.inference import Answer, infer
 
 # Name → the file it lives in. Files are read when a name is first used: a fit needs neither ArviZ
 # nor pandas, which take longer to import than most models take to fit.
 _HOMES = {
+    "Answer": "verdict.inference",
     "Calibration": "verdict.calibration",
     "Comparison": "verdict.comparison",
     "Diagnosis": "verdict.diagnosis",
@@ -35,6 +38,7 @@ _HOMES = {
     "Fit": "fits.result",
     "Mode": "fits.result",
     "NonFiniteELBO": "engines.svi",
+    "Refinement": "fits.result",
     "Restart": "fits.result",
     "as_fit": "fits.fitting",
     "calibrate": "verdict.calibration",
@@ -44,15 +48,18 @@ _HOMES = {
     "from_pyro_mcmc": "posterior.from_pyro",
     "from_pyro_svi": "posterior.from_pyro",
     "hold": "programs.state.holding",
+    "infer": "verdict.inference",
     "linear_response": "fits.linear_response",
     "load": "fits.storage",
     "predict": "posterior.prediction",
+    "refine": "posterior.refining.refine",
     "sample": "posterior.nuts",
     "save": "fits.storage",
     "to_datatree": "posterior.datatree",
 }
 
 __all__ = [
+    "Answer",
     "Calibration",
     "Comparison",
     "Diagnosis",
@@ -60,6 +67,7 @@ __all__ = [
     "Fit",
     "Mode",
     "NonFiniteELBO",
+    "Refinement",
     "Restart",
     "as_fit",
     "calibrate",
@@ -69,9 +77,11 @@ __all__ = [
     "from_pyro_mcmc",
     "from_pyro_svi",
     "hold",
+    "infer",
     "linear_response",
     "load",
     "predict",
+    "refine",
     "sample",
     "save",
     "to_datatree",

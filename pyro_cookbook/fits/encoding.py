@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 # Programs and named tuples of these packages are found again by name.
 OWN_PACKAGES = ("models", "guides")
+# Classes elsewhere that stand where a guide stands.
+OWN_CLASSES = ("pyro_cookbook.fits.refined:RefinedDraws",)
 # What is stored as it is. Their subclasses (NumPy's scalars, enumerations) are not: only their own
 # class could make them again, and loading runs no code of a file.
 _PLAIN = (bool, int, float, complex, str, type(None))
@@ -107,6 +109,8 @@ def _named_tuple(reference: str, items: dict[str, Any]) -> Any:
 def find(reference: str) -> Any:
     """Look up "module:name" among what our own packages define; None for anything else."""
     module, _, name = reference.partition(":")
+    if reference in OWN_CLASSES:
+        return getattr(importlib.import_module(module), name)
     if module.split(".")[0] not in OWN_PACKAGES or "." in name or name.startswith("_"):
         return None
     try:

@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_cookbook.engines.choosing import Mode
+from pyro_cookbook.fits.refined import Refinement
 from pyro_cookbook.programs.program import Function, Program
 
-__all__ = ["Estimate", "Fit", "Mode", "Programs", "Restart"]
+__all__ = ["Estimate", "Fit", "Mode", "Programs", "Refinement", "Restart"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class Fit:
         Climbs that ended in no mode.
     noncentred : tuple of str
         Sites that `fit` has non-centred.
+    refinements : tuple of Refinement
+        What `refine` has done, one for each time it was called.
 
     Examples
     --------
@@ -140,6 +143,7 @@ class Fit:
     modes: tuple[Mode, ...] = ()
     lost_starts: int = 0
     noncentred: tuple[str, ...] = ()
+    refinements: tuple[Refinement, ...] = ()
 
     @property
     def model(self) -> Function:

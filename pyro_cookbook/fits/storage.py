@@ -22,14 +22,14 @@ from pyro_cookbook.fits.encoding import (
     unpack,
 )
 from pyro_cookbook.fits.files import read_tensors, write_tensors
-from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Restart
+from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Refinement, Restart
 from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program, quietly
 from pyro_cookbook.programs.state.copying import copy_programs, keep_parameters_local
 from pyro_cookbook.programs.state.isolation import isolated
 
-_VERSION = 2
+_VERSION = 3
 _KINDS: dict[str, Any] = {
     "kind": str,
     "version": int,
@@ -61,6 +61,7 @@ class _About:
     modes: tuple[Mode, ...]
     lost_starts: int
     noncentred: tuple[str, ...]
+    refinements: tuple[Refinement, ...]
 
 
 def save(fit: Fit, path: str | Path) -> None:

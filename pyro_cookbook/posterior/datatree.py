@@ -10,6 +10,7 @@ import xarray as xr
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.groups import (
     MAX_GIB,
@@ -89,6 +90,8 @@ def to_datatree(
     >>> tree.posterior["mean"].dims, tree.log_likelihood["y"].dims
     (('chain', 'draw'), ('chain', 'draw', 'row'))
     """
+    if isinstance(fit.guide, RefinedDraws):
+        return _refined_tree(fit, num_draws, coords, dims, sample_dims, max_gib)
     model, guide = fit.programs
     with isolated(seed, fit.param_state):
         check_names(model)
@@ -122,6 +125,35 @@ def to_datatree(
     return tree
 
 
+def _refined_tree(
+    fit: Fit,
+    num_draws: int | None,
+    coords: Coords | None,
+    dims: Dims | None,
+    sample_dims: Sequence[str],
+    max_gib: float,
+) -> xr.DataTree:
+    """Lay out the draws of a refined fit, chain by chain, or `num_draws` of them evenly spread."""
+    guide = fit.guide
+    assert isinstance(guide, RefinedDraws)
+    latents, diverging = guide.latents, guide.diverging.numpy()
+    if num_draws is not None and num_draws < diverging.size:
+        each = max(1, num_draws // len(diverging))
+        kept = np.linspace(0, diverging.shape[1] - 1, each).round().astype(int)
+        index = (np.arange(len(diverging))[:, None] * diverging.shape[1] + kept).ravel()
+        latents = {name: value[index] for name, value in latents.items()}
+        diverging = diverging[:, kept]
+    if tuple(sample_dims) != CHAINS:
+        diverging = diverging.reshape(1, -1)
+    tree = mcmc_tree(
+        fit.programs.model, latents, diverging, coords=coords, dims=dims, max_gib=max_gib,
+        sample_dims=sample_dims,
+    )  # fmt: skip
+    tree.attrs.update(guide=fit.family, engine=fit.engine, why=fit.why, reason=fit.reason)
+    tree.attrs.update(seed=fit.seed, converged=int(fit.converged))
+    return tree
+
+
 def mcmc_tree(
     model: Program,
     latents: Values,
@@ -130,11 +162,12 @@ def mcmc_tree(
     coords: Coords | None = None,
     dims: Dims | None = None,
     max_gib: float = MAX_GIB,
+    sample_dims: Sequence[str] = CHAINS,
 ) -> xr.DataTree:
     """Lay out draws of a Markov chain: latents of shape (chains · draws, ...), chain by chain."""
     with isolated(0, model.store):
         check_names(model)
-        layout = Layout(model.sites, coords, dims, CHAINS, len(diverging))
+        layout = Layout(model.sites, coords, dims, sample_dims, len(diverging))
         latents = {name: value for name, value in latents.items() if name in model.sites}
         chains = len(diverging)
         todo = plan(sizes_of(model), diverging.size, max_gib, num_chains=chains, exist=True)

@@ -121,8 +121,9 @@ class Layout:
             sample_dims = self.sample_dims
             coords[sample_dims[-1]] = group.draws[: len(group.draws) // self.num_chains]
         made: xr.Dataset = az.dict_to_dataset(
-            arrays, sample_dims=sample_dims, dims=dims, coords=coords
-        )
+            arrays, sample_dims=sample_dims, dims=dims, coords=coords,
+            check_conventions=False,  # refined fits have more chains than draws
+        )  # fmt: skip
         return made
 
     def _constants(self, values: Values) -> xr.Dataset:

@@ -9,6 +9,8 @@ from pyro_cookbook.programs.noncentring import candidates
 
 Array = npt.NDArray[np.float64]
 
+# What to do when chains do not agree yet.
+GO_ON = "let the chains go on: pc.refine(fit, budget=…)"
 SAMPLE = "sample it with NUTS, started and scaled by this fit: pc.sample(fit)"
 # A correlation from here on is worth a word: factors lose a seventh of an sd by it.
 STRONG = 0.5

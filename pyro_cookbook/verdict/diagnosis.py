@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Estimate, Fit
 from pyro_cookbook.posterior.chains import NUM_STEPS
 from pyro_cookbook.posterior.importance import (
@@ -21,7 +22,7 @@ from pyro_cookbook.posterior.importance import (
 )
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
-from pyro_cookbook.verdict.advice import advise
+from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise
 from pyro_cookbook.verdict.by_chains import (
     ChainCheck,
     check_chains,
@@ -43,7 +44,7 @@ from pyro_cookbook.verdict.by_weights import (
     judge_evidence,
     judge_weights,
 )
-from pyro_cookbook.verdict.findings import REWEIGHT, UNRELIABLE, Finding
+from pyro_cookbook.verdict.findings import REFINED, REWEIGHT, UNRELIABLE, Finding
 
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
@@ -60,7 +61,8 @@ class Diagnosis:
     ----------
     verdict : str
         "reliable": means and sds of the guide's draws may be used. "reliable after reweighting":
-        those of the importance-weighted draws may, ``to_datatree(fit, reweight=True)``.
+        those of the importance-weighted draws may, ``to_datatree(fit, reweight=True)``. "reliable
+        after refining": `refine` has put draws of chains that agree in the place of the guide's.
         "unreliable": neither.
     khat : float
         The Pareto k-hat the verdict rests on: the worst block's. NaN for a point, and where the
@@ -173,6 +175,8 @@ def diagnose(
     >>> pc.diagnose(pc.fit(model, "full_rank", y)).verdict
     'reliable'
     """
+    if fit.refinements and isinstance(fit.guide, RefinedDraws):
+        return _diagnose_refined(fit, log_evidence)
     with _bar(progress) as bar:
         weights = _weigh(fit, num_draws, seed)
         if points := _point_sites(weights):
@@ -239,6 +243,17 @@ def _diagnose_point(
     return Diagnosis(
         finding.verdict, float("nan"), {}, elbo, _UNKNOWN, gap, finding.reasons, finding.advice
     )
+
+
+def _diagnose_refined(fit: Fit, log_evidence: float | None) -> Diagnosis:
+    """Give the verdict on chains that `refine` has measured."""
+    done = fit.refinements[-1]
+    advice = () if done.accepted else (GO_ON, SAMPLE)
+    verdict = REFINED if done.accepted else UNRELIABLE
+    return Diagnosis(
+        verdict, float("nan"), {}, fit.elbo, _UNKNOWN, _gap(log_evidence, fit.elbo), done.reasons,
+        advice,
+    )  # fmt: skip
 
 
 def _weigh_blocks(

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 RELIABLE = "reliable"
 REWEIGHT = "reliable after reweighting"
+REFINED = "reliable after refining"
 UNRELIABLE = "unreliable"
 # From the best to the worst.
-VERDICTS = (RELIABLE, REWEIGHT, UNRELIABLE)
+VERDICTS = (RELIABLE, REWEIGHT, REFINED, UNRELIABLE)
 
 # A mean off by more than this many posterior sds, or an sd by more than this share, is wrong.
 MAX_SHIFT, MAX_STRETCH = 0.25, 0.25

@@ -156,7 +156,7 @@ def test_every_damaged_entry_is_refused_in_one_line(kind, saved, tmp_path):
         ("ours", ("about", "seed"), 2**32),
         ("ours", ("about", "seed"), -1),
         ("ours", ("version",), 1),
-        ("ours", ("version",), 3),
+        ("ours", ("version",), 4),
         ("ours", ("about", "family"), "full_rank"),
         ("ours", ("guide", "name"), "models.gaussian_mixture:GaussianMixture"),
         ("ours", ("guide", "name"), "guides.gaussian_mixture:torch"),

@@ -1,0 +1,1 @@
+"""Many chains from a fit's draws, until they agree."""

@@ -1,0 +1,386 @@
+"""`refine`: from a fit, judged or rejected, to draws of chains that agree."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from arviz_stats.base.array import array_stats
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_cookbook.fits.fitting import fit as fit_again
+from pyro_cookbook.fits.refined import RefinedDraws, Refinement
+from pyro_cookbook.fits.result import Fit, Programs
+from pyro_cookbook.fits.settings import is_named
+from pyro_cookbook.posterior.refining.ensemble import Ensemble, Run
+from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.programs.drawing import draw
+from pyro_cookbook.programs.noncentring import candidates
+from pyro_cookbook.programs.predictive import derived_values
+from pyro_cookbook.programs.state.isolation import isolated
+from pyro_cookbook.programs.state.progress import shown
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
+
+Array = npt.NDArray[np.float64]
+
+# Chains agree up to here (Margossian et al. 2024).
+MAX_RHAT = 1.01
+# Effective draws of every mean and square: a mean is known to 0.05 sd, an sd to 4%.
+MIN_ESS = 400.0
+# Equipartition: a coordinate's mean of −(z − E z) ∂ log p/∂z is 1. It may be off by so much,
+# three standard errors on top.
+MAX_UNEQUAL = 0.1
+# Above this tail index of its squares the sd of a scalar cannot be measured by draws, however many.
+MAX_TAIL = 0.7
+# Trajectories that may diverge.
+MAX_DIVERGED = 0.01
+# Draws of the guide that scale the chains, and the groups of chains with one start.
+_SCALING_DRAWS, _NUM_STARTS = 2000, 16
+# Scalars of the model in a batch: it sets how many chains there are, the same on every machine.
+_BATCH_SCALARS, _FEWEST, _MOST = 2e6, 32, 256
+# Draws of each chain in the first round, of which half tune and half are kept; then twice as many.
+_FIRST_ROUND, _LONGEST_ROUND = 64, 4096
+# A latent that has one mode of the posterior counts if it has at least this share of its mass.
+_LEAST_SHARE = 1e-3
+
+
+def refine(
+    fit: Fit,
+    *,
+    budget: float = 60.0,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Fit:
+    """Run many short chains from a fit's draws until they agree.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of a model whose latents are continuous; the verdict on it does not matter. A refined fit
+        goes on from where its chains are.
+    budget : float, default 60
+        Seconds of wall time, after which no new round of chains is begun.
+    seed : int, default 0
+        Same seed, same numbers, if the chains agree before the budget ends.
+    progress : bool, optional
+        Show a progress bar. Default: at a terminal and in a notebook.
+
+    Returns
+    -------
+    Fit
+        With draws of the chains in the place of the guide: `to_datatree` gives them by chain and
+        draw, `predict`, `save` and `compare` use them, and `diagnose` says "reliable after
+        refining" or why not. Its ``refinements`` say what was measured; its ELBO is that of the fit
+        it came from, still a bound. Ctrl-C gives what the last whole round has.
+
+    Raises
+    ------
+    ValueError
+        If a latent is discrete, or the model has no density that is a function of its latents.
+
+    Notes
+    -----
+    Sites that can be non-centred are, where that gives the fit a higher bound. Chains are accepted
+    if, for every latent and derived scalar, nested R-hat is below 1.01 and there are 400 effective
+    draws of the mean and of the square, whose tail index has to be below 0.7; and if equipartition
+    holds, E[−(z − E z) ∂ log p/∂z] = 1 for each coordinate, which looks at the density where the
+    chains are, and so needs no chain to have moved. Where a fit has found several modes, chains
+    start in each of them: chains that do not pass between them never agree. A mode that nothing
+    has found is not seen.
+
+    References
+    ----------
+    Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman (2024), *Nested R-hat*, Bayesian
+    Analysis, doi:10.1214/24-BA1453.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> import pyro_cookbook as pc
+    >>> def model(y):
+    ...     mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("row", len(y)):
+    ...         pyro.sample("y", dist.StudentT(4.0, mu, 1.0), obs=y)
+    >>> rough = pc.fit(model, "laplace", torch.tensor([-4.0, 1.0, 2.0, 3.0]))
+    >>> pc.diagnose(pc.refine(rough)).verdict
+    'reliable after refining'
+    """
+    if not budget > 0:
+        raise ValueError(f"budget: got {budget}, expected seconds above 0")
+    started = time.perf_counter()
+    begun = _better_centred(fit)
+    with isolated(seed, begun.param_state):
+        chains = _begin(begun, seed)
+        kept: _Kept | None = None
+        bar = tqdm(desc="refine", unit=" draws", leave=False, disable=not shown(progress))
+        try:
+            with bar:
+                for num_draws in _rounds():
+                    kept = _round(chains, begun, num_draws, bar.update)
+                    if kept.accepted or time.perf_counter() - started > budget:
+                        break
+        except KeyboardInterrupt:
+            if kept is None:
+                raise
+            kept = replace(kept, reasons=(*kept.reasons, "it was interrupted"))
+    assert kept is not None  # there is always a first round
+    return _as_fit(begun, chains, kept, time.perf_counter() - started)
+
+
+@dataclass
+class _Chains:
+    """The ensemble, the density it is of, and which chains have one start."""
+
+    density: UnconstrainedDensity
+    ensemble: Ensemble
+    superchains: npt.NDArray[np.int64]
+    rounds: int = 0
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a round of chains has, and what it is worth."""
+
+    run: Run
+    agreement: "Agreement"
+    reasons: tuple[str, ...]
+
+    @property
+    def accepted(self) -> bool:
+        return self.agreement.holds
+
+
+def _rounds() -> Any:
+    """Draws a chain of every round: twice as many each time."""
+    num_draws = _FIRST_ROUND
+    while True:
+        yield num_draws
+        num_draws = min(2 * num_draws, _LONGEST_ROUND)
+
+
+def _better_centred(fit: Fit) -> Fit:
+    """Fit again with sites non-centred, where that can be, and keep the better of the two."""
+    named = is_named(fit.family) and fit.family not in {"map", "flow"}
+    if fit.noncentred or not named or not candidates(fit.programs.model):
+        return fit
+    try:
+        return fit_again(
+            fit.model, fit.family, *fit.args, noncentred=True, seed=fit.seed, **fit.kwargs
+        )
+    except ValueError:  # the family cannot be fitted in the other coordinates
+        return fit
+
+
+def _begin(fit: Fit, seed: int) -> _Chains:
+    """Place chains at draws of the guide, and in every mode that the fit has found."""
+    model, guide = fit.programs
+    density = unconstrained_density(model)
+    rng = np.random.default_rng(seed)
+    drawn = draw(guide, _SCALING_DRAWS)
+    z = density.unconstrain({name: drawn.values[name].double() for name in density.shapes})
+    z = z[np.isfinite(z).all(1)]
+    if not len(z):
+        raise ValueError("fit: its guide draws no latents at which the model has a density")
+    number = num_chains(density)
+    starts = z[rng.integers(len(z), size=_NUM_STARTS)]
+    modes = [mode for mode in fit.modes if mode.share > _LEAST_SHARE and mode.location]
+    if len(modes) > 1:
+        for i in range(1, _NUM_STARTS, 2):  # every other one
+            starts[i] = modes[(i // 2) % len(modes)].location
+    superchains = np.repeat(np.arange(_NUM_STARTS), number // _NUM_STARTS)
+    coordinates = _scale(z, fit)
+    ensemble = Ensemble(density.value_and_grad, starts[superchains], coordinates, rng)
+    return _Chains(density, ensemble, superchains)
+
+
+def _scale(z: Array, fit: Fit) -> Coordinates:
+    """Coordinates in which draws are round; of a single point, those of its surroundings."""
+    if (z == z[0]).all():
+        return Coordinates(z[0], np.full(z.shape[1], 0.1))
+    return from_draws(z, max_dense=500, shrinkage=0.02)
+
+
+def num_chains(density: UnconstrainedDensity) -> int:
+    """Count the chains that a model can afford: a power of two between 32 and 256."""
+    if density.obstacle:  # each chain costs a run of the model
+        return _FEWEST
+    affordable = max(1.0, _BATCH_SCALARS / max(1, density.scalars))
+    return int(np.clip(2 ** int(np.log2(affordable)), _FEWEST, _MOST))
+
+
+def _round(chains: _Chains, fit: Fit, num_draws: int, tick: Callable[[], object]) -> _Kept:
+    """Let the chains go on, half of the way tuning them, and look whether they agree."""
+    chains.ensemble.adapt(num_draws // 2, tick)
+    run = chains.ensemble.run(num_draws // 2, tick)
+    chains.rounds += 1
+    values = scalars(chains.density, run)
+    agreement = agree(values, run, chains.superchains)
+    return _Kept(run, agreement, agreement.reasons(fit))
+
+
+def scalars(density: UnconstrainedDensity, run: Run) -> dict[str, Array]:
+    """Latents and derived values of a run, shape (chains, draws, scalars) each."""
+    shape = run.draws.shape[:2]
+    latents = density.constrain(run.draws.reshape(-1, run.draws.shape[2]))
+    values = latents | derived_values(density.program, latents)
+    return {
+        name: value.detach().double().cpu().numpy().reshape(*shape, -1)
+        for name, value in values.items()
+    }
+
+
+class Agreement(NamedTuple):
+    """How well chains agree.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        A row for each scalar: mean, sd, nested R-hat, ESS of the mean and of the square, and the
+        tail index of the square.
+    unequal : float
+        Largest departure from equipartition, three standard errors taken off.
+    acceptance, diverged : float
+        Mean probability of acceptance, and the share of trajectories that diverged.
+    """
+
+    table: pd.DataFrame
+    unequal: float
+    acceptance: float
+    diverged: float
+
+    @property
+    def rhat(self) -> float:
+        """The largest nested R-hat."""
+        return float(self.table["rhat"].max())
+
+    @property
+    def ess(self) -> float:
+        """The smallest effective sample size."""
+        return float(self.table[["ess_mean", "ess_square"]].to_numpy().min())
+
+    @property
+    def holds(self) -> bool:
+        """Whether the draws may be used."""
+        return bool(
+            self.rhat < MAX_RHAT
+            and self.ess >= MIN_ESS
+            and self.unequal <= MAX_UNEQUAL
+            and self.table["tail"].max() <= MAX_TAIL
+            and self.diverged <= MAX_DIVERGED
+        )
+
+    def reasons(self, fit: Fit) -> tuple[str, ...]:
+        """Say what was measured, and what fails."""
+        worst = str(self.table["rhat"].idxmax())
+        least = str(self.table[["ess_mean", "ess_square"]].min(axis=1).idxmin())
+        told = [
+            f"nested R-hat is at most {self.rhat:.3f} (at {worst!r}; below {MAX_RHAT} wanted)",
+            f"there are at least {self.ess:.0f} effective draws (at {least!r};"
+            f" {MIN_ESS:.0f} wanted)",
+        ]
+        if self.table["tail"].max() > MAX_TAIL:
+            heavy = self.table["tail"].idxmax()
+            told.append(
+                f"the sd of {heavy!r} cannot be measured by draws, its tail is too heavy (index"
+                f" {self.table['tail'].max():.2f} of its squares, up to {MAX_TAIL} can); its"
+                " quantiles can"
+            )
+        if self.unequal > MAX_UNEQUAL:
+            told.append(f"equipartition is off by {self.unequal:.0%}: the chains miss some part")
+        if self.diverged > MAX_DIVERGED:
+            told.append(f"{self.diverged:.0%} of the trajectories diverge")
+        if self.rhat >= MAX_RHAT and len(fit.modes) > 1:
+            told.append(
+                f"the posterior has {len(fit.modes)} modes, apart at {fit.modes[1].site!r}: chains"
+                " that stay in one do not say how much of the mass it has"
+            )
+        return tuple(told)
+
+
+def agree(values: dict[str, Array], run: Run, superchains: npt.NDArray[np.int64]) -> Agreement:
+    """Measure how well chains agree.
+
+    Parameters
+    ----------
+    values : dict of str to array, shape (chains, draws, scalars)
+    run : Run
+    superchains : array of int, shape (chains,)
+        Chains of one number had the same start.
+    """
+    tables = []
+    for name, value in values.items():
+        labels = [f"{name}[{i}]" for i in range(value.shape[2])] if value.shape[2] > 1 else [name]
+        tables.append(pd.DataFrame(_measure(value, superchains), index=labels))
+    return Agreement(pd.concat(tables), unequal(run), run.acceptance, float(run.diverging.mean()))
+
+
+def _measure(value: Array, superchains: npt.NDArray[np.int64]) -> dict[str, Array]:
+    """Measure values of shape (chains, draws, scalars), scalar by scalar."""
+    mean, sd = value.mean((0, 1)), value.std((0, 1))
+    varies = sd > 1e-11 * np.abs(mean)
+    rhat, tail = np.ones(len(mean)), np.zeros(len(mean))
+    ess_mean, ess_square = np.full((2, len(mean)), np.inf)
+    for i in np.flatnonzero(varies):
+        one = value[:, :, i]
+        rhat[i] = array_stats.rhat_nested(
+            one, superchain_ids=superchains, method="rank", chain_axis=0, draw_axis=1
+        )
+        ess_mean[i] = array_stats.ess(one, chain_axis=0, draw_axis=1, method="mean")
+        square = ((one - mean[i]) / sd[i]) ** 2
+        ess_square[i] = array_stats.ess(square, chain_axis=0, draw_axis=1, method="mean")
+        tail[i] = array_stats.pareto_khat(square, chain_axis=0, draw_axis=1, tail="right")
+    return {
+        "mean": mean, "sd": sd, "tail": np.nan_to_num(tail),
+        "rhat": np.nan_to_num(rhat, nan=np.inf),
+        "ess_mean": np.nan_to_num(ess_mean, nan=0.0, posinf=np.inf),
+        "ess_square": np.nan_to_num(ess_square, nan=0.0, posinf=np.inf),
+    }  # fmt: skip
+
+
+def unequal(run: Run) -> float:
+    """Largest departure from equipartition over coordinates, three standard errors taken off.
+
+    E[−(z − c) ∂ log p/∂z] = 1 for any c, by parts.
+    """
+    centred = run.draws - run.draws.mean((0, 1))
+    by_chain = -(centred * run.gradients).mean(1)
+    error = by_chain.std(0, ddof=1) / np.sqrt(len(by_chain))
+    return float(np.max(np.abs(by_chain.mean(0) - 1) - 3 * error, initial=0.0))
+
+
+def _as_fit(fit: Fit, chains: _Chains, kept: _Kept, seconds: float) -> Fit:
+    run, agreement = kept.run, kept.agreement
+    with isolated(0, fit.param_state):
+        positions = run.draws.reshape(-1, run.draws.shape[2])
+        latents = fit.programs.model.to_own(chains.density.constrain(positions))
+        guide = RefinedDraws.of(latents, torch.as_tensor(run.diverging))
+    record = Refinement(
+        kept.accepted, kept.reasons, len(chains.superchains), _NUM_STARTS, run.draws.shape[1],
+        agreement.acceptance, agreement.rhat, min(agreement.ess, float(run.draws[..., 0].size)),
+        chains.ensemble.evaluations, seconds,
+    )  # fmt: skip
+    model = fit.programs.model
+    return replace(
+        fit,
+        programs=Programs(model, model.of(guide)),
+        family="refined",
+        converged=kept.accepted,
+        reason="the chains agree" if kept.accepted else "the chains do not agree",
+        seconds=fit.seconds + seconds,
+        engine="ensemble",
+        why=f"{len(chains.superchains)} chains from the draws of {fit.family!r}",
+        refinements=(*fit.refinements, record),
+    )
+
+
+def chain_draws(fit: Fit) -> tuple[dict[str, Tensor], Array] | None:
+    """Draws of a refined fit, shape (chains · draws, ...), and which diverged; None of others."""
+    guide = fit.guide
+    if not isinstance(guide, RefinedDraws):
+        return None
+    return guide.latents, guide.diverging.numpy()

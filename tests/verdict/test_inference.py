@@ -1,0 +1,89 @@
+"""The whole ladder in one call: it stops at the first numbers that may be used."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_cookbook as pc
+
+Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=torch.float64)
+
+
+def line(y):
+    mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 10.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mu, 5.0), obs=y)
+
+
+def skewed(y):
+    rate = pyro.sample("rate", dist.Exponential(y.new_ones(())))
+    shift = pyro.sample("shift", dist.Normal(y.new_zeros(()), 3.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.StudentT(2.0, shift**3 / 9, 1 / rate), obs=y)
+
+
+def two_places(y):
+    h = pyro.sample("h", dist.Normal(y.new_zeros(()), 3.0))
+    pyro.sample("y", dist.Normal(h**2, 0.5), obs=y)
+
+
+def test_an_easy_model_needs_one_rung():
+    answer = pc.infer(line, Y)
+    assert answer.may_be_used
+    assert list(answer.tried.index) == ["as it is"]
+    precision = 1 / 100 + len(Y) / 25
+    drawn = answer.tree(num_draws=4000)["posterior"]["mu"]
+    assert float(drawn.mean()) == pytest.approx(float(Y.sum()) / 25 / precision, abs=5 * 1.7 / 63)
+    assert float(drawn.std()) == pytest.approx(precision**-0.5, rel=5 / 89)
+    assert "as it is" in str(answer)
+
+
+def exact_schools():
+    """Mean and sd of tau and of theta_0, on a grid, with mu summed out."""
+    tau = np.linspace(0.001, 60, 6000)
+    s2 = 100 + tau[:, None] ** 2
+    precision = 1 / 25 + (1 / s2).sum(1, keepdims=True) * np.ones((1, 8))
+    precision = 1 / 25 + 8 / s2[:, 0]
+    centre = (Y.numpy() / s2).sum(1) / precision
+    log_p = -(tau**2) / 50 - 4 * np.log(s2[:, 0]) - 0.5 * np.log(precision)
+    log_p += 0.5 * precision * centre**2 - (Y.numpy() ** 2 / s2).sum(1) / 2
+    w = np.exp(log_p - log_p.max())
+    w /= w.sum()
+    mean = (w * tau).sum()
+    return mean, np.sqrt((w * (tau - mean) ** 2).sum())
+
+
+def schools(y):
+    mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 5.0))
+    tau = pyro.sample("tau", dist.HalfNormal(y.new_tensor(5.0)))
+    with pyro.plate("school", len(y)):
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        pyro.sample("y", dist.Normal(theta, 10.0), obs=y)
+
+
+def test_a_funnel_is_answered_and_the_answer_is_right():
+    answer = pc.infer(schools, Y)
+    assert answer.may_be_used
+    assert len(answer.tried) > 1
+    assert (answer.tried["verdict"].iloc[:-1] == "unreliable").all()
+    mean, sd = exact_schools()
+    tau = answer.tree(num_draws=4000)["posterior"]["tau"]
+    # What the verdict promises.
+    assert abs(float(tau.mean()) - mean) / sd < 0.25
+    assert abs(float(tau.std()) / sd - 1) < 0.25
+
+
+def test_two_modes_are_told_and_not_answered():
+    answer = pc.infer(two_places, torch.tensor(9.0, dtype=torch.float64), budget=1)
+    assert answer.verdict == "unreliable"
+    assert not answer.may_be_used
+    assert list(answer.tried.index)[-1] in {"as it is", "refined"}
+
+
+def test_the_budget_and_the_model_are_checked():
+    with pytest.raises(ValueError, match="budget: got -1"):
+        pc.infer(line, Y, budget=-1)
+    with pytest.raises(ValueError, match="model: got the class Tensor"):
+        pc.infer(torch.Tensor, Y)
