@@ -35,8 +35,8 @@ RECIPES: tuple[Recipe, ...] = (
 
 # Notebooks without an entry here, and what they are.
 NOTEBOOKS = {
-    "00_start_here": "a notebook about one small model, recipes/00_start_here.ipynb, with nothing to"
-    " fit from here",
+    "00_start_here": "a notebook about one small model, recipes/00_start_here.ipynb, with"
+    " nothing to fit from here",
     "05_two_dimensions": "a notebook about four densities in the plane,"
     " recipes/05_two_dimensions.ipynb, with nothing to fit from here",
     "06_the_bridge": "a notebook that compares methods on three models,"
