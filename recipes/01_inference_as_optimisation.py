@@ -205,14 +205,14 @@ assert abs(log_evidence + 2684.284) < 0.01
 # %% [markdown]
 # ## 3 The bound
 #
-# Take any density $q(h \mid v)$. By the product rule p($v$, $h$) = $p(v)$ $p(h \mid v)$, so for
+# Take any density $q(h \mid v)$. By the product rule $p(v, h) = p(v)\, p(h \mid v)$, so for
 # **every** value of $h$
 #
 # $$\log p(v) = \log p(v,h) - \log p(h \mid v)
 #  = \underbrace{\log p(v,h) - \log q(h \mid v)}_{\text{can be computed}}
 #  + \underbrace{\log q(h \mid v) - \log p(h \mid v)}_{\text{cannot, in general}}.$$
 #
-# The left side does not contain $h$. Average both sides over $h$ ~ $q$:
+# The left side does not contain $h$. Average both sides over $h \sim q$:
 #
 # $$\log p(v) = \underbrace{\mathbb E_q[\log p(v,h) - \log q(h \mid v)]}_{\mathcal L(q)}
 #  + \underbrace{\mathbb E_q\!\left[\log \frac{q(h \mid v)}{p(h \mid v)}\right]}
@@ -549,8 +549,8 @@ assert of_rows[178] > 2.5
 assert 0.3 < each.mean() < 0.6
 
 # %% [markdown]
-# The chains' sds are within 4% of the truth; the guide's are off by up to 18%. The chains say 21%,
-# since they name the worst of 534 noisy comparisons with its margin. So "reliable" means: wrong by
+# The chains' sds are within 4% of the truth; the guide's are off by up to 18%. The chains say 21%:
+# the worst of 534 noisy comparisons, with its margin. So "reliable" means: wrong by
 # less than about a fifth of an sd. Whether that is good enough is for you to say.
 #
 # ### Three witnesses

@@ -112,7 +112,7 @@ assert abs(gap_before - 30.1) < 0.5
 assert abs(gap_after) < 1e-6
 
 # %% [markdown]
-# One noise for all features costs 110.6 nats, for 12 parameters less. The columns of $W$ $R$ are
+# One noise for all features costs 110.6 nats, for 12 parameters less. The columns of $W R$ are
 # the principal axes, up to sign and length, and in these coordinates mean field is exact:
 # $V^{-1} = I + W^\top W / \psi^2$ is diagonal if the columns of $W$ are orthogonal.
 #
