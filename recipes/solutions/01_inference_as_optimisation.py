@@ -36,7 +36,7 @@ v = data.load("wine").v
 num_rows, num_features, num_factors = 178, 13, 3
 theta, _ = fa.em(v, num_factors, tol=1e-12)
 log_evidence = float(fa.log_evidence(theta, v).sum())
-mean, V = fa.posterior(theta, v)
+mu, V = fa.posterior(theta, v)
 precision = torch.linalg.inv(V)
 elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
 
@@ -56,14 +56,19 @@ def mean_field_gap(precision):
 
 
 # %% [markdown]
-# ## 1 The worst q
+# ## 1 The worst $q$
 #
-# KL(N(0, I) ‖ N(m, V)) = ½ [tr V⁻¹ + mᵀV⁻¹m − K − log |V⁻¹|] for each wine. The bound in closed
-# form is E_q[log p(v | h)], since log p(h) − log q(h) = 0. With r = v − b it is log N(r; 0, Ψ) − ½
-# tr(WᵀΨ⁻¹W).
+# For each wine
+#
+# $$\mathrm{KL}\big(\mathcal N(0, I) \,\|\, \mathcal N(\mu, V)\big) = \tfrac12 \big[
+# \operatorname{tr} V^{-1} + \mu^\top V^{-1} \mu - K - \log \lvert V^{-1} \rvert \big].$$
+#
+# The bound in closed form is $\mathbb E_q[\log p(v \mid h)]$, since $\log p(h) - \log q(h) = 0$.
+# With $r = v - b$ it is
+# $\log \mathcal N(r; 0, \Psi) - \tfrac12 \operatorname{tr}(W^\top \Psi^{-1} W)$.
 
 # %%
-from_means = 0.5 * float(torch.einsum("nk,kl,nl->", mean, precision, mean))
+from_means = 0.5 * float(torch.einsum("nk,kl,nl->", mu, precision, mu))
 from_spread = 0.5 * num_rows * float(precision.trace() - num_factors - precision.logdet())
 noise = MultivariateNormal(theta.b, theta.scale.square().diag())
 prior_bound = float(noise.log_prob(v).sum()) - 0.5 * num_rows * float(
@@ -73,6 +78,8 @@ print(f"bound {prior_bound:.1f}, KL {from_means + from_spread:.1f}, sum {log_evi
 print(f"KL from the means {from_means:.1f}, from the variances {from_spread:.1f} nats")
 
 prior = FactorAnalysisMeanField(num_rows, num_factors).double()
+
+# %% tags=["checks"]
 assert abs(kl_of(prior, theta, v) - from_means - from_spread) < 1e-6
 assert abs(prior_bound + from_means + from_spread - log_evidence) < 1e-6
 assert abs(from_means - 3850.3) < 0.1
@@ -98,15 +105,16 @@ print(f"one noise for all features costs {price:.1f} nats")
 print("cosines between columns of W R and principal axes:", cosines.numpy().round(4))
 print(f"mean field's gap: {gap_before:.1f} nats in EM's coordinates, {abs(gap_after):.1f} in these")
 
+# %% tags=["checks"]
 assert abs(price - 110.6) < 0.1
 assert (cosines > 0.9999).all()
 assert abs(gap_before - 30.1) < 0.5
 assert abs(gap_after) < 1e-6
 
 # %% [markdown]
-# One noise for all features costs 110.6 nats, for 12 parameters less. The columns of W R are the
-# principal axes, up to sign and length, and in these coordinates mean field is exact: V⁻¹ = I +
-# WᵀW/σ² is diagonal if the columns of W are orthogonal.
+# One noise for all features costs 110.6 nats, for 12 parameters less. The columns of $W R$ are
+# the principal axes, up to sign and length, and in these coordinates mean field is exact:
+# $V^{-1} = I + W^\top W / \psi^2$ is diagonal if the columns of $W$ are orthogonal.
 #
 # ## 3 New wines
 
@@ -119,14 +127,16 @@ encoder = FactorAnalysisAmortized(num_features, num_factors)
 fit = pc.fit(model, encoder, old, batch_size=32, elbo=elbo)
 kl_old, kl_new = (kl_of(fit.guide, theta, rows) for rows in (old, new))
 print(f"KL a wine: {kl_old / len(old):.3f} nats on the old, {kl_new / len(new):.3f} on the new")
-assert len(new) == 50
-assert max(kl_old / len(old), kl_new / len(new)) < 0.01
 
 try:
     FactorAnalysisMeanField(len(old), num_factors).double()(new)
 except ValueError as error:
     message = str(error)
 print("mean field:", message)
+
+# %% tags=["checks"]
+assert len(new) == 50
+assert max(kl_old / len(old), kl_new / len(new)) < 0.01
 assert "use an amortized guide" in message
 
 # %% [markdown]
@@ -134,7 +144,7 @@ assert "use an amortized guide" in message
 # alike. The mean-field guide has learnt a table with 128 entries. It has none for a new wine, and
 # says so instead of answering with another wine's posterior.
 #
-# ## 4 Learning θ under mean field
+# ## 4 Learning $\theta$ under mean field
 
 # %%
 free = pc.hold(FactorAnalysis(num_features, num_factors), theta).requires_grad_(True)
@@ -155,6 +165,8 @@ def largest_correlation(W, scale):
 
 overlap = [largest_correlation(t.W, t.scale) for t in (theta, learnt)]
 print(f"largest correlation of two columns of Ψ^−½ W: {overlap[0]:.2f}, then {overlap[1]:.2f}")
+
+# %% tags=["checks"]
 assert both.converged
 assert abs(gap_before - 40.69) < 0.02
 assert gap_after < 1
@@ -163,8 +175,9 @@ assert overlap[0] > 0.3
 assert overlap[1] < 0.05
 
 # %% [markdown]
-# The gap falls from 40.7 nats to below 1, and the evidence loses less than 1. θ has turned to the
-# coordinates in which mean field is exact: the columns of Ψ^−½ W are orthogonal, up to a
-# correlation below 0.05, from above 0.3. Learning climbs L = log p(v; θ) − KL(q ‖ p), so it
-# prefers, among models that explain the data equally well, one whose posterior suits q. Here that
-# is free. In most models it has a price: section 19.4.4 of the chapter.
+# The gap falls from 40.7 nats to below 1, and the evidence loses less than 1. $\theta$ has turned
+# to the coordinates in which mean field is exact: the columns of $\Psi^{-1/2} W$ are orthogonal, up
+# to a correlation below 0.05, from above 0.3. Learning climbs
+# $\mathcal L = \log p(v; \theta) - \mathrm{KL}(q \,\|\, p)$, so it prefers, among models that
+# explain the data equally well, one whose posterior suits $q$. Here that is free. In most models it
+# has a price: section 19.4.4 of the chapter.

@@ -59,6 +59,8 @@ r = gmm.responsibilities(equal, v)
 stuck = gmm.em(v, 3, start=equal)
 single = gmm.em(v, 1)
 print(f"three equal components: {stuck.elbo[-1]:.4f}; one component: {single.elbo[-1]:.4f}")
+
+# %% tags=["checks"]
 assert torch.allclose(r, weights.expand_as(r))
 assert torch.allclose(stuck.theta.loc, v.mean(0).expand(3, 4), atol=1e-6)
 assert torch.allclose(stuck.theta.weights, weights)
@@ -73,15 +75,19 @@ pyro.set_rng_seed(0)
 nearly = gmm.MixtureParameters(weights, equal.loc + 1e-3 * torch.randn(3, 4), equal.scale_tril)
 left = gmm.em(v, 3, start=nearly)
 print(f"from nearly equal means: {left.elbo[-1]:.1f} after {len(left.elbo)} iterations")
+
+# %% tags=["checks"]
 assert left.elbo[-1] > stuck.elbo[-1] + 100
 
 # %% [markdown]
 # ## 2 One covariance for all
 #
-# With Σ_k = Σ the M step maximises −½ N log|Σ| − ½ tr(Σ⁻¹ S) over Σ, where
-# S = Σ_n Σ_k r_nk (v_n − μ_k)(v_n − μ_k)ᵀ. The derivative with respect to Σ⁻¹ is ½ N Σ − ½ S, so
-# Σ = S / N. Component by component S is N_k times the covariance of the free M step; so Σ is the
-# average of those covariances with weights π_k = N_k / N.
+# With $\Sigma_k = \Sigma$ the M step maximises
+# $-\tfrac12 N \log \lvert\Sigma\rvert - \tfrac12 \operatorname{tr}(\Sigma^{-1} S)$ over $\Sigma$,
+# where $S = \sum_n \sum_k r_{nk} (v_n - \mu_k)(v_n - \mu_k)^\top$. The derivative with respect to
+# $\Sigma^{-1}$ is $\tfrac12 N \Sigma - \tfrac12 S$, so $\Sigma = S / N$. Component by component $S$
+# is $N_k$ times the covariance of the free M step; so $\Sigma$ is the average of those covariances
+# with weights $\pi_k = N_k / N$.
 
 
 # %%
@@ -110,20 +116,22 @@ for k in range(1, 7):
     rows.append((k, best[-1], bic, bic_free))
 columns = ["K", "log evidence, shared", "BIC, shared", "BIC, free"]
 table = pd.DataFrame(rows, columns=columns).set_index("K")
+table.round(1)
+
+# %% tags=["checks"]
 assert table["BIC, shared"].idxmin() == 4
 assert table["BIC, free"].idxmin() == 2
 assert table["BIC, free"].min() < table["BIC, shared"].min() - 10
-table.round(1)
 
 # %% [markdown]
 # With one covariance BIC chooses four components: what a free covariance did, an additional
-# component has to do. The best K belongs to a family of covariances, not to the data alone. Over
+# component has to do. The best $K$ belongs to a family of covariances, not to the data alone. Over
 # both families BIC prefers two components with free covariances, by more than 10.
 
 # %% [markdown]
 # ## 3 The exact classifier
 #
-# Multiply the quadratic form out, with Λ = Σ⁻¹:
+# Multiply the quadratic form out, with $\Lambda = \Sigma^{-1}$:
 #
 # $$\log \pi_k + \log \mathcal N(v; \mu_k, \Sigma_k) = \underbrace{\log \pi_k + \tfrac12
 # \log\lvert\Lambda_k\rvert - \tfrac12 \mu_k^\top \Lambda_k \mu_k}_{\text{constant}}
@@ -162,6 +170,8 @@ pyro.set_rng_seed(0)
 draw = -Trace_ELBO().loss(model, guide, v)
 print(f"one draw of the bound {draw:.6f}; log evidence {em.elbo[-1]:.6f}")
 print("numbers in the classifier:", sum(p.numel() for p in guide.parameters()))
+
+# %% tags=["checks"]
 assert abs(draw - em.elbo[-1]) < 1e-6
 assert sum(p.numel() for p in guide.parameters()) == 63
 
@@ -173,8 +183,9 @@ assert sum(p.numel() for p in guide.parameters()) == 63
 # ## 4 Better starts
 #
 # Two candidates beside k-means++ seeds. **k-means labels**: run k-means from a random start, then
-# one M step on its hard labels. **Annealing**: 30 iterations with r ∝ (π N)^β, β from 0.3 to 1,
-# then EM. The share counts starts within 0.05 nats of the best end seen by any method.
+# one M step on its hard labels. **Annealing**: 30 iterations with
+# $r \propto (\pi \mathcal N)^\alpha$, $\alpha$ from 0.3 to 1, then EM. The share counts starts
+# within 0.05 nats of the best end seen by any method.
 
 
 # %%
@@ -212,13 +223,15 @@ for data, x in (("iris", v), ("wine", standardised(wines))):
     top = max(float(end.max()) for end in ends.values())
     share[data] = {name: float((end > top - 0.05).double().mean()) for name, end in ends.items()}
 share = pd.DataFrame(share)
+share.round(2)
+
+# %% tags=["checks"]
 assert share["iris"].idxmax() == "k-means labels"
 assert share["wine"].idxmax() == "annealing"
 assert share.loc["annealing", "iris"] < 0.1
 assert share.loc["k-means labels", "iris"] > 0.6
 assert share.loc["annealing", "wine"] > 0.8
 assert share.loc["k-means labels", "wine"] < share.loc["k-means++ seeds", "wine"]
-share.round(2)
 
 # %% [markdown]
 # On iris k-means labels are the best start: more than 60 % reach the top. On the wines they are

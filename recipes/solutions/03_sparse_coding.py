@@ -45,13 +45,14 @@ W, b, beta = theta.W, theta.b, theta.scale**-2
 # %% [markdown]
 # ## 1 No kink, no zeros
 #
-# With h_k ~ N(0, 1/λ) the penalty is λ/2 Σ h², and
+# With $h_k \sim \mathcal N(0, 1/\lambda)$ the penalty is $\tfrac\lambda2 \sum_k h_k^2$, and
 #
 # $$J(h) = \tfrac\beta2 \lVert v - b - W h\rVert^2 + \tfrac\lambda2 \lVert h\rVert^2.$$
 #
-# Its gradient −β Wᵀ(v − b − W h) + λ h is zero at h = (βWᵀW + λI)⁻¹ βWᵀ(v − b): ridge regression,
-# and the posterior mean of factor analysis (recipe 1). The slope of the penalty at 0 is 0, so any
-# pull, however small, moves a code away from 0.
+# Its gradient $-\beta W^\top (v - b - W h) + \lambda h$ is zero at
+# $h = (\beta W^\top W + \lambda I)^{-1} \beta W^\top (v - b)$:
+# ridge regression, and the posterior mean of factor analysis (recipe 1). The slope of the penalty
+# at 0 is 0, so any pull, however small, moves a code away from 0.
 
 
 # %%
@@ -70,40 +71,47 @@ loss = Trace_ELBO().loss_and_grads(gaussian_codes, guide, x)
 slope = float(guide.h_loc_unconstrained.grad.abs().max())
 print("largest slope of the delta's bound at the ridge solution: below 1e-8")
 print(f"codes that are exactly 0: {int((ridge == 0).sum())} of {ridge.numel()}")
+
+# %% tags=["checks"]
 assert slope < 1e-8
 assert (ridge == 0).sum() == 0
 
 # %% [markdown]
 # ## 2 The first atom
 #
-# At h = 0 the conditions are |β W_kᵀ(v − b)| ≤ λ for all k. They fail first for the atom k of the
-# largest pull, at λ_max = |β W_kᵀ(v − b)|. Just below, only this atom is in use, and its condition
-# is β W_kᵀ(v − b − W_k h_k) = λ sign(h_k). With ‖W_k‖ = 1
+# At $h = 0$ the conditions are $|\beta W_k^\top (v - b)| \le \lambda$ for all $k$. They fail first
+# for the atom $k$ of the largest pull, at $\lambda_{\max} = |\beta W_k^\top (v - b)|$. Just below,
+# only this atom is in use, and its condition is
+# $\beta W_k^\top (v - b - W_k h_k) = \lambda \operatorname{sign}(h_k)$. With
+# $\lVert W_k \rVert = 1$
 #
 # $$\lvert h_k\rvert = (\lambda_{\max} - \lambda)/\beta.$$
 #
-# The slope in λ is −1/β, whatever the atom and the square.
+# The slope in $\lambda$ is $-1/\beta$, whatever the atom and the square.
 
 # %%
 pulls = (beta * (x - b) @ W).abs()
 (top, second), order = pulls.topk(2, dim=1).values.mT, pulls.topk(2, dim=1).indices
 alone = torch.nonzero(second < 0.97 * top).flatten()  # at 0.99 λ_max no other atom has entered
-assert torch.allclose(top, fista.largest_rate(theta, x))
 for n in alone:
     below, k = 0.99 * float(top[n]), int(order[n, 0])
     h = fista.fista(replace(theta, rate=below), x[n : n + 1], tol=1e-13).h[0]
     assert torch.nonzero(h).flatten().tolist() == [k]
     assert np.isclose(abs(float(h[k])), 0.01 * float(top[n]) / beta, rtol=1e-3)
 print(f"{len(alone)} squares: one atom in use, that of the largest pull, of size (λ_max − λ)/β")
+
+# %% tags=["checks"]
+assert torch.allclose(top, fista.largest_rate(theta, x))
 assert len(alone) > 30
 
 # %% [markdown]
 # ## 3 Codes that cannot be negative
 #
-# With h_k ~ Exponential(λ) the penalty is λ h for h ≥ 0 and ∞ below. The problem of one number,
-# (h − z)²/2t + λ h over h ≥ 0, has its minimum at **max(z − tλ, 0)**: one side of the soft
-# threshold. The conditions: with g = β Wᵀ(v − b − W h), g_k = λ where h_k > 0, and g_k ≤ λ where
-# h_k = 0. The set of codes allowed is smaller, so J cannot be lower.
+# With $h_k \sim \operatorname{Exponential}(\lambda)$ the penalty is $\lambda h$ for $h \ge 0$ and
+# $\infty$ below. The problem of one number, $(h - z)^2/2t + \lambda h$ over $h \ge 0$, has its
+# minimum at $\max(z - t\lambda, 0)$: one side of the soft threshold. The conditions: with
+# $g = \beta W^\top (v - b - W h)$, $g_k = \lambda$ where $h_k > 0$, and $g_k \le \lambda$ where
+# $h_k = 0$. The set of codes allowed is smaller, so $J$ cannot be lower.
 
 # %%
 t = theta.scale**2 / float(torch.linalg.eigvalsh(W.mT @ W)[-1])
@@ -116,14 +124,16 @@ off = torch.where(h > 0, (g - 1).abs(), (g - 1).clamp_min(0)).max()
 signed = fista.fista(theta, x, tol=1e-9)
 J = float(fista.objective(theta, x, h).sum())
 print(f"J without signs {J:.1f}, with signs {signed.trace[-1]:.1f}")
-assert off < 1e-3
 print("worst violation of the conditions: below 0.001 λ")
+
+# %% tags=["checks"]
+assert off < 1e-3
 assert (h >= 0).all()
 assert signed.trace[-1] * 1.05 < J
 
 # %% [markdown]
-# With both W_k and −W_k in the dictionary, the two problems are the same: h = h⁺ − h⁻. So 256 atoms
-# without signs do what 128 do with them.
+# With both $W_k$ and $-W_k$ in the dictionary, the two problems are the same: $h = h^+ - h^-$. So
+# 256 atoms without signs do what 128 do with them.
 
 # %%
 both, h2 = torch.cat([W, -W], dim=1), torch.zeros(len(x), 256)
@@ -132,13 +142,16 @@ for _ in range(3000):
     h2 = (h2 + t2 * (beta * (x - b - h2 @ both.mT) @ both - theta.rate)).clamp_min(0)
 J_both = float(fista.objective(replace(theta, W=both), x, h2).sum())
 print(f"J of 256 atoms without signs: {J_both:.2f}")
+
+# %% tags=["checks"]
 assert abs(J_both / signed.trace[-1] - 1) < 1e-5
 
 # %% [markdown]
 # ## 4 The mode depends on the units
 #
-# A density changes with its coordinates: p(u) = p(h(u)) |dh/du|. With h = sinh(2u)/2 the Jacobian
-# is cosh 2u, so the mode of u minimises J(h(u)) − Σ log cosh 2u_k. Both describe one posterior.
+# A density changes with its coordinates: $p(u) = p(h(u))\, |dh/du|$. With $h = \tfrac12 \sinh 2u$
+# the Jacobian is $\cosh 2u$, so the mode of $u$ minimises $J(h(u)) - \sum_k \log \cosh 2u_k$. Both
+# describe one posterior.
 
 
 # %%
@@ -168,13 +181,15 @@ zeros = int((mode == 0).sum()), int((in_u == 0).sum())
 print(f"the mode of u is {gain:.2f} nats above the point that the mode of h gives;")
 print(f"its code differs by up to {moved:.2f}; the largest code is {float(mode.abs().max()):.2f}")
 print(f"zeros: {zeros[0]} in the mode of h, {zeros[1]} in that of u, of 128")
+
+# %% tags=["checks"]
 assert gain > 0.1
 assert moved > 0.05
 assert min(zeros) > 60
 
 # %% [markdown]
-# The mode of u is another code. At u = 0 the slope of the log Jacobian is 0, so the kink of λ|h| is
-# still there, and a code whose pull is below λ may stay at 0; but the codes in use are pushed
-# outward, where the Jacobian is larger, and the others' pulls change with them. So "the most
-# probable code" is a statement about a code *in given units*. A mean, an interval or a probability
-# does not depend on units: for those one needs a q with a spread.
+# The mode of $u$ is another code. At $u = 0$ the slope of the log Jacobian is 0, so the kink of
+# $\lambda$|$h$| is still there, and a code whose pull is below $\lambda$ may stay at 0; but the
+# codes in use are pushed outward, where the Jacobian is larger, and the others' pulls change with
+# them. So "the most probable code" is a statement about a code *in given units*. A mean, an
+# interval or a probability does not depend on units: for those one needs a $q$ with a spread.

@@ -43,11 +43,14 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 # %% [markdown]
 # ## 1 Other constraints
 #
-# The functional derivative of the Lagrangian is λ₀ + λ T(h) − 1 − log p(h), so p ∝ exp(λ T(h)).
+# The functional derivative of the Lagrangian is $\lambda_0 + \lambda T(h) - 1 - \log p(h)$, so
+# $p \propto e^{\lambda T(h)}$.
 #
-# - T = |h − m| on the real line: p ∝ exp(−|h − m|/b), the **Laplace** density. Its E|h − m| is b,
-#   so λ = −1/b. Entropy: E[|h − m|/b + log 2b] = 1 + log 2b.
-# - T = h on [0, ∞): p ∝ exp(λh), the **exponential**. Its mean is −1/λ. Entropy: 1 + log mean.
+# - $T = |h - m|$ on the real line: $p \propto e^{-|h - m|/b}$, the **Laplace** density. Its
+#   $\mathbb E|h - m|$ is $b$, so $\lambda = -1/b$. Entropy:
+#   $\mathbb E[|h - m|/b + \log 2b] = 1 + \log 2b$.
+# - $T = h$ on $[0, \infty)$: $p \propto e^{\lambda h}$, the **exponential**. Its mean is
+#   $-1/\lambda$. Entropy: $1 + \log(\text{mean})$.
 
 # %%
 m, b = 2.0, 0.8
@@ -68,10 +71,11 @@ for name, found, known, entropy in (
 # %% [markdown]
 # ## 2 Only the mean
 #
-# On the real line p ∝ exp(λh) has no finite integral for any λ, so there is no stationary point.
-# The normal N(μ, σ²) has the right mean for every σ, and an entropy that grows with log σ: there is
-# no largest one. A grid makes the support finite, and answers with the uniform density on it, if μ
-# is its middle. `edges` gives it away: the density does not fall towards the ends.
+# On the real line $p \propto e^{\lambda h}$ has no finite integral for any $\lambda$, so there is
+# no stationary point. The normal $\mathcal N(\mu, \sigma^2)$ has the right mean for every $\sigma$,
+# and an entropy that grows with $\log \sigma$: there is no largest one. A grid makes the support
+# finite, and answers with the uniform density on it, if $\mu$ is its middle. `edges` gives it away:
+# the density does not fall towards the ends.
 
 # %%
 rows = []
@@ -80,13 +84,15 @@ for width in (5, 10, 20, 40):
     rows.append((2 * width, found.entropy, math.log(2 * width), min(found.edges)))
 columns = ["width of the grid", "entropy", "log width", "density at the end / maximum"]
 table = pd.DataFrame(rows, columns=columns).set_index("width of the grid")
-assert np.abs(table["entropy"] - table["log width"]).max() < 1e-8
-assert table["density at the end / maximum"].min() > 0.999
 table.round(4)
 
+# %% tags=["checks"]
+assert np.abs(table["entropy"] - table["log width"]).max() < 1e-8
+assert table["density at the end / maximum"].min() > 0.999
+
 # %% [markdown]
-# The flow has no grid. With λ = (0, 0) the ELBO is the entropy of q, and SVI raises it for as long
-# as one lets it: each step of Adam multiplies the scale by about the same factor.
+# The flow has no grid. With $\lambda = (0, 0)$ the ELBO is the entropy of $q$, and SVI raises it
+# for as long as one lets it: each step of Adam multiplies the scale by about the same factor.
 
 # %%
 v = torch.tensor(datasets.load_wine(as_frame=True).data[["malic_acid"]].to_numpy())
@@ -98,6 +104,8 @@ svi = SVI(maximum_entropy, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
 bound = [-svi.step(v, multipliers=zero) / len(v) for _ in range(400)]
 means = np.array(bound).reshape(4, 100)[:, -20:].mean(1)
 print("ELBO a row, near steps 100, 200, 300, 400:", means.round(2))
+
+# %% tags=["checks"]
 assert np.diff(means).min() > 0.5
 assert np.diff(means).max() < 3
 
@@ -108,8 +116,8 @@ assert np.diff(means).max() < 3
 # %% [markdown]
 # ## 3 A flow for another constraint
 #
-# The program keeps the flat base and the factor; only the statistic changes. λ = −1/b is known from
-# exercise 1.
+# The program keeps the flat base and the factor; only the statistic changes. $\lambda = -1$/b is
+# known from exercise 1.
 
 
 # %%
@@ -149,8 +157,6 @@ kl = {k: maxent.kl_divergence(fine, q, true) for k, q in flows.items()}
 worst = {k: fine.points[np.abs(np.exp(q) - np.exp(true)).argmax()] for k, q in flows.items()}
 print("KL(flow ‖ Laplace):", {k: round(value, 4) for k, value in kl.items()})
 print("largest error at h =", {k: round(float(value), 2) for k, value in worst.items()})
-assert max(kl.values()) < 0.005
-assert all(abs(place - m) < 0.6 for place in worst.values())
 
 # %%
 fig, ax = plt.subplots()
@@ -162,6 +168,10 @@ ax.set_title("The flow comes close to the Laplace density; its error is at the c
 ax.legend()
 plt.show()
 
+# %% tags=["checks"]
+assert max(kl.values()) < 0.005
+assert all(abs(place - m) < 0.6 for place in worst.values())
+
 # %% [markdown]
 # The KL is below 0.005 nats with five bins and with six, and the largest error lies within 0.6 of
 # the corner at m. Within a bin the density of the flow is smooth; only at a knot may its slope
@@ -171,8 +181,9 @@ plt.show()
 # %% [markdown]
 # ## 4 Two wells
 #
-# The ridge of exp(−(h₁² + h₂² − 4)² − 2 (h₁ − h₂)²) is the circle of radius 2, and the second term
-# leaves two opposite parts of it: one mode near (√2, √2), one near (−√2, −√2).
+# The ridge of $e^{-(h_1^2 + h_2^2 - 4)^2 - 2 (h_1 - h_2)^2}$ is the circle of radius 2, and the
+# second term leaves two opposite parts of it: one mode near $(\sqrt2, \sqrt2)$, one near
+# $(-\sqrt2, -\sqrt2)$.
 
 
 # %%
@@ -211,16 +222,18 @@ table.round(4)
 
 # %%
 loc, bound, evidence = table["mean of q₁"], table["bound"], table["log evidence"].iloc[0]
+again = update(values, log_q2, axis, axis)
+other = float((p2 @ axis.points**2) ** 0.5)
+print(f"sds at the symmetric end: {spread:.2f} of q₁, {other:.2f} of q₂")
+
+# %% tags=["checks"]
 assert abs(loc["N(1, 0.5²)"] + loc["N(−1, 0.5²)"]) < 1e-4
 assert loc["N(1, 0.5²)"] > 1.2
 assert abs(loc["N(0.01, 1)"] - loc["N(1, 0.5²)"]) < 1e-3
 assert abs(loc.iloc[-1]) < 1e-9
-again = update(values, log_q2, axis, axis)
 assert np.abs(np.exp(again) - np.exp(log_q1)).max() < 1e-6  # it is a fixed point
 assert abs(bound["N(1, 0.5²)"] - bound["N(−1, 0.5²)"]) < 1e-6
 assert bound["N(1, 0.5²)"] > bound.iloc[-1] + 0.2
-other = float((p2 @ axis.points**2) ** 0.5)
-print(f"sds at the symmetric end: {spread:.2f} of q₁, {other:.2f} of q₂")
 assert spread > other + 0.3
 assert evidence - bound["N(1, 0.5²)"] > math.log(2)
 
@@ -230,17 +243,18 @@ assert evidence - bound["N(1, 0.5²)"] > math.log(2)
 # leaves it, and so does one that is off by rounding errors. There q₁ is wide
 # and q₂ narrow. It is a saddle of the bound, more than 0.2 nats lower. The two good ends are
 # more than log 2 below the evidence: log 2 = 0.69 for the other well, which they leave out, and the
-# rest for the shape of their own. **The bound rewards a q that sits in one mode, and says nothing
+# rest for the shape of their own. **The bound rewards a $q$ that sits in one mode, and says nothing
 # of the other.**
 
 # %% [markdown]
 # ## 5 The third moment
 #
-# The stationary point would be p ∝ exp(λ₁h + λ₂h² + λ₃h³). With λ₃ ≠ 0 the exponent goes to +∞ at
-# one end of the line: the integral is infinite. So only λ₃ = 0 is left, which is the normal, and
-# its skewness is 0. There is no maximum; but the entropy of the normal can be approached: move a
-# mass ε to a distance ε^(−1/3), which changes E[h³] at will and the first two moments, the entropy
-# and all else by next to nothing. A grid returns just that.
+# The stationary point would be $p \propto e^{\lambda_1 h + \lambda_2 h^2 + \lambda_3 h^3}$. With
+# $\lambda_3 \ne 0$ the exponent goes to $+\infty$ at one end of the line: the integral is infinite.
+# So only $\lambda_3 = 0$ is left, which is the normal, and its skewness is 0. There is no maximum;
+# but the entropy of the normal can be approached: move a mass $\varepsilon$ to a distance
+# $\varepsilon^{-1/3}$, which changes $\mathbb E[h^3]$ at will and the first two moments, the
+# entropy and all else by next to nothing. A grid returns just that.
 
 # %%
 acid = v[:, 0].numpy()
@@ -257,14 +271,17 @@ for width in (5, 10, 20, 40):
 columns = ["half width (sds)", "entropy", "p at the upper end / maximum", "mass in the last tenth"]
 table = pd.DataFrame(rows, columns=columns).set_index("half width (sds)")
 print(f"entropy of the normal: {normal_entropy:.4f} nats")
+table.round(6)
+
+# %% tags=["checks"]
 assert table["entropy"].is_monotonic_increasing
 assert (table["entropy"] < normal_entropy).all()
 assert normal_entropy - table["entropy"].iloc[-1] < 0.02
 assert table["mass in the last tenth"].iloc[1:].between(1e-6, 0.01).all()
-table.round(6)
 
 # %% [markdown]
 # The wider the grid, the closer the entropy to that of the normal, by way of a small bump at the
 # upper end that does nothing but supply the third moment. Such a density is an artefact of the
-# grid. For malic acid, which is positive, E[log h] is the better third constraint: with the mean it
-# gives the gamma density of the recipe's section 6; E[log h] and E[(log h)²] give the log-normal.
+# grid. For malic acid, which is positive, $\mathbb E[\log h]$ is the better third constraint: with
+# the mean it gives the gamma density of the recipe's section 6; $\mathbb E[\log h]$ and
+# $\mathbb E[(\log h)^2]$ give the log-normal.
