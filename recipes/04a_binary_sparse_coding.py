@@ -1035,8 +1035,8 @@ assert choice["training rows"][64] > choice["training rows"][48] + 2
 # The **ledger**, which goes through the whole book, splits the gap, in nats a row: what the family
 # cannot express, what an encoder loses against separate optimisation, what the optimiser has left
 # lying, and what the parameters $\theta$ pay for being learnt with this $q$. New images for the
-# encoder; for it the two middle entries are bounds, as said in section 9. The family gap of the last
-# row is the one at the true $\theta$.
+# encoder; for it the two middle entries are bounds, as said in section 9. The family gap of the
+# last row is the one at the true $\theta$.
 
 # %%
 family = gaps.iloc[3] / num_rows
