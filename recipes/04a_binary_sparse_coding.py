@@ -218,6 +218,7 @@ axes[1].set_xticks(range(8), names, rotation=90)
 axes[1].set_yticks(range(8), names)
 axes[1].set_title("Crossing bars inhibit")
 fig.colorbar(picture, ax=axes[1], label="taken from the log odds (nats)", shrink=0.8)
+plt.show()
 
 # %% tags=["checks"]
 assert alone.max() - alone.min() < 1e-12  # A's own pixels have not changed
