@@ -395,9 +395,9 @@ for name, theta in thetas.items():
 assert judged["θ mean field"].khat < judged["θ exact"].khat
 
 # %% [markdown]
-# (At $\theta$ exact the joint k-hat is far above 0.7 and the verdict "reliable" all the same: the
-# weights of 178 wines at once are heavy-tailed, those of each wine are not, and each wine is judged
-# by its own. Recipe 7, section 3, says which k-hat is asked what.) Both are "reliable", and mean
+# (At $\theta$ exact the joint k-hat is far above 0.7, and the verdict is "reliable" all the same.
+# It rests on the short chains: they forget their starts and move no mean and no sd beyond the
+# limits. Recipe 7, section 3, says which k-hat is asked what.) Both are "reliable", and mean
 # field's own $\theta$ has the smaller gap and the smaller k-hat. **The verdict is about $q$ given
 # $\theta$. It says that the means and sds of the draws are within its tolerances; it does not check
 # correlations, and it cannot say that the model was bent to make it so.** For that, compare the
@@ -457,8 +457,7 @@ assert size["θ mean field"] < 0.12
 #
 # The data: 200 images of 3 × 3 pixels, each bar (3 rows, 3 columns) on with probability 1/3, noise
 # of sd 0.6. The best factorised $q$ is found by coordinate ascent from ten starts for each image.
-# Ten starts of learning;
-# from each, EM with the exact posterior and EM with mean field.
+# Ten starts of learning; from each, EM with the exact posterior and EM with mean field.
 
 # %%
 drawn = bars.make_bars(200, 3, scale=0.6, seed=0)
