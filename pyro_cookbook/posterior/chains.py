@@ -1,9 +1,11 @@
 """Short Markov chains from a guide's draws: where would the posterior pull them?
 
-A kernel that leaves the posterior invariant can only bring the guide's draws nearer to it. If the
-guide is right the draws' means and sds stay; where they move, the guide is wrong by at least as
-much. Unlike importance weights this works in hundreds of dimensions, and it says nothing where the
-chains do not forget their starts, nor of a mode that they cannot reach.
+A kernel that leaves the posterior invariant never takes the law of the guide's draws further from
+it, in total variation or KL. If the guide is right the draws' means and sds stay; where they move
+by more than chance, it is wrong. How far one of them moves estimates its error and does not bound
+it: a single mean or sd can overshoot, or not have arrived. Unlike importance weights this works in
+hundreds of dimensions, and it says nothing where the chains do not forget their starts, nor of a
+mode that they cannot reach.
 """
 
 from collections.abc import Callable, Mapping

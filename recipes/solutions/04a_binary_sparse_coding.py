@@ -46,23 +46,23 @@ evidence = float(bsc.log_evidence(theta, v).sum())
 # %% [markdown]
 # ## 1 Twins
 #
-# β = 4, ‖W_:i‖² = 4, so the drive of each is 0 + 16 − 8 = 8 and the inhibition between them 16. The
-# log joint, up to a constant, is 0 for both off, 8 for one on, 8 + 8 − 16 = 0 for both on. So the
-# posterior is "exactly one": each has probability e⁸ / (2 e⁸ + 2) = 0.4998.
+# $\beta = 4$, $\lVert W_{:i}\rVert^2 = 4$, so the drive of each is $0 + 16 - 8 = 8$ and the
+# inhibition between them 16. The log joint, up to a constant, is 0 for both off, 8 for one on, 8 +
+# 8 − 16 = 0 for both on. So the posterior is "exactly one": each has probability
+# $e^8 / (2 e^8 + 2) = 0.4998$.
 #
-# A fixed point has a₁ = 8 − 16 ĥ₂ and a₂ = 8 − 16 ĥ₁. One is ĥ = (½, ½), where both logits are 0;
-# two more are near (1, 0) and (0, 1). The Hessian of L at (½, ½) has −4 on the diagonal (from the
-# entropy) and −16 off it, so its eigenvalues are −20 and +12: a saddle. The other two are maxima.
+# A fixed point has $a_1 = 8 - 16\, \hat h_2$ and $a_2 = 8 - 16\, \hat h_1$. One is
+# $\hat h = (\tfrac12, \tfrac12)$, where both logits are 0; two more are near (1, 0) and (0, 1). The
+# Hessian of $\mathcal L$ at $(\tfrac12, \tfrac12)$ has −4 on the diagonal (from the entropy) and
+# −16 off it, so its eigenvalues are −20 and +12: a saddle. The other two are maxima.
 
 # %%
 twins = bsc.SparseCodingParameters(torch.ones(4, 2), torch.zeros(2), torch.tensor(0.5))
 image = torch.ones(1, 4)
 table = bsc.posterior(twins, image)
 print("posterior of (0,0), (0,1), (1,0), (1,1):", *(f"{p:.4f}" for p in table[0].tolist()))
-assert torch.allclose(table[0, 1:3], torch.tensor(0.4998), atol=1e-4)
 
 half = torch.zeros(1, 2)
-assert torch.allclose(bsc.fixed_point(twins, image, half), half, atol=1e-12)
 
 
 def bound_at(h):
@@ -72,7 +72,6 @@ def bound_at(h):
 hessian = torch.autograd.functional.hessian(bound_at, torch.full((2,), 0.5))
 eigenvalues = torch.linalg.eigvalsh(hessian)
 print("eigenvalues of the Hessian at (½, ½):", *(f"{e:.4f}" for e in eigenvalues.tolist()))
-assert torch.allclose(eigenvalues, torch.tensor([-20.0, 12.0]))
 
 ends = [
     torch.sigmoid(bsc.coordinate_ascent(twins, image, start=torch.tensor([start])).logits[0])
@@ -91,6 +90,11 @@ path = [
     for s in range(1, 9)
 ]
 print("undamped from (0.3, 0.3):", *(f"({a:.3f}, {b:.3f})" for a, b in torch.stack(path).tolist()))
+
+# %% tags=["checks"]
+assert torch.allclose(table[0, 1:3], torch.tensor(0.4998), atol=1e-4)
+assert torch.allclose(bsc.fixed_point(twins, image, half), half, atol=1e-12)
+assert torch.allclose(eigenvalues, torch.tensor([-20.0, 12.0]))
 assert all((h > 0.9).all() for h in path[::2])
 assert all((h < 0.1).all() for h in path[1::2])
 
@@ -101,14 +105,14 @@ assert all((h < 0.1).all() for h in path[1::2])
 #
 # ## 2 A better baseline
 #
-# With g = ∂ log q / ∂a_i = h_i − ĥ_i, the estimator is (f − c) g. Its mean does not depend on c,
-# and its second moment E[(f − c)² g²] is least at
+# With $g = \partial \log q / \partial a_i = h_i - \hat h_i$, the estimator is $(f - c)\, g$. Its
+# mean does not depend on $c$, and its second moment $\mathbb E[(f - c)^2 g^2]$ is least at
 #
 # $$c^* = \frac{\mathbb E[f g^2]}{\mathbb E[g^2]},$$
 #
-# the mean of f *weighted by g²*: it favours the states in which this switch has its rarer value.
-# The bound E[f] is the same mean without the weights. At ĥ = ½ g² is ¼ in every state, and the two
-# agree.
+# the mean of $f$ *weighted by* $g^2$: it favours the states in which this switch has its rarer
+# value. The bound $\mathbb E[f]$ is the same mean without the weights. At $\hat h = \tfrac12$,
+# $g^2$ is $\tfrac14$ in every state, and the two agree.
 
 
 # %%
@@ -141,9 +145,11 @@ for name, logits in (("ĥ = ½", 0 * nearer), ("nearer", nearer)):
         "exact bound": relative_sd(logits, {"baseline": {"baseline_value": bound}}),
     }
 table = pd.DataFrame(rows).rename_axis("baseline")
+table.round(2)
+
+# %% tags=["checks"]
 assert (table.loc["exact bound"] < table.loc["running average"]).all()
 assert (table.loc["exact bound"] > 0.85 * table.loc["running average"]).all()
-table.round(2)
 
 # %% [markdown]
 # The exact bound is better than the running average, by less than 15 %: the running average has a
@@ -151,11 +157,12 @@ table.round(2)
 #
 # ## 3 Half a sum
 #
-# Given the others, f(h) as a function of h_i alone is linear: its two values differ by
-# Δ = drive_i − Σ_j inhibition_ij h_j − a_i, where a_i comes from −log q. The gradient of
-# E[f] by a_i is ĥ_i (1 − ĥ_i) E[Δ], with the expectation over the *other* switches. (The gradient
-# of −log q itself by a_i has mean 0.) One draw of the others gives an unbiased estimate, in which
-# h_i is summed out.
+# Given the others, $f(h)$ as a function of $h_i$ alone is linear: its two values differ by
+# $\Delta = \text{drive}_i - \sum_j \text{inhibition}_{ij}\, h_j - a_i$, where $a_i$ comes from
+# $-\log q$. The gradient of $\mathbb E[f]$ by $a_i$ is
+# $\hat h_i (1 - \hat h_i)\, \mathbb E[\Delta]$, with the expectation over the *other* switches.
+# (The gradient of $-\log q$ itself by $a_i$ has mean 0.) One draw of the others gives an unbiased
+# estimate, in which $h_i$ is summed out.
 
 
 # %%
@@ -176,13 +183,16 @@ for name, logits in (("ĥ = ½", 0 * nearer), ("nearer", nearer)):
     z = (draws.mean(0) - exact).abs() / (sd / 20 + 1e-12)
     table.loc["half a sum", name] = float(sd.norm() / exact.norm())
     assert z.max() < 6
-assert (table.loc["half a sum"] < table.loc["exact bound"] / 4).all()
 table.round(2)
+
+# %% tags=["checks"]
+assert (table.loc["half a sum"] < table.loc["exact bound"] / 4).all()
 
 # %% [markdown]
 # At least four times less noise than with the best constant, for one matrix product. Replacing the
-# drawn h_j by their means ĥ_j gives the fixed point of section 4, and no noise: L is linear in each
-# ĥ_j apart from the entropy, so the mean of the gradient is the gradient at the mean.
+# drawn $h_j$ by their means $\hat h_j$ gives the fixed point of section 4, and no noise:
+# $\mathcal L$ is linear in each $\hat h_j$ apart from the entropy, so the mean of the gradient is
+# the gradient at the mean.
 #
 # ## 4 Rounds of repair
 
@@ -209,11 +219,13 @@ gap = pd.DataFrame(
 )
 before = evidence - float(bsc.mean_field_elbo(theta, v, starts["the encoder"]).sum())
 print(f"the encoder alone: gap {before:.1f} nats")
+gap.round(1)
+
+# %% tags=["checks"]
 assert gap["the encoder"][1] < gap["ĥ = ½"][2]
 assert gap["the encoder"][2] < gap["ĥ = ½"][3]
 assert gap["the encoder"][1] < 60 < before
 assert abs(gap["the encoder"][100] - gap["ĥ = ½"][100]) < 4
-gap.round(1)
 
 # %% [markdown]
 # The encoder is worth about one sweep: after one from the encoder the gap is smaller than after two
@@ -223,7 +235,8 @@ gap.round(1)
 # ## 5 Annealing
 #
 # The E step below is coordinate ascent with every logit divided by the temperature: its fixed point
-# maximises E_q[log p] + T · H(q). T falls from 4 to 1 over 40 iterations; then ordinary EM goes on.
+# maximises $\mathbb E_q[\log p] + T\, H(q)$. $T$ falls from 4 to 1 over 40 iterations; then
+# ordinary EM goes on.
 
 
 # %%
@@ -256,12 +269,14 @@ columns = ["share of bars", "starts with all", "best bound"]
 result = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 result.index = pd.MultiIndex.from_tuples(result.index, names=["images", "EM"])
 shares = result["share of bars"].unstack()
+result.round(2)
+
+# %% tags=["checks"]
 assert (shares["annealed"] < shares["plain"] + 0.02).all()
 assert result["starts with all"].unstack().loc["noise 0.4, data 0", "plain"] < 10
-result.round(2)
 
 # %% [markdown]
 # No. On none of three data sets does this annealing raise the share of bars by as much as 0.02, and
-# on most it lowers it. At T = 4 the units are so undecided that they all come to resemble the mean
-# image, and as T falls they part in groups. What does help is cheap: more starts, and keeping the
-# one with the best bound, or the exact E step where K allows it.
+# on most it lowers it. At $T = 4$ the units are so undecided that they all come to resemble the
+# mean image, and as $T$ falls they part in groups. What does help is cheap: more starts, and
+# keeping the one with the best bound, or the exact E step where $K$ allows it.

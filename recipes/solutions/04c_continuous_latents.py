@@ -43,12 +43,13 @@ BLUE, ORANGE = "C0", "C1"
 # %% [markdown]
 # ## 1 All at once
 #
-# With equal strengths a, one parallel update is m ← c − B m, where B has 0 on the diagonal and
-# b = a²/(1 + a²) elsewhere. Its eigenvalues are (K − 1)b, for equal errors, and −b. The errors grow
-# if (K − 1)b > 1, that is (K − 2)a² > 1. For K = 3: **if a > 1**. For two causes it never diverges.
+# With equal strengths $a$, one parallel update is $m \leftarrow c - B m$, where $B$ has 0 on the
+# diagonal and $b = a^2/(1 + a^2)$ elsewhere. Its eigenvalues are $(K - 1)b$, for equal errors, and
+# $-b$. The errors grow if $(K - 1)b > 1$, that is $(K - 2)a^2 > 1$. For $K = 3$: **if $a > 1$**.
+# For two causes it never diverges.
 #
 # Each sequential update is the maximum of the bound in one mean, the others held. So the bound
-# cannot fall, and being quadratic with one maximum it leads there for every a.
+# cannot fall, and being quadratic with one maximum it leads there for every $a$.
 
 # %%
 v = torch.tensor([[4.0]])
@@ -86,13 +87,16 @@ ax.set(yscale="log", xlabel="sweeps", ylabel="largest error of a mean", ylim=(1e
 ax.set_title("Three causes: parallel updates diverge beyond a = 1, sequential ones never")
 ax.legend(loc="lower right")
 plt.show()
+
+# %% tags=["checks"]
 assert parallel(5.0, num_causes=2, sweeps=400)[-1] < 1e-3
 
 # %% [markdown]
 # ## 2 Sum out what you can
 #
-# Given μ and τ, yⱼ is the sum of θⱼ ~ N(μ, τ) and noise N(0, σⱼ): yⱼ ~ N(μ, √(σⱼ² + τ²)). The θⱼ
-# are gone from the model, and come back from p(θⱼ | μ, τ, yⱼ), which is a normal.
+# Given $\mu$ and $\tau$, $y_j$ is the sum of $h_j \sim \mathcal N(\mu, \tau)$ and noise
+# $\mathcal N(0, s_j)$: $y_j \sim \mathcal N(\mu, (s_j^2 + \tau^2)^{1/2})$. The $h_j$ are gone from
+# the model, and come back from $p(h_j \mid \mu, \tau, y_j)$, which is a normal.
 
 
 # %%
@@ -124,9 +128,10 @@ table[["elbo", "mean_error", "sd_error"]].round(1)
 
 # %% [markdown]
 # Nothing is left of the funnel: even Laplace's bound is higher than that of full rank on all ten
-# latents. What is integrated exactly cannot be approximated badly. The tail of τ is still heavier
-# than a normal's in log τ: k-hat is near 0.7, and with other draws on the other side of it. Two
-# latents are quickly sampled. To have θ, draw it given those draws of μ and τ:
+# latents. What is integrated exactly cannot be approximated badly. The tail of $\tau$ is still
+# heavier than a normal's in $\log \tau$: k-hat is near 0.7, and with other draws on the other side
+# of it. Two latents are quickly sampled. To have $h$, draw it given those draws of $\mu$ and
+# $\tau$:
 
 # %%
 tree = pc.sample(fits["collapsed, mean_field"], num_draws=1000, num_warmup=300)
@@ -146,9 +151,11 @@ pair = pd.DataFrame(
     index=reference["school"].to_numpy(),
 )
 apart = (pair["mean, collapsed"] - pair["mean, PyMC"]).abs() / pair["sd, PyMC"]
+pair.round(1)
+
+# %% tags=["checks"]
 assert apart.max() < 0.15
 assert (pair["sd, collapsed"] / pair["sd, PyMC"] - 1).abs().max() < 0.12
-pair.round(1)
 
 # %% [markdown]
 # Means within 0.15 sd, sds within 12% of PyMC's.
@@ -185,6 +192,8 @@ ratio = tangent.covariance.diagonal().sqrt().numpy() / sd_full
 print(f"tangent bound {tangent.bound[-1]:.2f}; ELBO of its Gaussian {by_tangent.elbo}")
 print(f"ELBO of full rank {full.elbo}")
 print(f"its sds are {ratio.min():.2f} to {ratio.max():.2f} of full rank's")
+
+# %% tags=["checks"]
 assert tangent.converged
 assert np.diff(tangent.bound).min() > -1e-9
 assert tangent.bound[-1] < by_tangent.elbo.value < full.elbo.value
@@ -232,16 +241,19 @@ for kind in ("log", "Brier"):
     print(f"{kind} score: posterior mean better in {better[kind][5.0]} of 20 choices with prior")
     print(f"    sd 5, in {better[kind][1.0]} of 20 with prior sd 1")
 means = table.groupby("prior sd").mean()
+means.round(4)
+
+# %% tags=["checks"]
 assert better["log"][5.0] >= 15
 assert better["Brier"][5.0] >= 13
 assert 4 <= better["log"][1.0] <= 15
 assert abs(means.loc[1.0, "log, plug-in"] - means.loc[1.0, "log, posterior mean"]) < 0.01
 assert means.loc[1.0, "log, plug-in"] < means.loc[5.0, "log, posterior mean"] - 0.01
-means.round(4)
 
 # %% [markdown]
 # It was not luck: with the wide prior the posterior mean has the better log score in at least 15 of
 # 20 choices. And it was not the whole story: with a prior of sd 1 the two are within 0.01 nats of
 # each other, and *both* are better than either with the wide prior, by more than 0.01 nats a row.
-# Averaging repairs the harm of not knowing β; a prior that excludes absurd β leaves less to repair.
-# The tumours of the twenty choices overlap, so the counts are not those of 20 independent trials.
+# Averaging repairs the harm of not knowing $\beta$; a prior that excludes absurd $\beta$ leaves
+# less to repair. The tumours of the twenty choices overlap, so the counts are not those of 20
+# independent trials.

@@ -45,9 +45,10 @@ def sparse_evidence(theta, x=x):
 # %% [markdown]
 # ## 1 Two factors
 #
-# For K = 2 the inverse of V has the diagonal (V₂₂, V₁₁)/|V| and the determinant 1/|V|. So
-# Σ log Λ_kk − log|Λ| = log V₁₁ + log V₂₂ − 2 log|V| + log|V| = Σ log V_kk − log|V|. For K = 3 the
-# diagonal of Λ holds ratios of 2 × 2 minors, and the two numbers differ.
+# For $K = 2$ the inverse of $V$ has the diagonal $(V_{22}, V_{11})/|V|$ and the determinant
+# $1/|V|$. So $\sum_k \log \Lambda_{kk} - \log|\Lambda|$ is
+# $\log V_{11} + \log V_{22} - 2\log|V| + \log|V|$, that is $\sum_k \log V_{kk} - \log|V|$. For
+# $K = 3$ the diagonal of $\Lambda$ holds ratios of 2 × 2 minors, and the two numbers differ.
 
 # %%
 rng = torch.Generator().manual_seed(0)
@@ -60,9 +61,11 @@ for k in (2, 2, 3, 3):
     )
 table = pd.DataFrame(rows, columns=["K", "total correlation", "mean-field gap"])
 difference = (table["total correlation"] - table["mean-field gap"]).abs()
+table.round(4)
+
+# %% tags=["checks"]
 assert difference[table["K"] == 2].max() < 1e-12
 assert difference[table["K"] == 3].min() > 1e-3
-table.round(4)
 
 # %% [markdown]
 # ## 2 Patience
@@ -73,6 +76,8 @@ patient = variational_em.em(v, 3, seed=6, tol=0, max_iterations=20_000)
 below = best - np.array(patient.elbo)
 print("nats below the maximum after 1000, 5000, 10000, 20000 iterations:")
 print(below[[999, 4999, 9999, 19999]].round(3))
+
+# %% tags=["checks"]
 assert 6 < below[999] < 7
 assert below[-1] < 0.05
 assert patient.total_correlation[-1] < 1e-4
@@ -110,24 +115,28 @@ for seed in range(10):
     rows.append([top - sparse_evidence(theta) for theta in (bent, few, many)])
 columns = ["price", "after 5 exact steps", "after up to 300"]
 table = pd.DataFrame(rows, columns=columns).rename_axis("start")
+table.round(2)
+
+# %% tags=["checks"]
 assert (table["after 5 exact steps"] < table["price"]).all()
 assert (table["after up to 300"] <= table["after 5 exact steps"] + 1e-6).all()
 assert table["after 5 exact steps"].mean() < 0.8 * table["price"].mean()
-table.round(2)
 
 # %%
 share = 1 - table.mean() / table["price"].mean()
-assert 0.2 < share.iloc[1] < 0.7
-assert 0.8 < share.iloc[2] < 1.4
-assert table["after up to 300"].min() < 0 < table["after up to 300"].max()
 print(f"of the mean price, 5 exact steps return {100 * share.iloc[1]:.0f} %, 300 steps", end=" ")
 print(f"{100 * share.iloc[2]:.0f} %")
 
+# %% tags=["checks"]
+assert 0.2 < share.iloc[1] < 0.7
+assert 0.8 < share.iloc[2] < 1.4
+assert table["after up to 300"].min() < 0 < table["after up to 300"].max()
+
 # %% [markdown]
 # Five exact steps return 20 to 70 % of the mean price. Up to 300 return about all of it, from 80 to
-# 140 %: some starts end at a better θ (a negative number) than exact inference alone from the same
-# start, some at a worse one. So the price is mostly a matter of θ, not of the basin. The recipe in
-# practice: learn with the cheap q, and finish with a better one.
+# 140 %: some starts end at a better $\theta$ (a negative number) than exact inference alone from
+# the same start, some at a worse one. So the price is mostly a matter of $\theta$, not of the
+# basin. The recipe in practice: learn with the cheap $q$, and finish with a better one.
 
 # %% [markdown]
 # ## 4 Price and noise
@@ -160,6 +169,8 @@ table.round(2)
 
 # %%
 stuck = table["gap, q from the prior"] - table["gap, q from the exact marginals"]
+
+# %% tags=["checks"]
 assert table["TC"].is_monotonic_increasing
 assert table["TC"].iloc[-1] > 3 * table["TC"].iloc[0]
 assert table["gap, q from the exact marginals"].is_monotonic_increasing
@@ -169,18 +180,19 @@ assert stuck.iloc[0] > 2 * stuck.iloc[-1]
 
 # %% [markdown]
 # With little noise an image says which bars are on: the posterior is close to a point, a point is
-# factorial, and the total correlation is small. The best factorised q would cost little. Yet mean
+# factorial, and the total correlation is small. The best factorised $q$ would cost little. Yet mean
 # field is never free here: it pays more than 1 nat at every noise. The last two columns say why.
-# They are the gaps at θ_exact from two starts of the E step. At sd 0.3 the start at the prior ends
-# more than 10 nats below the start at the exact marginals: the switches freeze in a wrong
-# configuration, a **local optimum of the E step**. With more noise the family is to blame, with
-# less noise the algorithm.
+# They are the gaps at $\theta_{\text{exact}}$ from two starts of the E step. At sd 0.3 the start at
+# the prior ends more than 10 nats below the start at the exact marginals: the switches freeze in a
+# wrong configuration, a **local optimum of the E step**. With more noise the family is to blame,
+# with less noise the algorithm.
 
 # %% [markdown]
-# ## 5 A richer q
+# ## 5 A richer $q$
 #
-# Units 2j and 2j + 1 form a pair with four states; the pairs are independent under q. The general
-# mean-field update holds for a block as for a single unit: q(pair) ∝ exp E_rest[log p(v, h)].
+# Units $2j$ and $2j + 1$ form a pair with four states; the pairs are independent under $q$. The
+# general mean-field update holds for a block as for a single unit:
+# $q(\text{pair}) \propto \exp \mathbb E_{\text{rest}}[\log p(v, h)]$.
 
 
 # %%
@@ -224,13 +236,16 @@ bounds = {tuple(pairs): paired_bound(theta, x, pairs, 60) for pairs in matchings
 gaps = evidence - np.array(list(bounds.values()))
 print(f"gap of the independent units: {evidence - single:.2f} nats")
 print(f"gap of pairs: {gaps.min():.2f} (best of {len(gaps)} pairings) to {gaps.max():.2f} nats")
+
+# %% tags=["checks"]
 assert len(gaps) == len(list(itertools.permutations(range(6)))) // 48 == 15
 assert gaps.min() > 0
 assert gaps.max() < evidence - single + 0.5
 assert gaps.min() < 0.9 * (evidence - single)
 
 # %% [markdown]
-# There are 15 ways to pair six units. The best closes more than a tenth of the gap at θ_exact. The
-# correlations form a network (each horizontal bar crosses each vertical one), and three pairs cover
-# only three of its nine links. The price depends on the gap that is left near θ_exact, so expect it
-# to fall, but by how much only learning with that q can tell.
+# There are 15 ways to pair six units. The best closes more than a tenth of the gap at
+# $\theta_{\text{exact}}$. The correlations form a network (each horizontal bar crosses each
+# vertical one), and three pairs cover only three of its nine links. The price depends on the gap
+# that is left near $\theta_{\text{exact}}$, so expect it to fall, but by how much only learning
+# with that $q$ can tell.
