@@ -1,4 +1,4 @@
-"""Guides for `models.variational_autoencoder`: point, independent normals, encoder."""
+"""Guides for `models.variational_autoencoder`: independent normals, by row or by an encoder."""
 
 from collections.abc import Sequence
 
@@ -11,35 +11,6 @@ from torch.distributions import constraints
 
 from guides._encoders import mlp
 from guides._rows import require_all_rows
-
-
-class VariationalAutoencoderMAP(PyroModule):
-    """q(h_n) = δ(h_n − m_n): one point per row, the posterior mode in the space of h itself.
-
-    Its bound is log p(v, m): the entropy of a point, −∞, is left out, so the number is the height
-    of a density and no lower bound on the evidence. Learn θ with it and the decoder is that of an
-    auto-encoder without noise.
-
-    Parameters
-    ----------
-    num_rows, num_latents : int
-        n and K.
-
-    Attributes
-    ----------
-    h_loc : Tensor
-        m, shape (n, K), real. Initially 0, the prior mean.
-    """
-
-    def __init__(self, num_rows: int, num_latents: int) -> None:
-        super().__init__()
-        self.num_rows, self.num_latents = num_rows, num_latents
-        self.h_loc = PyroParam(torch.zeros(num_rows, num_latents))
-
-    def forward(self, v: Tensor | None = None, num_obs: int | None = None) -> dict[str, Tensor]:
-        require_all_rows(v, num_obs, self.num_rows)
-        with pyro.plate("row", self.num_rows, dim=-1):
-            return {"h": pyro.sample("h", dist.Delta(self.h_loc, event_dim=1))}
 
 
 class VariationalAutoencoderMeanField(PyroModule):

@@ -28,7 +28,7 @@ class VariationalAutoencoder(PyroModule):
     ``v``  v | h ~ the likelihood, with parameters f(h)     (row, D)
     ====== ===============================================  ================
 
-    - "gaussian": N(f(h), scale² I)
+    - "gaussian": N(f(h), diag(scale²))
     - "bernoulli": the columns are independent given h, with log odds f(h)
     - "beta_binomial": so too, with N = `total_count` and pseudo-counts a = softplus(f(h)_1…D) and
       b = softplus(f(h)_D+1…2D)
@@ -41,19 +41,21 @@ class VariationalAutoencoder(PyroModule):
         K.
     hidden : sequence of int, default (128,)
         Widths of the decoder's hidden layers; without any it is linear, and with the Gaussian
-        likelihood the model is probabilistic PCA.
+        likelihood the model is factor analysis; isotropic, it is probabilistic PCA.
     likelihood : {"gaussian", "bernoulli", "beta_binomial"}
         For real columns; for columns of 0 and 1; for whole numbers from 0 to `total_count`.
     total_count : int, default 1
         N of the beta-binomial, the largest value a column can have.
+    isotropic : bool, default False
+        Gaussian only: share one noise scale among the columns.
 
     Attributes
     ----------
     decoder : torch.nn.Sequential
         f, from (..., K) to (..., D), or (..., 2 D) for the beta-binomial. Torch's own random start.
     scale : Tensor
-        Gaussian only: noise standard deviation, shape (), positive, in the units of the data; one
-        for all columns. Initially 1.
+        Gaussian only: noise standard deviations, shape (D,), or (1,) if isotropic; positive, in the
+        units of the data. Initially 1.
 
     Raises
     ------
@@ -82,6 +84,7 @@ class VariationalAutoencoder(PyroModule):
         *,
         likelihood: str = "gaussian",
         total_count: int = 1,
+        isotropic: bool = False,
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
@@ -95,7 +98,8 @@ class VariationalAutoencoder(PyroModule):
         width = 2 * num_features if likelihood == "beta_binomial" else num_features
         self.decoder = mlp(num_latents, hidden, width)
         if likelihood == "gaussian":
-            self.scale = PyroParam(torch.tensor(1.0), constraint=constraints.positive)
+            num_scales = 1 if isotropic else num_features
+            self.scale = PyroParam(torch.ones(num_scales), constraint=constraints.positive)
 
     def reset_parameters(self) -> None:
         """Draw the decoder's weights anew."""

@@ -11,6 +11,7 @@ from pyro_cookbook.catalogue.topics import (
     logistic_regression,
     maximum_entropy,
     sparse_coding,
+    variational_autoencoder,
 )
 from pyro_cookbook.data import InputError
 
@@ -26,6 +27,7 @@ RECIPES: tuple[Recipe, ...] = (
     logistic_regression.RECIPE,
     eight_schools.RECIPE,
     learning.RECIPE,
+    variational_autoencoder.RECIPE,
 )
 
 
