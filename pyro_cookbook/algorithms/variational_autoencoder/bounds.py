@@ -162,7 +162,7 @@ def on_grid(
             f"model: it has {model.num_latents} latents, expected 1 or 2 for a grid of"
             f" {num_points}^K points"
         )
-    axis = torch.linspace(-limit, limit, num_points).to(v)
+    axis = torch.linspace(-limit, limit, num_points, dtype=v.dtype, device=v.device)
     points = torch.cartesian_prod(*[axis] * model.num_latents).reshape(-1, model.num_latents)
     log_prior = -points.square().sum(1) / 2 - model.num_latents * math.log(2 * math.pi) / 2
     log_cell = model.num_latents * math.log(float(axis[1] - axis[0]))

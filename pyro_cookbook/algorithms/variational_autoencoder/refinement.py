@@ -104,5 +104,5 @@ def refine(
         bound = elbo(model, v, loc, log_scale.exp(), eps.to(v.device))
         loc.grad, log_scale.grad = torch.autograd.grad(-bound.sum(), [loc, log_scale])
         optimiser.step()
-        trace.append(float(bound.mean()))
+        trace.append(float(bound.detach().mean()))
     return Refined(loc.detach(), log_scale.detach().exp(), trace)

@@ -55,7 +55,7 @@ def _encoder(v: Tensor, size: int, seed: int) -> Prepared:
 
 
 def _mean_field(v: Tensor, size: int, seed: int) -> Prepared:
-    """Train as the amortized guide does, hold θ, and refine every row from what the encoder says."""
+    """Train as the amortized guide does, hold θ, and refine every row from the encoder."""
     fit = _encoder(v, size, seed).fit(seed=seed)
     model: Any = fit.model
     encoder: Any = fit.guide
