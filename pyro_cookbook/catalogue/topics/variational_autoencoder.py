@@ -11,7 +11,7 @@ from models.variational_autoencoder import VariationalAutoencoder
 from pyro_cookbook.algorithms.variational_autoencoder.refinement import refine
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
-_HIDDEN, _BATCH, _NUM_STEPS = (64,), 200, 1200
+_HIDDEN, _BATCH, _NUM_STEPS = (64,), 200, 6000
 # Whole numbers up to this are counts; above, a column is as good as real.
 _MAX_COUNT = 255
 _NUM_REFINEMENTS, _NUM_DRAWS = 40, 2
@@ -47,9 +47,9 @@ def _encoder(v: Tensor, size: int, seed: int) -> Prepared:
     options = {
         "elbo": Trace_ELBO(),
         "batch_size": min(_BATCH, len(v)),
-        "lr": 0.01,
+        "lr": 0.02,
         "max_steps": _NUM_STEPS,
-        "tol": 0.2 * len(v),  # θ goes on improving by hundredths of a nat a row
+        "tol": 1.0 * len(v),  # a nat a row: θ goes on improving slowly
     }
     return Prepared(model, guide, (v,), options=options)
 
