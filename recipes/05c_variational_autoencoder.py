@@ -45,14 +45,12 @@ from pyro.optim import Adam
 from sklearn import datasets
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 import pyro_cookbook as pc
 from guides.variational_autoencoder import (
     VariationalAutoencoderAmortized,
-    VariationalAutoencoderMeanField,
 )
 from models.variational_autoencoder import VariationalAutoencoder
 from pyro_cookbook.algorithms import factor_analysis as fa
@@ -124,7 +122,7 @@ def guide(v, num_obs):
 
 # %%
 svi = SVI(model, guide, Adam({"lr": 0.02}), Trace_ELBO())
-for epoch in range(250):
+for _ in range(250):  # epochs
     for batch in wine[torch.randperm(178)].split(60):
         svi.step(batch, num_obs=178)
 
@@ -141,11 +139,11 @@ assert evidence - 0.25 < loop < evidence + 0.02
 pyro.clear_param_store()
 
 # %% [markdown]
-# The loop ends within 0.25 nats a row of the best that any linear model can do. Is it the family, the
-# encoder or the optimiser that lacks the rest? For the closed-form $\theta$ the answer is known: the
-# columns of $W$ stand at right angles, so the posterior is a product of normals, its mean is linear
-# in $v$ and its variance the same for all rows. `linear_vae.encoder` writes that posterior into an
-# encoder.
+# The loop ends within 0.25 nats a row of the best that any linear model can do. Is it the family,
+# the encoder or the optimiser that lacks the rest? For the closed-form $\theta$ the answer is
+# known: the columns of $W$ stand at right angles, so the posterior is a product of normals, its
+# mean is linear in $v$ and its variance the same for all rows. `linear_vae.encoder` writes that
+# posterior into an encoder.
 #
 # > **Predict, then run.** With this encoder, how much will $\log p(v, h) - \log q(h \mid v)$ vary
 # > from draw to draw of $h$?
@@ -186,8 +184,8 @@ assert 0.02 < float(evidence - turned_weights.mean()) < 1
 # <details><summary>Answer</summary>
 #
 # Not at all: below $10^{-9}$ nats, in every row. If $q$ is the posterior the ratio is $p(v)$,
-# whatever $h$ is. Turn the axes of the same model, $W R$ in place of $W$, and $p(v)$ stays while the
-# posterior's axes leave the encoder's: then the ratio varies and the bound falls.
+# whatever $h$ is. Turn the axes of the same model, $W R$ in place of $W$, and $p(v)$ stays while
+# the posterior's axes leave the encoder's: then the ratio varies and the bound falls.
 #
 # </details>
 
@@ -348,33 +346,35 @@ table.round(2)
 
 # %% tags=["checks"]
 below = table["below the evidence"]
-assert -19.9 < table["nats an image"].iloc[-1] < -19.3
+assert -20 < table["nats an image"].iloc[-1] < -19.3
 assert 0.2 < table["standard error"].iloc[0] < 0.25
-assert 0.3 < below.iloc[0] < 0.5
+assert 0.4 < below.iloc[0] < 0.7
 assert below.is_monotonic_decreasing
-assert 0.15 < below.iloc[1] / below.iloc[0] < 0.4
-assert 0.05 < below.iloc[2] / below.iloc[0] < 0.16
+assert 0.2 < below.iloc[1] / below.iloc[0] < 0.45
+assert 0.08 < below.iloc[2] / below.iloc[0] < 0.2
+assert 0.02 < below.iloc[3] < 0.06
 fine = vae_bounds.on_grid(vae, test_v[:40], limit=5.5, num_points=181).log_evidence
 assert (fine - log_p[:40]).abs().max() < 1e-4  # the grid is fine enough
 gap_1000 = log_p - iw[1000]
 worst_rows = gap_1000.sort(descending=True).values
-assert worst_rows[:45].sum() > 0.7 * gap_1000.sum()
+assert worst_rows[:45].sum() > 0.9 * gap_1000.sum()
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# About a hundred. Ten draws leave between 15% and 40% of the gap, a hundred between 5% and 16%.
-# The rest goes slowly, as few images hold it: after a thousand draws a tenth of the images have more
-# than 70% of what is left. Section 8 finds them.
+# More than a hundred. Ten draws leave a third of the gap, a hundred an eighth, a thousand still
+# more than 0.02 nats. Few images hold the rest: after a thousand draws, a tenth of them have more
+# than 90% of what is left. Section 9 asks which.
 #
 # </details>
 #
 # ## 5 The amortisation gap
 #
-# The evidence minus the encoder's bound has two parts: what the *best* product of normals lacks
-# for this row (the family), and what the encoder's normals lack to that (amortisation). `refine`
-# climbs the bound of each row by a few steps of Adam on $(m, \log s)$, with $\theta$ held: from the
-# encoder's values, which is called *semi-amortised*, or from the prior, as if there were no encoder.
+# The evidence minus the encoder's bound has two parts: what the *best* product of normals lacks for
+# this row (the family), and what the encoder's normals lack to that (amortisation). `refine` climbs
+# the bound of each row by a few steps of Adam on $(m, \log s)$, with $\theta$ held: from the
+# encoder's values, which is called *semi-amortised*, or from the prior, as if there were no
+# encoder.
 
 # %%
 eps = torch.randn(400, 447, 2, generator=torch.Generator().manual_seed(5))
@@ -420,7 +420,7 @@ ax.set(
 )
 ax.set_xticks([0.5, 1, 3, 10, 30, 100, 200], ["0", "1", "3", "10", "30", "100", "200"])
 ax.minorticks_off()
-ax.set_title("The encoder is worth about thirty steps; a hundred more close its gap")
+ax.set_title("Thirty steps from the encoder take most of its gap")
 ax.legend()
 plt.show()
 
@@ -439,16 +439,28 @@ by_encoder = seconds_of(lambda: enc.encode(test_v), 21)
 by_thirty = seconds_of(lambda: after(starts["from the prior"][0], 30, 0.2), 3)
 
 # %% tags=["checks"]
-print(missing, family, amortisation, by_encoder, by_thirty)
+at = {n: i for i, n in enumerate(steps)}
+by_enc, by_prior = missing["from the encoder"], missing["from the prior"]
+assert 0.04 < family < 0.11
+assert 0.35 < amortisation < 0.6
+assert 0.6 < (by_enc[0] - by_enc[at[30]]) / amortisation < 0.95
+assert by_prior[at[10]] > by_enc[0] > by_prior[at[30]]  # the encoder is worth 10 to 30 steps
+assert by_prior[at[30]] > 1.5 * by_enc[at[30]]
+assert (np.diff(by_enc) < 0).all()
+assert by_thirty > 100 * by_encoder
 
 # %% [markdown]
-# TODO
+# Nearly all of what the bound lacks is amortisation: about half a nat, while the family lacks less
+# than 0.11 (an upper bound: the better of two starts, after 200 steps). Thirty steps from the
+# encoder's values take more than 60% of the amortisation gap. From the prior, the encoder's bound
+# is passed only between ten and thirty steps, and thirty steps cost more than a hundred times one
+# pass of the encoder. So amortise for many rows, and refine the few that matter.
 #
 # ## 6 Looking at it
 #
-# Two latents make a map. Left, where the encoder puts the test images; right, what the decoder makes
-# of the points of the map. Below: images, their reconstructions, a walk between two of them, and
-# images drawn from the model.
+# Two latents make a map. Left, where the encoder puts the test images; right, what the decoder
+# makes of the points of the map. Below: images, their reconstructions, a walk between two of them,
+# and images drawn from the model.
 
 # %%
 labels = split.test.labels.numpy()
@@ -522,8 +534,8 @@ plt.show()
 # ## 7 Grey levels: a density is not a probability
 #
 # The grey levels are whole numbers from 0 to 16. A model that gives them a *density* can be praised
-# for nothing: three pixels are blank in all images, and as their noise scale goes to 0 the density
-# goes to infinity.
+# for nothing: four pixels are blank in all training images, and as their noise scale goes to 0, the
+# density of new images rises without end.
 
 # %%
 grey, new_grey = split.training.v, split.test.v
@@ -540,13 +552,12 @@ pd.Series(held, name="log density, nats an image").rename_axis("noise scale of b
 ).to_frame()
 
 # %% tags=["checks"]
-num_blank = int(blank.sum())
-print(held, num_blank)
-blank_in_test = bool((new_grey[:, blank] == 0).all())
-print(blank_in_test, np.diff(list(held.values())))
+assert int(blank.sum()) == 4
+assert (new_grey[:, blank] == 0).all()
+assert np.allclose(np.diff(list(held.values())), 4 * np.log(10))
 
 # %% [markdown]
-# Each factor of ten is worth $\log 10$ for each blank pixel, and there is no end to it.
+# Each factor of ten is worth $4 \log 10 = 9.2$ nats, and nothing was learnt.
 # What is comparable is the probability of the 64 whole numbers:
 #
 # - histograms and the *beta-binomial* likelihood (17 levels, two pseudo-counts for each pixel from
@@ -557,8 +568,8 @@ print(blank_in_test, np.diff(list(held.values())))
 #   in section 4.
 #
 # `benchmarks/vae_digits.py` trains ten-latent auto-encoders so, with early stopping and several
-# seeds, beside factor analysis and mixtures whose sizes the validation rows choose. It takes half an
-# hour; this is its table.
+# seeds, beside factor analysis and mixtures whose sizes the validation rows choose. It takes half
+# an hour; this is its table.
 
 # %%
 report = Path("../benchmarks/vae_digits.md").read_text("utf-8")
@@ -571,16 +582,33 @@ reached = {
     for cells in lines
     if cells[5].strip()[:1] == "-" and "--" not in cells[5]
 }
-print(reached)
+deep_gaussian, deep_counts = (
+    reached["auto-encoder, gaussian"],
+    reached["auto-encoder, beta-binomial"],
+)
+assert deep_gaussian > reached["factor analysis"] + 8
+assert reached["Gaussian mixture"] > deep_gaussian + 1
+assert deep_counts > deep_gaussian + 25
+assert deep_counts > reached["pixels on their own"] + 20 > deep_gaussian
+assert abs(reached["Bernoulli mixture"] - reached["auto-encoder, bernoulli"]) < 0.5
 
 # %% [markdown]
-# TODO
+# Does the deep model pay, with a thousand draws and 1000 images to learn from? As a Gaussian it
+# beats factor analysis by more than 8 nats, and a mixture of Gaussians beats it. With the same
+# networks the beta-binomial likelihood is worth more than 25 nats: every Gaussian here is behind 64
+# histograms that know of no other pixel, and the beta-binomial auto-encoder is more than 20 nats
+# ahead of them. On the ink alone, a mixture of Bernoulli templates is level with the auto-encoder
+# to half a nat. **The likelihood mattered more than the depth.**
 #
 # ## 8 The encoder as a feature extractor
 #
-# 50 labelled images, 950 without. Train an auto-encoder with ten latents on the ink of all 1000; then
-# a logistic regression on the encoder's means of the 50. The controls are the raw pixels, ten
-# principal axes of the same 1000, and the same network before training. Twenty draws of the 50.
+# 50 labelled images, 950 without. Train an auto-encoder with ten latents on the ink of all 1000;
+# then classify by the encoder's means of the 50: by logistic regression and by the nearest
+# neighbour. The controls are the raw pixels, ten principal axes of the same 1000, and the network
+# before training. Twenty draws of the 50. (Do not standardise the means: a collapsed latent's tiny
+# spread would be blown up to 1.)
+#
+# > **Predict, then run.** Which of the four is best?
 
 # %%
 torch.manual_seed(0)
@@ -600,26 +628,28 @@ axes_10 = PCA(10).fit(train_v)
 features["10 principal axes"] = axes_10.transform(train_v), axes_10.transform(test_v)
 rng = np.random.default_rng(0)
 subsets = [rng.permutation(1000)[:50] for _ in range(20)]
-accuracy = pd.DataFrame(
-    {
-        name: [
-            make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-            .fit(np.asarray(x)[subset], split.training.labels[subset])
-            .score(np.asarray(new), split.test.labels)
-            for subset in subsets
-        ]
-        for name, (x, new) in features.items()
-    }
-)
-pd.DataFrame({"accuracy": accuracy.mean(), "sd over the draws": accuracy.std()}).round(2)
+learners = {
+    "logistic regression": LogisticRegression(max_iter=5000),
+    "nearest neighbour": KNeighborsClassifier(1),
+}
+accuracy = {
+    (kind, name): [
+        learner.fit(np.asarray(x)[subset], split.training.labels[subset]).score(
+            np.asarray(new), split.test.labels
+        )
+        for subset in subsets
+    ]
+    for kind, learner in learners.items()
+    for name, (x, new) in features.items()
+}
+share_right = pd.Series({key: np.mean(found) for key, found in accuracy.items()}).unstack(0)
+share_right.loc[list(features)].round(2)
 
 # %% tags=["checks"]
-print(
-    accuracy.mean(),
-    accuracy.std(),
-    accuracy.sub(accuracy["encoder, 10 means"], axis=0).mean(),
-    accuracy.sub(accuracy["encoder, 10 means"], axis=0).std(),
-)
+print(share_right, {k: np.std(x) for k, x in accuracy.items()})
+with torch.no_grad():
+    m, s_ = deep.guide.encode(train_v)
+    print("rates", ((m**2 + s_**2 - 1 - 2 * s_.log()) / 2).mean(0))
 
 # %% [markdown]
 # ## 9 A verdict for each row
@@ -634,17 +664,95 @@ print(f"verdict: {diagnosis.verdict}; gap {diagnosis.gap.value:.0f} nats of 447 
 print("because:", diagnosis.reasons[-1].split("(")[0])
 
 # %%
-wrong = ((loc - on_grid.mean).abs() / on_grid.sd).amax(1)  # of the means, in posterior sds
-print(diagnosis)
+eps = torch.randn(2000, 447, 2, generator=torch.Generator().manual_seed(6))
+with torch.no_grad():
+    draws = loc + scale * eps
+    log_q = dist.Normal(loc, scale).log_prob(draws).sum(-1)
+    log_w = (
+        dist.Normal(0.0, 1.0).log_prob(draws).sum(-1) + vae.decode(draws).log_prob(test_v) - log_q
+    )
+reweighted = (torch.softmax(log_w, 0)[..., None] * draws).sum(0)
+
+
+def error_of(mean):
+    """Largest error of a row's two means, in posterior standard deviations."""
+    return ((mean - on_grid.mean).abs() / on_grid.sd).amax(1)
+
+
 bad = torch.zeros(447, dtype=torch.bool)
 bad[list(diagnosis.bad_rows)] = True
+pd.DataFrame(
+    {
+        kind: {
+            "images": int(rows.sum()),
+            "median error, encoder": float(error_of(loc)[rows].median()),
+            "median error, reweighted": float(error_of(reweighted)[rows].median()),
+            "error above 0.25, reweighted": int((error_of(reweighted)[rows] > 0.25).sum()),
+        }
+        for kind, rows in (("called good", ~bad), ("called bad", bad))
+    }
+).round(2)
+
+# %% tags=["checks"]
 print(
     int(bad.sum()),
-    wrong[bad].median(),
-    wrong[~bad].median(),
-    (wrong[~bad] > 1).sum(),
-    (wrong[bad] > 1).sum(),
-    (wrong > 1).sum(),
+    [
+        [float(error_of(x)[r].quantile(q)) for q in (0.5, 0.9, 1)]
+        for x in (loc, reweighted)
+        for r in (bad, ~bad)
+    ],
+    [(error_of(reweighted)[r] > 0.25).sum() for r in (bad, ~bad)],
 )
-g = log_p - iw[1]
-print("gap in bad", g[bad].sum() / g.sum())
+
+# %% [markdown]
+# TODO9
+#
+# ## 10 The ledger
+#
+# What is spent, in nats an image of the test rows, for the two-latent auto-encoder of section 3.
+
+# %%
+ledger = pd.Series(
+    {
+        "evidence of the digits under θ": float(log_p.mean()),
+        "family gap: the posterior is no product of normals": -family,
+        "amortisation gap: one network for all rows": -amortisation,
+        "bound of the encoder": float(log_p.mean()) - family - amortisation,
+    },
+    name="nats an image",
+)
+ledger.round(1).to_frame()
+
+# %%
+scoreboard = pd.DataFrame(
+    {
+        "gap (nats a row)": [float(evidence - weights.mean()), float((log_p - iw[1]).mean())],
+        "worst row's k-hat above 0.7": ["–", "yes" if diagnosis.khats["row"] > 0.7 else "no"],
+        "verdict": ["exact", diagnosis.verdict],
+    },
+    index=["linear, wines", "two latents, digits"],
+)
+scoreboard.round(1)
+
+# %% tags=["checks"]
+assert abs(scoreboard["gap (nats a row)"].iloc[0]) < 1e-9
+assert abs(ledger.iloc[3] - float(iw[1].mean())) < 0.05
+
+# %% [markdown]
+# Left open. The bound trains $\theta$ and the encoder together, so $\theta$ bends towards models
+# that the encoder can invert: recipe 4d measures that price where it can be measured. The gradient
+# needed a derivative through the draw; where $h$ is discrete there is none, and recipe 5a trains
+# encoders in other ways. Recipe 6 puts amortised inference beside NUTS on one axis of seconds.
+#
+# ## Exercises
+#
+# Solutions are in `recipes/solutions/05c_variational_autoencoder.ipynb`.
+#
+# 1. **The rate.** Check the KL of section 1 against a numerical integral. 2. **Water-filling.**
+# Show that the drawn code of the best linear model leaves the error $\min(\lambda_k, \sigma^2)$
+# along axis $k$, and check it on the wines. 3. **A weight on the rate.** Put a weight $\beta$ on
+# the KL. At which $\beta$ do the networks of section 2 collapse, if $\sigma$ is half its threshold?
+# 4. **How many draws.** Suppose a row's log weights are normal with variance $\tau^2$. How many
+# draws does the importance-weighted bound need? What does that say of section 4? 5. **A full
+# covariance** (open). Let the encoder give a Cholesky factor. How much of the family's share goes,
+# and does the amortisation gap grow?

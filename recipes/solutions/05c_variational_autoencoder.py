@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 5c · Amortised inference: solutions
 #
-# Solutions to the exercises of `recipes/05c_variational_autoencoder.ipynb`. All bounds are in nats a
-# row.
+# Solutions to the exercises of `recipes/05c_variational_autoencoder.ipynb`. All bounds are in nats
+# a row.
 
 # %%
 import math
@@ -53,13 +53,12 @@ assert abs(by_formula - by_integral) < 1e-8
 # %% [markdown]
 # ## 2 Water-filling
 #
-# The reconstruction error of the best linear model along axis $k$ is $\min(\lambda_k, \sigma^2)$ for
-# the *drawn* code: $\mathbb E\,(v - W h - b)^2$ with $h \sim q$ is
-# $\lambda - 2 W \operatorname{Cov}(h, v) + W^2 \mathbb E[h^2]$, where $W^2 = \lambda - \sigma^2$,
-# $W \operatorname{Cov}(h, v) = \lambda - \sigma^2$ and $\mathbb E[h^2] = 1$: the sum is
-# $\sigma^2$. An axis is described down to a distortion $\sigma^2$ at a price of
-# $\frac12 \log(\lambda_k / \sigma^2)$ nats, or not at all: the reverse water-filling of Shannon's
-# rate-distortion theory.
+# The reconstruction error of the best linear model along axis $k$ is $\min(\lambda_k, \sigma^2)$
+# for the *drawn* code: $\mathbb E\,(v - W h - b)^2$ with $h \sim q$ is $\lambda - 2 W
+# \operatorname{Cov}(h, v) + W^2 \mathbb E[h^2]$, where $W^2 = \lambda - \sigma^2$, $W
+# \operatorname{Cov}(h, v) = \lambda - \sigma^2$ and $\mathbb E[h^2] = 1$: the sum is $\sigma^2$. An
+# axis is described down to a distortion $\sigma^2$ at a price of $\frac12 \log(\lambda_k /
+# \sigma^2)$ nats, or not at all: the reverse water-filling of Shannon's rate-distortion theory.
 
 # %%
 rows = torch.tensor(datasets.load_wine().data)
@@ -112,7 +111,7 @@ def rate_with(beta, steps=400):
         (-(elbo + kl - beta * kl).mean()).backward()
         optimiser.step()
         schedule.step()
-    return float(kl.mean())
+    return float(kl.detach().mean())
 
 
 rates = {beta: rate_with(beta) for beta in (1.0, 3.0, 5.0)}
@@ -127,8 +126,8 @@ assert rates[5.0] < 0.01
 # ## 4 How many draws
 #
 # If the log weights of a row were normal with variance $\tau^2$, then $\operatorname{KL}(q \| p) =
-# \tau^2 / 2$, and the mean weight needs of the order of $e^{\tau^2}$ draws: its relative variance is
-# $e^{\tau^2} - 1$.
+# \tau^2 / 2$, and the mean weight needs of the order of $e^{\tau^2}$ draws: its relative variance
+# is $e^{\tau^2} - 1$.
 
 # %%
 rng = np.random.default_rng(0)
