@@ -13,6 +13,7 @@ from pyro_cookbook.catalogue.topics import (
     maximum_entropy,
     sigmoid_belief_network,
     sparse_coding,
+    variational_autoencoder,
 )
 from pyro_cookbook.data import InputError
 
@@ -30,6 +31,7 @@ RECIPES: tuple[Recipe, ...] = (
     learning.RECIPE,
     sigmoid_belief_network.RECIPE,
     learned_codes.RECIPE,
+    variational_autoencoder.RECIPE,
 )
 
 

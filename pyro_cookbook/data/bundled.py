@@ -49,6 +49,12 @@ def _breast_cancer() -> Loaded:
     return frame.assign(malignant=1.0 - bunch.target), ()  # scikit-learn's 1 is benign
 
 
+def _digits() -> Loaded:
+    bunch: Any = datasets.load_digits(as_frame=True)
+    inked = bunch.data.loc[:, bunch.data.max() > bunch.data.min()]  # three are blank in all images
+    return inked, tuple(str(label) for label in bunch.target)
+
+
 def _two_causes() -> Loaded:
     noise = np.random.default_rng(0).standard_normal((100, 3))
     return pd.DataFrame({"sum": noise @ np.array([1.5, 1.0, 1.0])}), ()
@@ -88,6 +94,11 @@ _BUNDLED: dict[str, tuple[Callable[[], Loaded], str]] = {
         _breast_cancer,
         "569 tumours, ten measurements of cell nuclei and whether malignant (Wolberg, Street and"
         " Mangasarian, UCI repository, CC BY 4.0); ships with scikit-learn",
+    ),
+    "digits": (
+        _digits,
+        "1797 handwritten digits, grey levels 0 to 16 of the 61 pixels of 64 that are not blank in"
+        " all (Alpaydin and Kaynak, UCI repository, CC BY 4.0); ships with scikit-learn",
     ),
     "two_causes": (_two_causes, "100 sums of two hidden causes and noise (simulated)"),
     "eight_schools": (

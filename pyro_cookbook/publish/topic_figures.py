@@ -204,6 +204,27 @@ def plot_densities(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     return f"Densities of largest entropy for {table.name}", figure
 
 
+def plot_latent_map(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
+    """Draw where each guide puts the rows: posterior means of the first two latents, by class."""
+    figure = Figure(figsize=(4.6 * len(trees), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(trees), sharex=True, sharey=True, squeeze=False)[0]
+    labels = np.asarray(table.labels or [table.name] * len(table.v))
+    for axes, (guide, tree) in zip(panels, trees.items(), strict=True):
+        mean = tree.posterior.h.mean("draw").to_numpy()
+        second = mean[:, 1] if mean.shape[1] > 1 else np.zeros(len(mean))
+        for index, label in enumerate(sorted(set(labels))):
+            rows = labels == label
+            axes.scatter(
+                mean[rows, 0], second[rows], s=9, color=COLOURS[index % len(COLOURS)],
+                marker=MARKERS[(index + index // len(COLOURS)) % len(MARKERS)], alpha=0.7, label=label,
+            )  # fmt: skip
+        axes.set_title(guide)
+        axes.set_xlabel("first latent")
+    panels[0].set_ylabel("second latent")
+    panels[-1].legend(title="class", bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
+    return "Posterior means of all rows in the plane of two latents, under each guide", figure
+
+
 PICTURES: dict[str, Callable[[Mapping[str, xr.DataTree], Table], Picture]] = {
     "01_inference_as_optimisation": plot_factors,
     "02_expectation_maximisation": plot_components,
@@ -220,4 +241,5 @@ PICTURES: dict[str, Callable[[Mapping[str, xr.DataTree], Table], Picture]] = {
     "04d_learning_meets_inference": plot_correlations,
     "05a_wake_sleep": plot_dictionary,
     "05b_learned_codes": plot_dictionary,
+    "05c_variational_autoencoder": plot_latent_map,
 }

@@ -1,0 +1,1 @@
+"""Variational auto-encoders: bounds, refinement, and the linear case in closed form."""
