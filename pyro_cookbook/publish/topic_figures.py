@@ -216,7 +216,8 @@ def plot_latent_map(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
             rows = labels == label
             axes.scatter(
                 mean[rows, 0], second[rows], s=9, color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[(index + index // len(COLOURS)) % len(MARKERS)], alpha=0.7, label=label,
+                marker=MARKERS[(index + index // len(COLOURS)) % len(MARKERS)], alpha=0.7,
+                label=label,
             )  # fmt: skip
         axes.set_title(guide)
         axes.set_xlabel("first latent")
