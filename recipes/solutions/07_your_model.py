@@ -192,7 +192,7 @@ rhat, ess = az.rhat(nuts, var_names=names), az.ess(nuts, var_names=names)
 
 normal = pc.fit(centred, "full_rank", se, y, noncentred=True)
 trees = {
-    "normal": pc.to_datatree(normal, num_draws=20_000, reweight=True)["posterior"].isel(chain=0),
+    "normal": pc.to_datatree(pc.refine(normal))["posterior"],
     "Student's t": nuts["posterior"],
 }
 rows = {}
