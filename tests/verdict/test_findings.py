@@ -5,6 +5,7 @@ import pytest
 
 from pyro_cookbook.verdict.findings import (
     NOTHING,
+    REFINED,
     RELIABLE,
     REWEIGHT,
     UNRELIABLE,
@@ -24,7 +25,7 @@ def test_the_worst_verdict_wins_whatever_the_order(one, other):
 
 
 def test_verdicts_are_ordered_from_the_best_to_the_worst():
-    assert VERDICTS == (RELIABLE, REWEIGHT, UNRELIABLE)
+    assert VERDICTS == (RELIABLE, REWEIGHT, REFINED, UNRELIABLE)
 
 
 def test_reasons_follow_each_other_and_advice_is_given_once():
