@@ -161,7 +161,7 @@ exact_guide.encoder[0].load_state_dict(
     }
 )
 weights = vae_bounds.log_weights(exact_model, exact_guide, wine, 100)  # (draws, rows)
-print(f"largest sd over 100 draws, among 178 rows: {float(weights.std(0).max()):.0e} nats")
+print(f"largest sd over 100 draws, among 178 rows: {float(weights.std(0).max()):.6f} nats")
 
 # %% tags=["checks"]
 assert weights.std(0).max() < 1e-9
@@ -252,7 +252,10 @@ ax.plot(grid, exact, color="black", label="linear, exact: the formula")
 ax.plot(ratios, trained, "o", color=BLUE, label="networks with a hidden layer, trained")
 ax.axvline(1, color=GREY, ls="--")
 ax.text(1.01, 0.75, "predicted threshold", color=GREY)
-ax.set(xlabel="noise scale / root of the largest eigenvalue", ylabel="rate: mean KL (nats a row)")
+ax.set(xscale="log", xlabel="noise scale / root of the largest eigenvalue")
+ax.set_xticks([0.4, 0.6, 0.8, 1, 1.2], ["0.4", "0.6", "0.8", "1", "1.2"])
+ax.minorticks_off()
+ax.set(ylabel="rate: mean KL (nats a row)")
 ax.set_title("Above the threshold nothing is encoded")
 ax.legend()
 plt.show()
@@ -311,7 +314,7 @@ vae, enc = stopped.best
 vae.requires_grad_(False)
 enc.requires_grad_(False)
 print(f"rounds of 800 steps: {len(stopped.scores)}, the best is number {stopped.best_round + 1}")
-print("validation bound:", *(f"{s:.1f}" for s in stopped.scores))
+print("validation bound after each:", *(f"{s:.1f}" for s in stopped.scores))
 
 # %% [markdown]
 # ## 4 Between the bound and the evidence
@@ -329,7 +332,7 @@ print("validation bound:", *(f"{s:.1f}" for s in stopped.scores))
 
 # %%
 test_weights = vae_bounds.log_weights(vae, enc, test_v, 1000)
-on_grid = vae_bounds.on_grid(vae, test_v, limit=4.5, num_points=81)
+on_grid = vae_bounds.on_grid(vae, test_v, limit=4.5, num_points=61)
 log_p = on_grid.log_evidence
 ks = (1, 10, 100, 1000)
 iw = {k: vae_bounds.importance_weighted_bound(test_weights, k) for k in ks}
@@ -353,8 +356,8 @@ assert below.is_monotonic_decreasing
 assert 0.2 < below.iloc[1] / below.iloc[0] < 0.45
 assert 0.08 < below.iloc[2] / below.iloc[0] < 0.2
 assert 0.02 < below.iloc[3] < 0.06
-fine = vae_bounds.on_grid(vae, test_v[:40], limit=5.5, num_points=181).log_evidence
-assert (fine - log_p[:40]).abs().max() < 1e-4  # the grid is fine enough
+fine = vae_bounds.on_grid(vae, test_v[:20], limit=5.5, num_points=121).log_evidence
+assert (fine - log_p[:20]).abs().max() < 1e-4  # the grid is fine enough
 gap_1000 = log_p - iw[1000]
 worst_rows = gap_1000.sort(descending=True).values
 assert worst_rows[:45].sum() > 0.9 * gap_1000.sum()
@@ -377,11 +380,11 @@ assert worst_rows[:45].sum() > 0.9 * gap_1000.sum()
 # encoder.
 
 # %%
-eps = torch.randn(400, 447, 2, generator=torch.Generator().manual_seed(5))
+eps = torch.randn(150, 447, 2, generator=torch.Generator().manual_seed(5))
 
 
 def bound_of(normals):
-    """The bound of each test image, by the same 400 draws for all."""
+    """The bound of each test image, by the same 150 draws for all."""
     with torch.no_grad():
         return refinement.elbo(vae, test_v, *normals, eps)
 
@@ -392,7 +395,7 @@ def after(begin, num_steps, lr):
 
 
 loc, scale = enc.encode(test_v)
-steps = np.array([0, 1, 3, 10, 30, 100, 200])
+steps = np.array([0, 1, 3, 10, 30, 100])
 starts = {
     "from the encoder": ((loc, scale), 0.03),
     "from the prior": ((torch.zeros_like(loc), torch.ones_like(scale)), 0.2),
@@ -418,7 +421,7 @@ ax.set(
     xlabel="steps of refinement",
     ylabel="bound: nats below the evidence",
 )
-ax.set_xticks([0.5, 1, 3, 10, 30, 100, 200], ["0", "1", "3", "10", "30", "100", "200"])
+ax.set_xticks([0.5, 1, 3, 10, 30, 100], ["0", "1", "3", "10", "30", "100"])
 ax.minorticks_off()
 ax.set_title("Thirty steps from the encoder take most of its gap")
 ax.legend()
@@ -436,7 +439,7 @@ def seconds_of(action, repeats):
 
 
 by_encoder = seconds_of(lambda: enc.encode(test_v), 21)
-by_thirty = seconds_of(lambda: after(starts["from the prior"][0], 30, 0.2), 3)
+by_thirty = seconds_of(lambda: after(starts["from the prior"][0], 30, 0.2), 1)
 
 # %% tags=["checks"]
 at = {n: i for i, n in enumerate(steps)}
@@ -451,7 +454,7 @@ assert by_thirty > 100 * by_encoder
 
 # %% [markdown]
 # Nearly all of what the bound lacks is amortisation: about half a nat, while the family lacks less
-# than 0.11 (an upper bound: the better of two starts, after 200 steps). Thirty steps from the
+# than 0.11 (an upper bound: the better of two starts, after 100 steps). Thirty steps from the
 # encoder's values take more than 60% of the amortisation gap. From the prior, the encoder's bound
 # is passed only between ten and thirty steps, and thirty steps cost more than a hundred times one
 # pass of the encoder. So amortise for many rows, and refine the few that matter.
@@ -506,7 +509,6 @@ plt.show()
 pair = [int(np.flatnonzero(labels == digit)[0]) for digit in (0, 1)]
 share = torch.linspace(0, 1, 12)[:, None]
 walk = decoded((1 - share) * loc[pair[0]] + share * loc[pair[1]])
-twelve = torch.cat([torch.arange(12)])
 with torch.no_grad():
     torch.manual_seed(3)
     dreams = vae(num_obs=12)
@@ -519,7 +521,7 @@ for ax, images, title in zip(
         "their reconstructions: ink probabilities at the encoder's mean",
         "ink probabilities at draws of the prior",
         "images drawn from the model, each pixel on its own",
-        "a straight walk from a 0 to a 1 crosses other digits",
+        "a straight walk on the map, from a 0 to a 1",
     ),
     strict=True,
 ):
@@ -589,7 +591,10 @@ deep_gaussian, deep_counts = (
 assert deep_gaussian > reached["factor analysis"] + 8
 assert reached["Gaussian mixture"] > deep_gaussian + 1
 assert deep_counts > deep_gaussian + 25
-assert deep_counts > reached["pixels on their own"] + 20 > deep_gaussian
+assert deep_counts > reached["pixels on their own"] + 20
+assert max(deep_gaussian, reached["Gaussian mixture"]) < reached["pixels on their own"] - 5
+at_100 = {cells[0].strip(): cells[4] for cells in lines}
+assert all(value - float(at_100[name]) < 1 for name, value in reached.items())
 assert abs(reached["Bernoulli mixture"] - reached["auto-encoder, bernoulli"]) < 0.5
 
 # %% [markdown]
@@ -598,7 +603,8 @@ assert abs(reached["Bernoulli mixture"] - reached["auto-encoder, bernoulli"]) < 
 # networks the beta-binomial likelihood is worth more than 25 nats: every Gaussian here is behind 64
 # histograms that know of no other pixel, and the beta-binomial auto-encoder is more than 20 nats
 # ahead of them. On the ink alone, a mixture of Bernoulli templates is level with the auto-encoder
-# to half a nat. **The likelihood mattered more than the depth.**
+# to half a nat. All are bounds, but none rises by a nat from 100 draws to 1000. **The likelihood
+# mattered more than the depth.**
 #
 # ## 8 The encoder as a feature extractor
 #
@@ -615,7 +621,7 @@ torch.manual_seed(0)
 untrained = VariationalAutoencoderAmortized(64, 10, (64,))
 deep = pc.fit(
     VariationalAutoencoder(64, 10, (64,), likelihood="bernoulli"), untrained, train_v,
-    batch_size=100, max_steps=1000, lr=0.02,
+    batch_size=250, max_steps=800, lr=0.005,
 )  # fmt: skip
 with torch.no_grad():
     features = {
@@ -646,25 +652,35 @@ share_right = pd.Series({key: np.mean(found) for key, found in accuracy.items()}
 share_right.loc[list(features)].round(2)
 
 # %% tags=["checks"]
-print(share_right, {k: np.std(x) for k, x in accuracy.items()})
-with torch.no_grad():
-    m, s_ = deep.guide.encode(train_v)
-    print("rates", ((m**2 + s_**2 - 1 - 2 * s_.log()) / 2).mean(0))
+by_codes = share_right.loc["encoder, 10 means"]
+assert ((by_codes > 0.62) & (by_codes < 0.75)).all()
+assert (share_right.loc["10 principal axes"] > by_codes + 0.02).all()
+assert (share_right.loc["64 pixels"] > by_codes + 0.01).all()
+assert (share_right.loc["encoder, untrained"] < by_codes - 0.2).all()
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Ten principal axes, by both learners. Training is worth more than 0.2 to the encoder, and still
+# the raw pixels are ahead of it by more than 0.01, the axes by more than 0.02. Unlabelled images
+# alone do not make good features: on a table of your own, run the same four lines before you
+# believe in codes.
+#
+# </details>
+#
 # ## 9 A verdict for each row
 #
 # `pc.diagnose` weighs each row's draws: every row has its own $\hat k$. We ask for the 447 test
 # images, which the encoder has never seen.
 
 # %%
-encoded = pc.as_fit(vae, enc, test_v)
-diagnosis = pc.diagnose(encoded, log_evidence=float(log_p.sum()), progress=False)
+encoded = pc.as_fit(vae, enc, test_v, reason="trained in section 3")
+diagnosis = pc.diagnose(encoded, log_evidence=float(log_p.sum()), num_draws=1000, progress=False)
 print(f"verdict: {diagnosis.verdict}; gap {diagnosis.gap.value:.0f} nats of 447 images")
 print("because:", diagnosis.reasons[-1].split("(")[0])
 
 # %%
-eps = torch.randn(2000, 447, 2, generator=torch.Generator().manual_seed(6))
+eps = torch.randn(1000, 447, 2, generator=torch.Generator().manual_seed(6))
 with torch.no_grad():
     draws = loc + scale * eps
     log_q = dist.Normal(loc, scale).log_prob(draws).sum(-1)
@@ -681,7 +697,7 @@ def error_of(mean):
 
 bad = torch.zeros(447, dtype=torch.bool)
 bad[list(diagnosis.bad_rows)] = True
-pd.DataFrame(
+pd.DataFrame.from_dict(
     {
         kind: {
             "images": int(rows.sum()),
@@ -690,22 +706,26 @@ pd.DataFrame(
             "error above 0.25, reweighted": int((error_of(reweighted)[rows] > 0.25).sum()),
         }
         for kind, rows in (("called good", ~bad), ("called bad", bad))
-    }
+    },
+    orient="index",
 ).round(2)
 
 # %% tags=["checks"]
-print(
-    int(bad.sum()),
-    [
-        [float(error_of(x)[r].quantile(q)) for q in (0.5, 0.9, 1)]
-        for x in (loc, reweighted)
-        for r in (bad, ~bad)
-    ],
-    [(error_of(reweighted)[r] > 0.25).sum() for r in (bad, ~bad)],
-)
+before, then = error_of(loc), error_of(reweighted)
+assert 25 < int(bad.sum()) < 60
+assert 0.3 < before[~bad].median() < 0.6
+assert then[~bad].median() < 0.1
+assert 0.005 < (then[~bad] > 0.25).double().mean() < 0.06
+assert (then[bad] > 0.25).double().mean() > 0.2
+assert diagnosis.verdict == "unreliable"
 
 # %% [markdown]
-# TODO9
+# About a tenth of the rows are called bad. A good $\hat k$ does *not* say that the encoder's mean
+# is right: in the rows called good it is off by 0.3 to 0.6 posterior sds in the median. It says
+# that weights can mend it: reweighted, the median error there falls below 0.1, and fewer than 6% of
+# the rows stay off by more than 0.25. Of the rows called bad more than 20% do. Those are the rows
+# for `refine` or NUTS. One verdict for all 447 rows has to be "unreliable": in some the encoder
+# fails.
 #
 # ## 10 The ledger
 #
