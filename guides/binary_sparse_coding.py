@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import pyro
-import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import Tensor
 
+from guides._bits import IndependentBits, PointOfBits
 from guides._encoders import mlp
 from guides._rows import require_all_rows
 from models._bernoulli import BernoulliVector
@@ -22,7 +22,7 @@ class SparseCodingParameters(Protocol):
     scale: Tensor  # (), positive
 
 
-class BinarySparseCodingMAP(PyroModule):
+class BinarySparseCodingMAP(PointOfBits):
     """q(h_n) = δ(h_n − h*_n): one state per row, a mode of p(h | v) over the corners {0, 1}^K.
 
     A point of a discrete space has entropy 0: its bound log p(v, h*) is a lower bound on the
@@ -47,13 +47,6 @@ class BinarySparseCodingMAP(PyroModule):
     Besag (1986), doi:10.1111/j.2517-6161.1986.tb01412.x.
     """
 
-    h_mode: Tensor
-
-    def __init__(self, num_rows: int, num_units: int) -> None:
-        super().__init__()
-        self.num_rows, self.num_units = num_rows, num_units
-        self.register_buffer("h_mode", torch.zeros(num_rows, num_units))
-
     @torch.no_grad()
     def e_step(self, theta: SparseCodingParameters, v: Tensor, max_sweeps: int = 100) -> None:
         """Climb from the present state to a mode under `theta`; log p(v, h) never falls.
@@ -71,25 +64,10 @@ class BinarySparseCodingMAP(PyroModule):
         gram = beta * theta.W.mT @ theta.W
         inhibition = gram - gram.diagonal().diag()
         drive = theta.b + beta * v @ theta.W - gram.diagonal() / 2
-        h = self.h_mode.to(drive)
-        for _ in range(max_sweeps):
-            before = h.clone()
-            for i in range(self.num_units):
-                h[:, i] = (drive[:, i] > h @ inhibition[:, i]).to(h)
-            if h.equal(before):
-                break
-        self.h_mode = h
-
-    def forward(self, v: Tensor | None = None, num_obs: int | None = None) -> dict[str, Tensor]:
-        require_all_rows(v, num_obs, self.num_rows)
-        with pyro.plate("row", self.num_rows, dim=-1):
-            # A counting measure: the point has probability 1, and log 1 = 0.
-            log_density = self.h_mode.new_zeros(self.num_rows)
-            q = dist.Delta(self.h_mode, log_density=log_density, event_dim=1)
-            return {"h": pyro.sample("h", q)}
+        self.climb(drive, lambda h, i: drive[:, i] - h @ inhibition[:, i], max_sweeps)
 
 
-class BinarySparseCodingMeanField(PyroModule):
+class BinarySparseCodingMeanField(IndependentBits):
     """q(h_n) = ∏_i Bernoulli(ĥ_ni), ĥ = σ(logits): independent switches.
 
     At an optimum the logits satisfy b_i + β vᵀW_:i − ½ β W_:iᵀW_:i − β Σ_{j≠i} W_:jᵀW_:i ĥ_j.
@@ -106,16 +84,6 @@ class BinarySparseCodingMeanField(PyroModule):
     h_logits : Tensor
         log ĥ / (1 − ĥ), shape (n, K), real. Initially 0: every switch on with probability ½.
     """
-
-    def __init__(self, num_rows: int, num_units: int) -> None:
-        super().__init__()
-        self.num_rows, self.num_units = num_rows, num_units
-        self.h_logits = PyroParam(torch.zeros(num_rows, num_units))
-
-    def forward(self, v: Tensor | None = None, num_obs: int | None = None) -> dict[str, Tensor]:
-        require_all_rows(v, num_obs, self.num_rows)
-        with pyro.plate("row", self.num_rows, dim=-1):
-            return {"h": pyro.sample("h", BernoulliVector(self.h_logits))}
 
 
 class BinarySparseCodingAmortized(PyroModule):

@@ -138,7 +138,7 @@ class SparseCodingLISTA(PyroModule):
         self.b = b.to(own).clone()
         self.encode = (W.mT / curvature).to(own).repeat(self.num_layers, 1, 1)
         self.inhibit = step.to(own).repeat(self.num_layers - 1, 1, 1)
-        self.threshold = own.new_full((self.num_layers, self.num_atoms), shrinkage / curvature)
+        self.threshold = (shrinkage / curvature).to(own).repeat(self.num_layers, self.num_atoms)
 
     def code(self, v: Tensor) -> Tensor:
         """Compute h_T, shape (n, K), of rows of shape (n, D)."""
@@ -214,7 +214,7 @@ class SparseCodingLearnedSteps(PyroModule):
         self.register_buffer("W", _random_atoms(num_features, num_atoms))
         self.register_buffer("b", torch.zeros(num_features))
         self.register_buffer("unit", torch.ones(()))
-        self.register_buffer("curvature", torch.tensor(_curvature(self.W)))
+        self.register_buffer("curvature", _curvature(self.W).to(self.W))
         one = torch.ones(num_layers)
         self.step = PyroParam(one, constraint=constraints.positive)
         self.shrink = PyroParam(one.clone(), constraint=constraints.positive)
@@ -236,7 +236,7 @@ class SparseCodingLearnedSteps(PyroModule):
         own = self.b
         self.W, self.b = theta.W.detach().to(own).clone(), theta.b.detach().to(own).clone()
         self.unit = own.new_tensor(theta.rate * theta.scale**2)
-        self.curvature = own.new_tensor(_curvature(theta.W.detach()))
+        self.curvature = _curvature(theta.W.detach()).to(own)
         self.step = self.shrink = own.new_ones(self.num_layers)
         self.momentum = own.new_tensor(_fista_momentum(self.num_layers))
         return self
@@ -267,9 +267,9 @@ def _random_atoms(num_features: int, num_atoms: int) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(num_features, num_atoms), dim=0)
 
 
-def _curvature(W: Tensor) -> float:
-    """L, the largest eigenvalue of WᵀW."""
-    return float(torch.linalg.eigvalsh((W.mT @ W).double())[-1])
+def _curvature(W: Tensor) -> Tensor:
+    """L, the largest eigenvalue of WᵀW, shape (): a tensor, for `load` builds without values."""
+    return torch.linalg.eigvalsh((W.mT @ W).double())[-1]
 
 
 def _fista_momentum(num_layers: int) -> list[float]:

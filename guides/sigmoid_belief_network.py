@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import pyro
-import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from guides._bits import IndependentBits, PointOfBits
 from guides._encoders import mlp
 from guides._rows import require_all_rows
 from models._bernoulli import BernoulliVector
@@ -23,7 +23,7 @@ class BeliefParameters(Protocol):
     c: Tensor  # (D,)
 
 
-class SigmoidBeliefNetworkMAP(PyroModule):
+class SigmoidBeliefNetworkMAP(PointOfBits):
     """q(h_n) = δ(h_n − h*_n): one state per row, a mode of p(h | v) over the corners {0, 1}^K.
 
     A point of a discrete space has entropy 0: its bound log p(v, h*) is a lower bound on the
@@ -48,13 +48,6 @@ class SigmoidBeliefNetworkMAP(PyroModule):
     Besag (1986), doi:10.1111/j.2517-6161.1986.tb01412.x.
     """
 
-    h_mode: Tensor
-
-    def __init__(self, num_rows: int, num_units: int) -> None:
-        super().__init__()
-        self.num_rows, self.num_units = num_rows, num_units
-        self.register_buffer("h_mode", torch.zeros(num_rows, num_units))
-
     @torch.no_grad()
     def e_step(self, theta: BeliefParameters, v: Tensor, max_sweeps: int = 100) -> None:
         """Climb from the present state to a mode under `theta`; log p(v, h) never falls.
@@ -69,28 +62,16 @@ class SigmoidBeliefNetworkMAP(PyroModule):
         """
         require_all_rows(v, None, self.num_rows)
         W, drive = theta.W, theta.b + v @ theta.W
-        h = self.h_mode.to(drive)
-        for _ in range(max_sweeps):
-            before = h.clone()
-            for i in range(self.num_units):
-                # Log odds of h_i: what it gains in v, less what it costs in the normalisers.
-                others = h @ W.mT + theta.c - h[:, i, None] * W[:, i]
-                cost = (softplus(others + W[:, i]) - softplus(others)).sum(1)
-                h[:, i] = (drive[:, i] > cost).to(h)
-            if h.equal(before):
-                break
-        self.h_mode = h
 
-    def forward(self, v: Tensor | None = None, num_obs: int | None = None) -> dict[str, Tensor]:
-        require_all_rows(v, num_obs, self.num_rows)
-        with pyro.plate("row", self.num_rows, dim=-1):
-            # A counting measure: the point has probability 1, and log 1 = 0.
-            log_density = self.h_mode.new_zeros(self.num_rows)
-            q = dist.Delta(self.h_mode, log_density=log_density, event_dim=1)
-            return {"h": pyro.sample("h", q)}
+        def log_odds(h: Tensor, i: int) -> Tensor:
+            """Give what h_i gains in v, less what it costs in the normalisers."""
+            others = h @ W.mT + theta.c - h[:, i, None] * W[:, i]
+            return drive[:, i] - (softplus(others + W[:, i]) - softplus(others)).sum(1)
+
+        self.climb(drive, log_odds, max_sweeps)
 
 
-class SigmoidBeliefNetworkMeanField(PyroModule):
+class SigmoidBeliefNetworkMeanField(IndependentBits):
     """q(h_n) = ∏_i Bernoulli(ĥ_ni), ĥ = σ(logits): independent causes, set row by row.
 
     At an optimum a logit is the mean, over the other causes under q, of that cause's posterior log
@@ -107,16 +88,6 @@ class SigmoidBeliefNetworkMeanField(PyroModule):
     h_logits : Tensor
         log ĥ / (1 − ĥ), shape (n, K), real. Initially 0: every cause on with probability ½.
     """
-
-    def __init__(self, num_rows: int, num_units: int) -> None:
-        super().__init__()
-        self.num_rows, self.num_units = num_rows, num_units
-        self.h_logits = PyroParam(torch.zeros(num_rows, num_units))
-
-    def forward(self, v: Tensor | None = None, num_obs: int | None = None) -> dict[str, Tensor]:
-        require_all_rows(v, num_obs, self.num_rows)
-        with pyro.plate("row", self.num_rows, dim=-1):
-            return {"h": pyro.sample("h", BernoulliVector(self.h_logits))}
 
 
 class SigmoidBeliefNetworkAmortized(PyroModule):

@@ -244,7 +244,7 @@ def _outside(node: Node) -> tuple[int, ...] | None:
         value = inner.filled(value)
     try:
         inside = fn.support.check(value)
-    except (NotImplementedError, RuntimeError, ValueError):
+    except (NotImplementedError, RuntimeError, ValueError):  # no check, or another shape or dtype
         return None
     if bool(inside.all()):
         return None

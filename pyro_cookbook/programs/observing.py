@@ -305,7 +305,7 @@ class MaskedSite(dist.TorchDistribution):
             return zeros + getattr(support, "lower_bound", 0)
         try:
             transform = biject_to(support)
-        except NotImplementedError:
+        except NotImplementedError:  # no bijection to the reals: any value will have to do
             return zeros
         shape = like.shape
         if transform.domain.event_dim and transform.domain.event_dim <= like.dim():
