@@ -94,7 +94,7 @@ class VariationalAutoencoder(PyroModule):
         if total_count < 1:
             raise ValueError(f"total_count: got {total_count}, expected at least 1")
         self.num_features, self.num_latents, self.hidden = num_features, num_latents, tuple(hidden)
-        self.likelihood, self.total_count = likelihood, total_count
+        self.likelihood, self.total_count, self.isotropic = likelihood, total_count, isotropic
         width = 2 * num_features if likelihood == "beta_binomial" else num_features
         self.decoder = mlp(num_latents, hidden, width)
         if likelihood == "gaussian":

@@ -16,7 +16,7 @@ from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.state.in_place import copy_data, refuse_in_place, refuse_iterators
 
 # Dimensions that the trees of draws have, whatever the model.
-RESERVED = ("chain", "draw", "sample", "step")
+RESERVED = ("chain", "draw", "sample")
 
 
 def first_run(model: Program, *, guide: Any = None, batch_size: int | None = None) -> Program:

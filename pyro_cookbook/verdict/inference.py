@@ -15,6 +15,7 @@ from pyro_cookbook.posterior.refining.refine import refine
 from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.noncentring import candidates
 from pyro_cookbook.programs.program import Function
+from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
 from pyro_cookbook.verdict.findings import REWEIGHT, UNRELIABLE
 
@@ -183,7 +184,9 @@ def _ladder(
         return first[0]
 
     yield "as it is", as_it_is
-    if candidates(first[0].programs.model):
+    with isolated(options["seed"], first[0].param_state):
+        splittable = candidates(first[0].programs.model)
+    if splittable:
         family = first[0].family
         yield (
             "non-centred",

@@ -390,3 +390,27 @@ def test_names_of_the_trees_own_dimensions_are_refused():
     mcmc.run(torch.ones(3))
     with pytest.raises(ValueError, match="'chain'"):
         pc.from_pyro_mcmc(mcmc)
+
+
+def test_step_is_a_name_as_good_as_any(tmp_path):
+    """The losses have a dimension of that name, in a group that has no site."""
+
+    def model(y):
+        step = pyro.sample("step", dist.Normal(y.new_zeros(()), 1.0))
+        with pyro.plate("row", len(y), dim=-1):
+            pyro.sample("y", dist.Normal(step, 1.0), obs=y)
+
+    def walk(y):
+        with pyro.plate("step", len(y), dim=-1):
+            h = pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
+            pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+    for one, name, dims in ((model, "step", ()), (walk, "h", ("step",))):
+        fit = pc.fit(one, "mean_field", torch.ones(3))
+        for tree in (pc.to_datatree(fit, num_draws=10), pc.predict(fit, num_draws=10)):
+            assert tree.posterior[name].dims == ("chain", "draw", *dims)
+        tree = pc.to_datatree(fit, num_draws=10)
+        assert tree.sample_stats.loss.sizes == {"step": len(fit.losses)}
+        tree.to_netcdf(tmp_path / f"{name}.nc")
+        read = az.from_netcdf(tmp_path / f"{name}.nc")
+        assert read.posterior[name].equals(tree.posterior[name])

@@ -141,7 +141,7 @@ def named(name):
     return model
 
 
-@pytest.mark.parametrize("name", ["chain", "draw", "sample", "step"])
+@pytest.mark.parametrize("name", ["chain", "draw", "sample"])
 def test_names_of_the_trees_dimensions_are_refused(name):
     with pytest.raises(ValueError, match=name):
         pc.fit(named(name), "full_rank", Y)

@@ -33,7 +33,11 @@ def raising(error):
 
 
 def command(*arguments):
-    code = "from pyro_cookbook.cli import app; app()"
+    """Run the command line as a terminal does: what a shell starts behind ignores Ctrl-C."""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        " from pyro_cookbook.cli import app; app()"
+    )
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 

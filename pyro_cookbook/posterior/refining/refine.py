@@ -166,7 +166,11 @@ def _rounds() -> Any:
 def _better_centred(fit: Fit) -> Fit:
     """Fit again with sites non-centred, where that can be, and keep the better of the two."""
     named = is_named(fit.family) and fit.family not in {"map", "flow"}
-    if fit.noncentred or not named or not candidates(fit.programs.model):
+    if fit.noncentred or not named:
+        return fit
+    with isolated(fit.seed, fit.param_state):
+        splittable = candidates(fit.programs.model)
+    if not splittable:
         return fit
     try:
         return fit_again(
