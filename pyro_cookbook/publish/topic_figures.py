@@ -18,7 +18,7 @@ def plot_factors(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     """Draw the rows in the plane of their two most spread factors, and one row's posterior."""
     figure = Figure(figsize=(9.0, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    tree = trees["full_rank"]
+    tree = trees.get("full_rank", next(iter(trees.values())))
     mean = tree.posterior.h.mean("draw").to_numpy()
     i, j = np.argsort(-mean.std(0))[:2]
     # Factors are known up to a rotation: the axes along which the rows spread most show them best.
@@ -54,13 +54,14 @@ def plot_factors(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
 
 
 def plot_components(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
-    """Draw the fitted components over the third and fourth column, or the last, for two guides."""
-    figure = Figure(figsize=(9.0, 4.5), layout="constrained")
+    """Draw the fitted components over the third and fourth column, or the last."""
+    compared = {guide: tree for guide, tree in trees.items() if guide in {"exact", "mean_field"}}
+    compared = compared or dict(trees)
+    figure = Figure(figsize=(4.5 * len(compared), 4.5), layout="constrained")
     v = table.v.numpy()
     i, j = min(2, v.shape[1] - 1), min(3, v.shape[1] - 1)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, guide in zip(panels, ("exact", "mean_field"), strict=True):
-        tree = trees[guide]
+    panels = figure.subplots(1, len(compared), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (guide, tree) in zip(panels, compared.items(), strict=True):
         h = tree.posterior.h.to_numpy()
         share = np.stack([(h == k).mean(0) for k in range(h.max() + 1)], axis=1)
         top = share.argmax(1)
@@ -82,7 +83,7 @@ def plot_components(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
         axes.set_xlabel(f"{table.columns[i]} (standardised)")
         axes.legend(fontsize="small")
     panels[0].set_ylabel(f"{table.columns[j]} (standardised)")
-    return "Fitted components in two columns, exact E step beside variational Bayes", figure
+    return f"Fitted components in two columns: {' beside '.join(compared)}", figure
 
 
 def _gaussians(tree: xr.DataTree) -> list[tuple[Array, Array]]:
@@ -168,7 +169,8 @@ def plot_correlations(trees: Mapping[str, xr.DataTree], table: Table) -> Picture
     """Draw the exact posterior correlations of the factors under each learned θ."""
     figure = Figure(figsize=(4.5 * len(trees), 4.2), layout="constrained")
     image: Any = None
-    for axes, (guide, tree) in zip(figure.subplots(1, len(trees)), trees.items(), strict=True):
+    panels = figure.subplots(1, len(trees), squeeze=False)[0]
+    for axes, (guide, tree) in zip(panels, trees.items(), strict=True):
         W, scale = tree.theta.W.to_numpy(), tree.theta.scale.to_numpy()
         scaled = W / np.broadcast_to(scale, len(W))[:, None]
         covariance = np.linalg.inv(np.eye(W.shape[1]) + scaled.T @ scaled)

@@ -48,8 +48,6 @@ def tells_reliable_fits_from_others(result):
     assert verdicts == {
         "map": "unreliable",
         "mean_field": "reliable",  # sds 15% too small at most, below the limit of 25%
-        "full_rank": "reliable",
-        "amortized": "reliable",
     }
 
 
@@ -83,17 +81,15 @@ def report_refers_to_nothing_outside_itself(out):
             assert guide.summary in unescape(page)
 
 
-def with_its_default(recipe):
-    """Keep one guide; all where the report compares them."""
-    if recipe.name == "04d_learning_meets_inference":
-        return recipe
-    return dataclasses.replace(recipe, guides={recipe.default: recipe.guides[recipe.default]})
+def reduced(recipe):
+    """Keep the guide by default, and of the first recipe one that is unreliable beside one."""
+    names = ("map", "mean_field") if recipe is catalogue.RECIPES[0] else (recipe.default,)
+    return dataclasses.replace(recipe, guides={name: recipe.guides[name] for name in names})
 
 
 def test_run_fits_judges_and_reports_every_recipe(tmp_path, monkeypatch):
-    """Of the first all guides, of the others one: the contract sweep fits every guide."""
-    first, *others = catalogue.RECIPES
-    monkeypatch.setattr(catalogue, "RECIPES", (first, *map(with_its_default, others)))
+    """Not every guide: the contract sweep fits them."""
+    monkeypatch.setattr(catalogue, "RECIPES", tuple(map(reduced, catalogue.RECIPES)))
     result = call("run", "--out", tmp_path, "--draws", 50)
     prints_one_row_and_writes_one_file_for_every_guide(result, tmp_path)
     tells_reliable_fits_from_others(result)
