@@ -153,13 +153,15 @@ def plot_intervals(
     }
     rows = sum(int(np.prod(v.shape)) // v.sizes["draw"]
                for v in next(iter(shown.values())).posterior.data_vars.values())  # fmt: skip
+    several = len(shown) > 1  # a plot of one tree has no dimension for models
     plot: Any = az.plot_forest(
-        shown,
+        shown if several else next(iter(shown.values())),
         sample_dims="draw",
-        color=list(COLOURS[: len(shown)]),
+        **({"color": list(COLOURS[: len(shown)])} if several else {}),
         figure_kwargs={"figsize": (9.0, 1.5 + 0.16 * rows * len(shown)), "layout": "constrained"},
     )
-    plot.add_legend("model", title="guide")
+    if several:
+        plot.add_legend("model", title="guide")
     figure = plot.viz["figure"].item()
     figure.suptitle(f"{title} ({table.name}; 50 and 89% intervals)")
     return f"{title}, under every guide", figure
