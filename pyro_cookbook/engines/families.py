@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro import poutine
 from pyro.distributions import TransformedDistribution
 from pyro.distributions.transforms import LowerCholeskyAffine
 from pyro.infer import autoguide
@@ -217,6 +218,8 @@ def build(
     if name != "flow":
         options["init_loc_fn"] = init_to_value(values=values, fallback=fallback)
     function = Reading(model.idle)(model.function)
+    if model.summed:
+        function = poutine.block(function, hide=list(model.summed))
     guide: Any = FAMILIES[name](_Renaming(stored)(function) if stored else function, **options)
     if stored:
         guide.sites = {other: site for site, other in stored.items()}

@@ -1,5 +1,6 @@
 """Where to begin: climbs from dispersed points, and the modes in which they end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +15,10 @@ from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 
-# Two climbs whose ends are nearer than this, in whitened sds per root dimension, found one mode.
-_SAME = 0.2
+# Two climbs whose ends are nearer than this, in whitened sds, found one mode; up to so many per
+# root dimension they did if the density between them does not dip by this much, in nats.
+_SAME, _SAME_EACH, _DIP = 0.2, 0.2, 1e-3
+_BETWEEN = np.linspace(0.0, 1.0, 11)
 _PRIOR_DRAWS, _BOX_DRAWS = 16, 8
 # So many times as many where none of them has a density, as the model's size allows: a likelihood
 # whose support is latent has one in a corner only.
@@ -82,35 +85,95 @@ def find_start(density: UnconstrainedDensity, num_starts: int, seed: int) -> Sta
     first = points[order[0]]
     rng = np.random.default_rng(seed)
     order += [int(i) for i in rng.permutation(len(points)) if i != order[0]]
-    rest = [points[i] for i in order[:num_starts]]
-    ends: list[Centre] = []
-    counts: list[int] = []
-    lost = 0
-    together = False
-    stray: Centre | None = None
-    while rest:
-        if ends and not together:  # in coordinates that are round at a mode, one call for all
-            rest = list(ascend(density, np.stack(rest), ends[0].coordinates, _TOGETHER))
-            together = True
-        point = rest.pop(0)
-        known = [k for k, other in enumerate(ends) if _leads_to(density, point, other)]
-        if not known and lost < _MAX_LOST:
-            end = climb(density, point)
-            _refuse_flat(density, end)
-            known = [k for k, other in enumerate(ends) if _same(end.z, other)]
-            if not known and end.is_mode:
-                ends.append(end)
-                counts.append(0)
-                known = [len(ends) - 1]
-            if not known and (stray is None or end.log_density > stray.log_density):
-                stray = end
-        if known:
-            counts[known[0]] += 1
-        else:
-            lost += 1
+    found = _Climbs(density)
+    found.climb_from([points[i] for i in order[:num_starts]])
+    ends = found.ends
     if not ends or not _holds(density, max(ends, key=lambda end: end.log_mass)):
-        return Start(_soft_centre(density, first), (), lost, stray)
-    return _ranked(density, ends, counts, lost)
+        return Start(_soft_centre(density, first), (), found.lost, found.stray)
+    return found.ranked()
+
+
+def find_modes(
+    density: UnconstrainedDensity, points: Array, known: Sequence[Array] = ()
+) -> tuple[Mode, ...]:
+    """Climb from points to modes, beside those that are known.
+
+    Parameters
+    ----------
+    density : UnconstrainedDensity
+    points : array, shape (K, D)
+    known : sequence of array, shape (D,)
+        Where modes are already known to be.
+
+    Returns
+    -------
+    tuple of Mode
+        Known ones and new ones, the one with the most mass first.
+    """
+    found = _Climbs(density)
+    for z in known:
+        found.add(look(density, np.asarray(z)))
+    points = points[np.isfinite(density.value(points))] if len(points) else points
+    found.climb_from(list(points))
+    return found.ranked().modes if found.ends else ()
+
+
+def dispersed(density: UnconstrainedDensity, num_points: int, seed: int) -> Array:
+    """Points of finite density to climb from, shape (at most `num_points`, D); none if none has."""
+    try:
+        points, _ = _with_density(density, seed)
+    except NoStart:
+        return np.zeros((0, density.dim))
+    order = np.random.default_rng(seed).permutation(len(points))
+    return points[order[:num_points]]
+
+
+class _Climbs:
+    """Climbs and the distinct modes in which they have ended."""
+
+    def __init__(self, density: UnconstrainedDensity) -> None:
+        self.density = density
+        self.ends: list[Centre] = []
+        self.counts: list[int] = []
+        self.lost = 0
+        self.stray: Centre | None = None
+
+    def add(self, end: Centre) -> int:
+        """Keep a mode; give its number."""
+        self.ends.append(end)
+        self.counts.append(0)
+        return len(self.ends) - 1
+
+    def climb_from(self, points: list[Array]) -> None:
+        """Climb from every point that is not on the hill of a mode that is known."""
+        density, ends = self.density, self.ends
+        rest, together = list(points), False
+        while rest:
+            if ends and not together:  # in coordinates that are round at a mode, one call for all
+                rest = list(ascend(density, np.stack(rest), ends[0].coordinates, _TOGETHER))
+                together = True
+            point = rest.pop(0)
+            known = [k for k, other in enumerate(ends) if _leads_to(density, point, other)]
+            if not known and self.lost < _MAX_LOST:
+                known = self._climb(point)
+            if known:
+                self.counts[known[0]] += 1
+            else:
+                self.lost += 1
+
+    def _climb(self, point: Array) -> list[int]:
+        end = climb(self.density, point)
+        _refuse_flat(self.density, end)
+        known = [k for k, other in enumerate(self.ends) if _same(self.density, end, other)]
+        if not known and end.is_mode:
+            return [self.add(end)]
+        if not known and (self.stray is None or end.log_density > self.stray.log_density):
+            self.stray = end
+        return known
+
+    def ranked(self) -> Start:
+        """Order the modes by Laplace's approximation of their mass."""
+        return _ranked(self.density, self.ends, self.counts, self.lost)
 
 
 def _with_density(density: UnconstrainedDensity, seed: int) -> tuple[Array, Array]:
@@ -181,8 +244,20 @@ def _refuse_flat(density: UnconstrainedDensity, end: Centre) -> None:
             )
 
 
-def _same(z: Array, other: Centre) -> bool:
-    return bool(other.coordinates.distance(z) < _SAME * max(1.0, np.sqrt(len(z))))
+def _same(density: UnconstrainedDensity, end: Centre, other: Centre) -> bool:
+    """Whether two climbs ended in one mode: close by, or not far with no valley between."""
+    distance = other.coordinates.distance(end.z)
+    if distance < _SAME:
+        return True
+    if not distance < _SAME_EACH * np.sqrt(density.dim):
+        return False
+    return not has_valley(density, end.z, other.z)
+
+
+def has_valley(density: UnconstrainedDensity, a: Array, b: Array) -> bool:
+    """Whether the log density dips on the straight way between two points, below both."""
+    way = density.value(a + _BETWEEN[:, None] * (b - a))
+    return not bool(way[1:-1].min() >= min(way[0], way[-1]) - _DIP)
 
 
 def _leads_to(density: UnconstrainedDensity, z: Array, other: Centre) -> bool:
@@ -190,7 +265,7 @@ def _leads_to(density: UnconstrainedDensity, z: Array, other: Centre) -> bool:
 
     Climbs end in modes, and from one mode the way to another first goes down.
     """
-    if _same(z, other):
+    if other.coordinates.distance(z) < _SAME:
         return True
     way = density.value(z + _WAY[:, None] * (other.z - z))
     return bool(np.isfinite(way).all() and (np.diff(way) >= 0).all())

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_cookbook.engines.batches import Batches, check_scale
 from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.stopping import NUM_BATCHES, Trend, fall, trend
+from pyro_cookbook.programs.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
 from pyro_cookbook.programs.state.interruption import heed
@@ -71,6 +72,9 @@ class SVI:
 
     def __init__(self, model: Program, guide: Program, options: Stochastic) -> None:
         self.model, self.options = model, options
+        if model.summed:
+            model = model.of(enumerating(model.function, model.summed))
+            self.model = model
         if isinstance(options.elbo, TraceEnum_ELBO):
             guide = guide.of(config_enumerate(guide.function))
         self.guide = guide

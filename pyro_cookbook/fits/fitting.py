@@ -20,6 +20,7 @@ from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
 from pyro_cookbook.fits.settings import Settings
 from pyro_cookbook.programs.checks import first_run
 from pyro_cookbook.programs.drawing import draw
+from pyro_cookbook.programs.enumeration import summed_out
 from pyro_cookbook.programs.log_density import log_density, total
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program
@@ -149,12 +150,24 @@ def fit(
     with isolated(seed):
         trial, _ = copy_programs(program)  # a run may change what a module keeps
         trial = first_run(trial, guide=guide, batch_size=batch_size)
+        trial = summed_out(trial, _drawn_by(guide, trial))
         program = trial if trial.function is program.function else trial.of(program.function)
     if noncentred:
         found = _fit_noncentred(program, guide, noncentred, settings, checkpoint, progress)
     else:
         found = _fit_as_is(program, trial, guide, settings, checkpoint, progress)
     return replace(found, seconds=time.perf_counter() - started)
+
+
+def _drawn_by(guide: Function | str, model: Program) -> set[str]:
+    """Names of the sites that a guide draws; those of all latents, where it does not say."""
+    if isinstance(guide, str) or not any(site.is_discrete for site in model.latents.values()):
+        return set()
+    _, own = copy_programs(model, guide)
+    try:
+        return set(model.of(own).sites)
+    except Exception:  # whatever the reader's guide raises: it is said where it is run
+        return set(model.latents)
 
 
 def _fit_as_is(
@@ -282,6 +295,8 @@ def as_fit(
         own, own_guide = copy_as_trained(program, guide)
     else:
         own, own_guide = copy_programs(program.keeping(copy_store(param_state)), guide)
+    with isolated(seed, own.store):
+        own = summed_out(own, _drawn_by(own_guide, own))
     family = family or str(getattr(guide, "__name__", type(guide).__name__))
     end = Fitted(own, own_guide, family, seed, list(losses), converged, reason)
     return replace(_to_fit(end), seconds=seconds)
@@ -328,6 +343,6 @@ def _final_elbo(model: Program, guide: Program) -> Estimate:
     num_draws = int(np.clip(_ELBO_SCALARS // max(1, scalars), 20, _ELBO_DRAWS))
     drawn = draw(guide, num_draws)
     latents = {name: drawn.values[name] for name in model.sites if name in drawn.values}
-    log_p = total(log_density(model, latents))
+    log_p = total(log_density(model, latents, by_site=False))
     log_ratio = (log_p - drawn.total()).double()
     return Estimate(float(log_ratio.mean()), float(log_ratio.std()) / num_draws**0.5)

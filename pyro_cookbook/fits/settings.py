@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 
 from pyro_cookbook.engines.choosing import (
     DETERMINISTIC,
@@ -21,6 +21,14 @@ __all__ = ["DETERMINISTIC", "MAX_FULL_RANK", "STOCHASTIC", "Settings", "is_named
 _LR, _FLOW_LR = 0.03, 0.01  # faster, a flow leaves the posterior
 # A rise of the ELBO that counts as none: for each latent scalar, and at least, in nats.
 _TOL_EACH, _TOL_LEAST = 1e-3, 0.05
+
+
+def _elbo_for(model: Program) -> ELBO:
+    """Trace_ELBO, or where latents are summed out the estimator that does it."""
+    if not model.summed:
+        return Trace_ELBO()
+    nesting = max(len(site.batch_shape) for site in model.sites.values())
+    return TraceEnum_ELBO(max_plate_nesting=nesting)
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,13 @@ class Settings:
                         " leave it out or ask for engine='stochastic'"
                     )
             return Deterministic(self.num_restarts, self.max_steps), why
+        if model.summed and not isinstance(self.elbo, TraceEnum_ELBO | None):
+            raise ValueError(
+                f"elbo: got {type(self.elbo).__name__}, but {', '.join(map(repr, model.summed))} is"
+                " discrete and not in the guide; expected a TraceEnum_ELBO, which sums it out"
+            )
         options = Stochastic(
-            elbo=self.elbo or Trace_ELBO(),
+            elbo=self.elbo or _elbo_for(model),
             lr=self.lr or (_FLOW_LR if guide == "flow" else _LR),
             max_steps=self.max_steps,
             tol=self.tol or max(_TOL_LEAST, _TOL_EACH * model.num_latents),

@@ -23,6 +23,7 @@ from pyro_cookbook.fits.encoding import (
 )
 from pyro_cookbook.fits.files import read_tensors, write_tensors
 from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Refinement, Restart
+from pyro_cookbook.programs.enumeration import summed_out
 from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program, quietly
@@ -209,10 +210,12 @@ def _restore(content: Mapping[str, Any], model: Function | None, guide: Function
         if about.noncentred:
             program, _ = noncentre(program, about.noncentred)
         if content["guide"] is None and guide is None:
+            program = summed_out(program)
             guide = _family(about.family, program, content["guide_state"])
         else:
             guide = _rebuild(guide, content["guide"], content["guide_state"], "guide")
         _try(program.of(guide), "guide")
+        program = summed_out(program, program.of(guide).sites)
         for function in (program.function, guide):
             keep_parameters_local(function)
     return Fit(

@@ -37,9 +37,9 @@ _BUDGET, _MIN_CHAINS, _MAX_CHAINS = 2e8, 32, 1024
 # Gradients that a trajectory costs on average.
 _GRADIENTS = 5
 # Whole covariances up to here; above, chains are scaled coordinate by coordinate.
-_MAX_DENSE = 300
+MAX_DENSE = 300
 # Share of the correlations given up for a covariance that can be factorised.
-_SHRINKAGE = 0.01
+SHRINKAGE = 0.01
 # Numbers that differ by less than this share of their size are equal, but for rounding: the sd of
 # a value that is always the same.
 ROUNDING = 1e-11
@@ -116,7 +116,7 @@ def run_chains(
     Neal (2011), *MCMC using Hamiltonian dynamics*, algorithm of figure 2.
     """
     rng = np.random.default_rng(seed)
-    scaled = from_draws(starts, max_dense=_MAX_DENSE, shrinkage=_SHRINKAGE)
+    scaled = from_draws(starts, max_dense=MAX_DENSE, shrinkage=SHRINKAGE)
     x = starts[: num_chains(density)].copy()
     first = x.copy()
     step = 1.0 / x.shape[1] ** 0.25
@@ -209,12 +209,14 @@ def summarise(values: Mapping[str, Tensor], chains: int) -> dict[str, Summary]:
     chains : int
     """
     return {
-        name: _summary(value.detach().cpu().double().numpy().reshape(-1, chains, value[0].numel()))
+        name: summarise_array(
+            value.detach().cpu().double().numpy().reshape(-1, chains, value[0].numel())
+        )
         for name, value in values.items()
     }
 
 
-def _summary(x: Array) -> Summary:
+def summarise_array(x: Array) -> Summary:
     """Summarise draws of shape (num_draws, chains, scalars)."""
     chains, tiny = x.shape[1], np.finfo(float).tiny
     early, x = x[: len(x) // 2], x[len(x) // 2 :]

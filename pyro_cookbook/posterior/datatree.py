@@ -183,7 +183,8 @@ def _collect(model: Program, draws: Any, todo: Plan) -> tuple[dict[str, Group], 
     groups, log_p = model_groups(model, draws, todo)
     prior, why_not = prior_groups(model, todo)
     groups["sample_stats"] = Group(np.arange(todo.num_draws), {"lp": log_p.numpy()})
-    summed = [name for name in model.latents if name not in groups["posterior"].values]
+    latents = (name for name, site in model.sites.items() if not site.observed)
+    summed = [name for name in latents if name not in groups["posterior"].values]
     notes = {"kept": todo.note, "prior": why_not, "summed_out": ", ".join(summed)}
     attrs = {"inference_library": "pyro", "inference_library_version": pyro.__version__}
     return groups | prior, attrs | {key: note for key, note in notes.items() if note}

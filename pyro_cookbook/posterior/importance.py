@@ -192,7 +192,7 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
         blocks = find_blocks(sites, guide_sites)
         drawn = draw(guide, num_draws)
         latents = {name: drawn.values[name] for name in sites if name in drawn.values}
-        log_p = log_density(model, latents)
+        log_p = log_density(model, latents, by_site=bool(blocks.row))
         joint = _numpy(total(log_p) - drawn.total())
         rows = shared = states = None
         if blocks.row and blocks.global_sites and not sum_rows_out:

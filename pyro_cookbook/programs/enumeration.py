@@ -5,7 +5,8 @@ no such sites. Here the sum is taken once more, site by site, by the same messag
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -71,7 +72,13 @@ def _product(terms: Sequence[Tensor]) -> Tensor:
     return _named(sum(others, first[...]), first)
 
 
-def summing_out(program: Program, names: Sequence[str], example: Mapping[str, Tensor]) -> Evaluate:
+def summing_out(
+    program: Program,
+    names: Sequence[str],
+    example: Mapping[str, Tensor],
+    *,
+    by_site: bool = True,
+) -> Evaluate:
     """Log density of one draw with discrete latents summed out, site by site.
 
     Of the sites that depend on one summed latent each has its density given those before it, the
@@ -86,6 +93,9 @@ def summing_out(program: Program, names: Sequence[str], example: Mapping[str, Te
         The latents to sum out.
     example : mapping of str to Tensor
         One draw of all other latents, to see that it can be done.
+    by_site : bool, default True
+        Without it the sites that depend on one summed latent have one density together, under the
+        name of the last: a chain of T latents takes T steps and not T².
 
     Returns
     -------
@@ -100,17 +110,16 @@ def summing_out(program: Program, names: Sequence[str], example: Mapping[str, Te
     """
     for name in names:
         _check(name, program.nodes[name])
-    mark: Any = partial(_mark, names)
     nesting = max((len(site.batch_shape) for site in program.sites.values()), default=0)
 
     def one(given: dict[str, Tensor]) -> dict[str, Tensor]:
         held = poutine.condition(program, data=given)
-        marked: Any = poutine.infer_config(held, config_fn=mark)
+        marked = enumerating(held, names)
         with _Enumerate(first_available_dim=-1 - nesting):
             trace = poutine.trace(marked).get_trace()
         trace.compute_log_prob()
         trace.pack_tensors()
-        return _marginal(trace, program.sites)
+        return _marginal(trace, program.sites, by_site)
 
     try:
         one(dict(example))
@@ -121,6 +130,37 @@ def summing_out(program: Program, names: Sequence[str], example: Mapping[str, Te
             f" ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
         ) from error
     return one
+
+
+def summed_out(model: Program, drawn: Collection[str] = ()) -> Program:
+    """Give a model whose discrete latents, but for those that a guide draws, are summed out.
+
+    Parameters
+    ----------
+    model : Program
+    drawn : collection of str
+        Names of the sites that the guide has.
+
+    Raises
+    ------
+    ValueError
+        Naming the site that cannot be summed out, and why.
+    """
+    latents = model.latents
+    names = tuple(n for n, site in latents.items() if site.is_discrete and n not in drawn)
+    if not names:
+        return model
+    example = {n: model.nodes[n]["value"] for n in latents if n not in names}
+    with torch.no_grad():
+        summing_out(model, names, example)
+    return replace(model, summed=names)
+
+
+def enumerating(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Give a function that asks Pyro's `TraceEnum_ELBO` to enumerate sites in parallel."""
+    mark: Any = partial(_mark, names)
+    marked: Callable[..., Any] = poutine.infer_config(function, config_fn=mark)
+    return marked
 
 
 def _check(name: str, node: Node) -> None:
@@ -138,14 +178,14 @@ def _mark(names: Sequence[str], msg: Any) -> dict[str, Any]:
     return {"enumerate": "parallel", "num_samples": None} if msg["name"] in names else {}
 
 
-def _marginal(trace: poutine.Trace, sites: Mapping[str, Site]) -> dict[str, Tensor]:
+def _marginal(trace: poutine.Trace, sites: Mapping[str, Site], by_site: bool) -> dict[str, Tensor]:
     """Log density of every site that is neither enumerated nor computed."""
     nodes = {name: node for name, node in sample_sites(trace).items() if not is_derived(node)}
     summed = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
     found: dict[str, Tensor] = {}
     for component in _components(nodes, summed):
         if any("_enumerate_dim" in node["infer"] for node in component.values()):
-            found |= _chain(trace, component, summed, sites)
+            found |= _chain(trace, component, summed, sites, by_site)
         else:
             found |= {name: node["log_prob"] for name, node in component.items()}
     return {name: found[name] for name in nodes if name in found}
@@ -164,7 +204,11 @@ def _components(nodes: Mapping[str, Node], summed: set[str]) -> list[dict[str, N
 
 
 def _chain(
-    trace: poutine.Trace, component: Mapping[str, Node], summed: set[str], sites: Mapping[str, Site]
+    trace: poutine.Trace,
+    component: Mapping[str, Node],
+    summed: set[str],
+    sites: Mapping[str, Site],
+    by_site: bool,
 ) -> dict[str, Tensor]:
     """Log density of each site of a component given those before it, the latents first."""
     plates = {
@@ -184,6 +228,8 @@ def _chain(
     found: dict[str, Tensor] = {}
     before: Tensor | None = None
     for last, site in enumerate(rest):
+        if not by_site and last + 1 < len(rest):
+            continue
         tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
         for name in (*enumerated, *rest[: last + 1]):
             tree.setdefault(plates[name], []).append(_factor(component[name]))

@@ -128,7 +128,7 @@ _BATCHABLE: tuple[tuple[type, str, Callable[..., Any]], ...] = (
 )
 
 
-def log_density(program: Program, values: Values) -> dict[str, Tensor]:
+def log_density(program: Program, values: Values, *, by_site: bool = True) -> dict[str, Tensor]:
     """Log density of a model at given latents, site by site; in double precision where it can be.
 
     Parameters
@@ -137,6 +137,8 @@ def log_density(program: Program, values: Values) -> dict[str, Tensor]:
     values : mapping of str to Tensor
         Latent site → values, shape (S, ...). Discrete latents that are left out, as Pyro's NUTS
         and guides for `TraceEnum_ELBO` do, are summed out.
+    by_site : bool, default True
+        As for `enumeration.summing_out`; where nothing is summed out there is no difference.
 
     Returns
     -------
@@ -156,11 +158,13 @@ def log_density(program: Program, values: Values) -> dict[str, Tensor]:
     def as_given(given: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: node["log_prob"] for name, node in run_at(program, given).items()}
 
-    missing = [name for name in program.latents if name not in values]
+    latents = (name for name, site in program.sites.items() if not site.observed)
+    missing = [name for name in latents if name not in values]
     one: Evaluate = as_given
     if missing:
         with quietly():
-            one = summing_out(program, missing, {name: value[0] for name, value in values.items()})
+            example = {name: value[0] for name, value in values.items()}
+            one = summing_out(program, missing, example, by_site=by_site)
     num_draws = len(next(iter(values.values())))
     scalars = sum(site.shape.numel() + site.batch_shape.numel() for site in program.sites.values())
 

@@ -21,7 +21,7 @@ def candidates(program: Program) -> tuple[str, ...]:
 
     Found by moving the other latents and looking whether the site's distribution moves.
     """
-    latent = {name: node for name, node in program.nodes.items() if not node["is_observed"]}
+    latent = {name: program.nodes[name] for name in program.latents}
     if any(node["fn"].support.is_discrete for node in latent.values()):
         return ()
     found = []

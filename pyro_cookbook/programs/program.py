@@ -82,6 +82,9 @@ class Program:
         Parameters that it keeps with ``pyro.param`` outside a module.
     dtype : torch.dtype or None
         The default dtype while it runs; None for the caller's.
+    summed : tuple of str
+        Discrete latents that are summed out of its density, and so are no latents of it: see
+        `enumeration.summed_out`.
     """
 
     function: Function
@@ -89,6 +92,7 @@ class Program:
     kwargs: dict[str, Any] = field(default_factory=dict)
     store: dict[str, Any] = field(default_factory=dict, repr=False)
     dtype: torch.dtype | None = None
+    summed: tuple[str, ...] = ()
 
     def __call__(self) -> Any:
         """Run the function on its data, its sites read as `observing.Reading` does."""
@@ -185,8 +189,12 @@ class Program:
 
     @property
     def latents(self) -> dict[str, Site]:
-        """The sites that are not observed."""
-        return {name: site for name, site in self.sites.items() if not site.observed}
+        """The sites that are neither observed nor summed out."""
+        return {
+            name: site
+            for name, site in self.sites.items()
+            if not site.observed and name not in self.summed
+        }
 
     @property
     def num_latents(self) -> int:

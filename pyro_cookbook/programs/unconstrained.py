@@ -16,6 +16,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_cookbook.programs.enumeration import summing_out
+from pyro_cookbook.programs.graphs import Graphs
 from pyro_cookbook.programs.log_density import chunk_size, over_draws
 from pyro_cookbook.programs.program import DENSITIES, Program, quietly, run_once, sample_sites
 
@@ -96,7 +98,7 @@ class UnconstrainedDensity:
         self.program = program if program.dtype else program.under(torch.get_default_dtype())
         self.jacobian = jacobian
         nodes = program.nodes
-        latent = {name: node for name, node in nodes.items() if not node["is_observed"]}
+        latent = {name: nodes[name] for name in program.latents}
         if not latent:
             raise NoDensity("model: it has no latent site")
         self.transforms = {name: _bijection(name, node["fn"]) for name, node in latent.items()}
@@ -113,6 +115,11 @@ class UnconstrainedDensity:
         self._chunk = chunk_size(self.scalars, 2**31)
         self.obstacle = ""
         self.evaluations = 0
+        self._graphs = Graphs(self._one)
+        self._summed = None
+        if program.summed:
+            at_first = {name: node["value"] for name, node in latent.items()}
+            self._summed = summing_out(self.program, program.summed, at_first, by_site=False)
         self._refuse_moving_supports()
         self._refuse_randomness()
 
@@ -203,15 +210,24 @@ class UnconstrainedDensity:
         values, gradients = [], []
         with torch.enable_grad(), pyro.validation_enabled(False):
             for part in self._tensor(z).split(self._chunk):
-                one = part.clone().requires_grad_()
-                value = self._batch(one)
-                (gradient,) = torch.autograd.grad(value.sum(), one)
-                values.append(value.detach())
+                value, gradient = self._both(part)
+                values.append(value)
                 gradients.append(gradient)
         return (
             torch.cat(values).double().cpu().numpy(),
             torch.cat(gradients).double().cpu().numpy(),
         )
+
+    def _both(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density and gradient at vectors that fill one chunk."""
+        found = None if self.obstacle else self._graphs(part)
+        if found is not None:
+            self.evaluations += len(part)
+            return found
+        one = part.clone().requires_grad_()
+        value = self._batch(one)
+        (gradient,) = torch.autograd.grad(value.sum(), one)
+        return value.detach(), gradient
 
     def hvp(self, z: Array, v: Array) -> Array:
         """Hessians at vectors z times vectors v, both of shape (S, D): shape (S, D)."""
@@ -284,9 +300,13 @@ class UnconstrainedDensity:
             if self.jacobian:
                 volume = transform.log_abs_det_jacobian(unconstrained, values[name])
                 jacobian.append(volume.sum())
-        with _At(values) as at:
-            self.program()
-        return torch.stack([*jacobian, *at.log_prob]).sum()
+        if self._summed is not None:
+            terms = [value.sum() for value in self._summed(values).values()]
+        else:
+            with _At(values) as at:
+                self.program()
+            terms = at.log_prob
+        return torch.stack([*jacobian, *terms]).sum()
 
     def _batch(self, z: Tensor) -> Tensor:
         """Log density at vectors; −∞ where a matrix that the model factorises is singular."""
@@ -307,11 +327,15 @@ class UnconstrainedDensity:
         zeros = {name: torch.zeros(1, *shape) for name, shape in self.shapes.items()}
         for sign in (-1.0, 1.0):
             moved = {n: t(zeros[n][0].to(self.dtype) + sign) for n, t in self.transforms.items()}
-            with quietly():
-                trace = poutine.trace(poutine.condition(self.program, data=moved))
-                nodes = sample_sites(trace.get_trace())
+            try:
+                with quietly():
+                    trace = poutine.trace(poutine.condition(self.program, data=moved))
+                    nodes = sample_sites(trace.get_trace())
+            except torch.linalg.LinAlgError:  # there is no density just there
+                continue
             gone = [name for name in self.transforms if name not in nodes]
-            for name in [*gone, *(n for n, node in nodes.items() if not node["is_observed"])]:
+            new = [n for n, node in nodes.items() if not node["is_observed"]]
+            for name in [*gone, *(n for n in new if n not in self.program.summed)]:
                 raise NoDensity(
                     f"model: site {name!r} is not sampled in every run; a latent has to exist"
                     " whatever the values of the others"

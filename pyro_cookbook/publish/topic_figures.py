@@ -154,10 +154,11 @@ def plot_intervals(
     rows = sum(int(np.prod(v.shape)) // v.sizes["draw"]
                for v in next(iter(shown.values())).posterior.data_vars.values())  # fmt: skip
     several = len(shown) > 1  # a plot of one tree has no dimension for models
+    colours: Any = {"color": list(COLOURS[: len(shown)])} if several else {}
     plot: Any = az.plot_forest(
         shown if several else next(iter(shown.values())),
         sample_dims="draw",
-        **({"color": list(COLOURS[: len(shown)])} if several else {}),
+        **colours,
         figure_kwargs={"figsize": (9.0, 1.5 + 0.16 * rows * len(shown)), "layout": "constrained"},
     )
     if several:

@@ -10,18 +10,23 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.chains import (
+    MAX_DENSE,
     ROUNDING,
+    SHRINKAGE,
     Summary,
     num_chains,
     run_chains,
     summarise,
+    summarise_array,
     varies,
 )
 from pyro_cookbook.posterior.importance import MAX_KHAT, Weights
+from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.predictive import derived_values
 from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.verdict.findings import (
@@ -40,6 +45,9 @@ Array = npt.NDArray[np.float64]
 # Chains measure errors; one up to here, in sds of a mean and as a share of an sd, its margin on
 # top, is small enough to call the fit right (benchmarks/verdict).
 MAX_ERROR = 0.22
+# Sums of many latents add up errors of each, and a guide whose sums are a little off is of use:
+# they may be off by so many times as much.
+ALONG = 2.0
 # k-hat below which weights can be trusted with means and sds on their own. Above it weights are
 # few and noisy: reweighted draws have to agree with the chains twice as well.
 GOOD_KHAT = 0.5
@@ -53,8 +61,6 @@ DRIFT_ERRORS = 3.0
 NOISE_MEMORY, MOST_MEMORY = 0.2, 0.6
 # Share of the guide's draws that need a finite place on the unconstrained scale.
 MIN_PLACED = 0.99
-# Sds of the draws are at least this, so that they can be divided by.
-_LEAST_SD = 1e-300
 
 
 class Displacement(NamedTuple):
@@ -68,11 +74,19 @@ class Displacement(NamedTuple):
         Of an sd, relative.
     label : str
         The scalar with the larger of the two.
+    of_sum : bool
+        Whether it is of a sum of latents, in which that one has the largest part.
     """
 
     shift: float
     stretch: float
     label: str
+    of_sum: bool = False
+
+    @property
+    def where(self) -> str:
+        """The scalar, or the sum, in words."""
+        return f"a sum with much of {self.label!r}" if self.of_sum else f"{self.label!r}"
 
     @property
     def worst(self) -> float:
@@ -97,8 +111,11 @@ class ChainCheck:
         standard error, or how far the chains still move.
     conclusive : bool
         Whether the chains moved well enough to say something.
-    loc, scale : array, shape (D,)
-        Means and sds of the guide's draws on the unconstrained scale.
+    coordinates : Coordinates
+        In which the guide's unconstrained draws are round.
+    directions : pandas.DataFrame
+        The same as `table` for three sums of unconstrained latents: see `directions_table`. Empty
+        where there are none.
     positions : array, shape (S, D), or None
         Unconstrained draws of all chains; None where none were run.
     labels : list of str
@@ -107,8 +124,8 @@ class ChainCheck:
 
     table: pd.DataFrame
     conclusive: bool
-    loc: Array
-    scale: Array
+    coordinates: Coordinates
+    directions: pd.DataFrame
     positions: Array | None
     labels: list[str]
 
@@ -122,6 +139,20 @@ class ChainCheck:
         """What they do to the reweighted draws; None where the weights are of no use."""
         has = self.positions is not None and "reweighted_shift" in self.table
         return displacement(self.table, "reweighted_") if has else None
+
+    @property
+    def along(self) -> Displacement | None:
+        """What they do to sums of latents, where they do most."""
+        if self.directions.empty:
+            return None
+        return displacement(self.directions, "")._replace(of_sum=True)
+
+    @property
+    def reweighted_along(self) -> Displacement | None:
+        """The same for the reweighted draws."""
+        if "reweighted_shift" not in self.directions:
+            return None
+        return displacement(self.directions, "reweighted_")._replace(of_sum=True)
 
 
 def check_chains(
@@ -154,18 +185,58 @@ def check_chains(
     table = draws_table(own, smoothed)
     starts = density.unconstrain(latents)
     placed = np.isfinite(starts).all(1)
-    with np.errstate(all="ignore"):
-        loc = starts[placed].mean(0)
-        scale = np.maximum(starts[placed].std(0), _LEAST_SD)
+    round_at = from_draws(starts[placed], max_dense=MAX_DENSE, shrinkage=SHRINKAGE)
     if not num_chains(density) or placed.mean() < MIN_PLACED:
-        return ChainCheck(table, False, loc, scale, None, density.labels())
+        return ChainCheck(table, False, round_at, pd.DataFrame(), None, density.labels())
     chains = run_chains(density, starts[placed], seed, tick)
     ends = _with_derived(density, density.constrain(chains.positions))
     found = summarise(ends, chains.draws.shape[1])
     conclusive = chains.conclusive and not any(is_stuck(one) for one in found.values())
     rows = [chain_table(one, labels_of(name, own[name])) for name, one in found.items()]
-    table = with_errors(table.join(pd.concat(rows)), share_moved(chains.memory))
-    return ChainCheck(table, conclusive, loc, scale, chains.positions, density.labels())
+    moved = share_moved(chains.memory)
+    table = with_errors(table.join(pd.concat(rows)), moved)
+    weight = None if smoothed is None else smoothed[placed]
+    along = directions_table(starts[placed], chains.draws, round_at, density.labels(), weight)
+    directions = along if along.empty else with_errors(along, moved)
+    return ChainCheck(table, conclusive, round_at, directions, chains.positions, density.labels())
+
+
+def directions_table(
+    draws: Array, chains: Array, coordinates: Coordinates, labels: list[str], smoothed: Array | None
+) -> pd.DataFrame:
+    """Means and sds along the directions in which chains and draws differ most.
+
+    A guide can be right in every latent and wrong in their sums, where predictions and contrasts
+    live: independent factors of many correlated latents are. Half of the chains say where to look:
+    along the direction in which their variance is the largest multiple of the draws', the smallest,
+    and in which the means are farthest apart. The other half measures, so that chance finds none.
+
+    Parameters
+    ----------
+    draws : array, shape (S, D)
+        The guide's, on the unconstrained scale.
+    chains : array, shape (num_draws, chains, D)
+    coordinates : Coordinates
+        In which the draws are round.
+    labels : list of str
+        Names of the unconstrained scalars.
+    smoothed : array, shape (S,), or None
+        Weights of the draws, where usable.
+    """
+    if coordinates.is_diagonal or draws.shape[1] < 2:
+        return pd.DataFrame()
+    later = chains[len(chains) // 2 :]
+    seen = later[:, ::2].reshape(-1, later.shape[2])
+    inverse = np.linalg.inv(coordinates.root)
+    apart = inverse @ (seen.mean(0) - draws.mean(0))
+    vectors = np.linalg.eigh(np.cov(inverse @ seen.T))[1]
+    chosen = np.stack([vectors[:, -1], vectors[:, 0], apart]) @ inverse
+    largest = np.abs(chosen * coordinates.scale).argmax(1)
+    ends = summarise_array(chains[:, 1::2] @ chosen.T)
+    value = torch.as_tensor(draws @ chosen.T)
+    own = draws_table({"sum": value}, smoothed).set_axis(["widest", "narrowest", "farthest"])
+    table = own.join(chain_table(ends, list(own.index)))
+    return table.set_axis([labels[int(i)] for i in largest])
 
 
 def _with_derived(density: UnconstrainedDensity, latents: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -301,6 +372,19 @@ def disagreement(table: pd.DataFrame) -> float:
     return float(max(one.max() for one in errors_against(own, known)))
 
 
+def with_sums(plain: Displacement, along: Displacement | None) -> Displacement:
+    """Give the error that a verdict rests on: a latent's, or that of a sum where it is too large.
+
+    Parameters
+    ----------
+    plain, along : Displacement
+        Of the latents, and of sums of them, if there are any.
+    """
+    if along is None or along.worst <= ALONG * MAX_ERROR or plain.worst > MAX_ERROR:
+        return plain
+    return along
+
+
 def judge_mixed(
     plain: Displacement, reweighted: Displacement | None, apart: float, khat: float
 ) -> Finding:
@@ -317,7 +401,7 @@ def judge_mixed(
     """
     told = (
         f"short chains from the guide's draws move means by at most {sds(plain.shift)} sd and sds"
-        f" by at most {percent(plain.stretch)} (most at {plain.label!r})"
+        f" by at most {percent(plain.stretch)} (most at {plain.where})"
     )
     if plain.worst <= MAX_ERROR:
         # Of a guide's too heavy tails weights are at their best, and chains come back late.
@@ -344,9 +428,11 @@ def judge_mixed(
             return Finding(REWEIGHT, (told, agree), site=plain.site)
         told += (
             f"; reweighting does not mend it ({sds(reweighted.shift)} sd and"
-            f" {percent(reweighted.stretch)}, at {reweighted.label!r})"
+            f" {percent(reweighted.stretch)}, at {reweighted.where})"
         )
     told += f": a fit is right up to {MAX_ERROR} sd and {percent(MAX_ERROR)}"
+    if plain.of_sum:
+        told += f" in every latent, and up to {ALONG * MAX_ERROR} sd in sums of them"
     return Finding(UNRELIABLE, (told,), site=plain.site)
 
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pyro_cookbook.fits.result import Mode
 from pyro_cookbook.fits.settings import DETERMINISTIC
+from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.verdict.findings import (
     NOTHING,
     RELIABLE,
@@ -75,22 +76,24 @@ def judge_restarts(elbos: Array, errors: Array) -> Finding:
     return Finding(RELIABLE, (told,))
 
 
-def mode_distances(modes: Sequence[Mode], loc: Array | None, scale: Array | None) -> Array:
-    """How far each mode is from the guide's mean, in the guide's sds: the largest over the latents.
+def mode_distances(modes: Sequence[Mode], coordinates: Coordinates | None) -> Array:
+    """How far each mode is from the guide's mean, in the guide's sds along the way there.
 
     Parameters
     ----------
     modes : sequence of Mode
-    loc, scale : array, shape (D,), or None
-        Means and sds of the guide's draws on the unconstrained scale. Without them: the distance
-        from the mode with the most mass, in sds of the narrower.
+    coordinates : Coordinates or None
+        In which the guide's draws are round. Without them: the distance from the mode with the most
+        mass, in sds of the narrower.
     """
-    if loc is None or scale is None:
+    if coordinates is None:
         return np.array([mode.distance for mode in modes])
-    return np.array([np.abs((np.array(mode.location) - loc) / scale).max() for mode in modes])
+    return np.array([coordinates.distance(np.array(mode.location)) for mode in modes])
 
 
-def judge_modes(shares: Array, distances: Array, sites: Sequence[str]) -> Finding:
+def judge_modes(
+    shares: Array, distances: Array, sites: Sequence[str], beyond: npt.NDArray[np.bool_]
+) -> Finding:
     """Refuse a guide that leaves out modes whose mass would move means or sds.
 
     Parameters
@@ -101,11 +104,15 @@ def judge_modes(shares: Array, distances: Array, sites: Sequence[str]) -> Findin
         As `mode_distances` gives them.
     sites : sequence of str
         Where each mode is farthest.
+    beyond : array of bool, shape (modes,)
+        The log density dips on the way from the guide's mean: the guide stands on another hill.
     """
     if len(shares) < 2:
         return NOTHING
-    missed = (distances > MAX_COVERED) & (
-        (shares * distances > MODE_SHIFT) | (shares * distances**2 > MODE_VARIANCE)
+    missed = (
+        beyond
+        & (distances > MAX_COVERED)
+        & ((shares * distances > MODE_SHIFT) | (shares * distances**2 > MODE_VARIANCE))
     )
     if not missed.any():
         return NOTHING

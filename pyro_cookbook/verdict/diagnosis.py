@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from pyro_cookbook.fits.modes import Found, known_modes, look_for_modes
 from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Estimate, Fit
 from pyro_cookbook.posterior.chains import NUM_STEPS
@@ -22,6 +23,7 @@ from pyro_cookbook.posterior.importance import (
 )
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
+from pyro_cookbook.programs.unconstrained import unconstrained_density
 from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise
 from pyro_cookbook.verdict.by_chains import (
     ChainCheck,
@@ -29,6 +31,7 @@ from pyro_cookbook.verdict.by_chains import (
     disagreement,
     judge_mixed,
     judge_unmixed,
+    with_sums,
 )
 from pyro_cookbook.verdict.by_fit import (
     SURE,
@@ -192,7 +195,8 @@ def diagnose(
     by_weights = judge_weights(check)
     finding = judge_convergence(fit.converged, fit.reason, fit.engine) + judge_density(1 - share)
     finding += _judge_draws(chains, by_weights, check.joint)
-    finding += _judge_starts(fit, chains) + judge_evidence(evidence, log_evidence)
+    finding += _judge_starts(fit, chains, _look_for_modes(fit, weights, chains, seed))
+    finding += judge_evidence(evidence, log_evidence)
     finding = _with_advice(finding, fit, weights, chains, seed)
     table = pd.DataFrame() if chains is None else chains.table
     return Diagnosis(
@@ -210,20 +214,23 @@ def _bar(progress: bool | None) -> Any:
 def _weigh(fit: Fit, num_draws: int, seed: int) -> Weights:
     """Draw from the guide, with weights for every row where there are rows on their own."""
     with isolated(seed, fit.param_state):
-        sites = fit.programs.model.sites
-        blocks = find_blocks(sites, fit.programs.guide.sites)
-    discrete = any(site.is_discrete for site in sites.values() if not site.observed)
+        blocks = find_blocks(fit.programs.model.sites, fit.programs.guide.sites)
+        discrete = _has_discrete(fit)
     if discrete or (blocks.row and not blocks.global_sites):  # every row has weights of its own
         return weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
     return weigh(fit, num_draws, seed, sum_rows_out=False)
+
+
+def _has_discrete(fit: Fit) -> bool:
+    """Whether the guide has to draw discrete latents."""
+    return any(site.is_discrete for site in fit.programs.model.latents.values())
 
 
 def _run_chains(
     fit: Fit, weights: Weights, seed: int, tick: Callable[[], object]
 ) -> ChainCheck | None:
     """Run short chains from the guide's draws, where all latents are continuous."""
-    discrete = any(site.is_discrete for site in weights.sites.values() if not site.observed)
-    if discrete or not _share_dense(weights) > _MIN_DENSE:
+    if _has_discrete(fit) or not _share_dense(weights) > _MIN_DENSE:
         return None
     smoothed, khat = smooth(weights.joint)
     with isolated(seed, fit.param_state):
@@ -270,18 +277,40 @@ def _weigh_blocks(
 def _judge_draws(chains: ChainCheck | None, by_weights: Finding, khat: float) -> Finding:
     """Judge by the chains where they have mixed, elsewhere by the weights and what chains add."""
     if chains is not None and chains.conclusive and chains.plain is not None:
-        apart = disagreement(chains.table)
-        return judge_mixed(chains.plain, chains.reweighted, apart, khat)
+        apart, reweighted = disagreement(chains.table), chains.reweighted
+        if reweighted is not None:
+            reweighted = with_sums(reweighted, chains.reweighted_along)
+        return judge_mixed(with_sums(chains.plain, chains.along), reweighted, apart, khat)
     moved = None if chains is None else chains.plain
     return judge_unmixed(moved, by_weights.verdict, khat) + by_weights
 
 
-def _judge_starts(fit: Fit, chains: ChainCheck | None) -> Finding:
-    """Judge by the modes and the local optima that the fit's starts have found."""
-    loc, scale = (None, None) if chains is None else (chains.loc, chains.scale)
-    distances = mode_distances(fit.modes, loc, scale)
-    shares = np.array([mode.share for mode in fit.modes])
-    by_modes = judge_modes(shares, distances, [mode.site for mode in fit.modes])
+def _look_for_modes(
+    fit: Fit, weights: Weights, chains: ChainCheck | None, seed: int
+) -> Found | None:
+    """Look for modes where the fit has not, or where its weights say that it misses mass.
+
+    None where chains could not be started: the model is too large, or has no such density.
+    """
+    if chains is None or chains.positions is None:
+        return None
+    heavy = not fit.modes or float(smooth(weights.joint)[1]) > MAX_KHAT
+    with isolated(seed, fit.param_state):
+        density = unconstrained_density(fit.programs.model)
+        drawn = weights.draws.values
+        z = density.unconstrain({n: drawn[n].to(density.dtype) for n in density.shapes})
+        placed = np.isfinite(z).all(1)
+        found = look_for_modes if heavy else known_modes
+        return found(fit, density, z[placed], weights.joint[placed], seed)
+
+
+def _judge_starts(fit: Fit, chains: ChainCheck | None, found: Found | None) -> Finding:
+    """Judge by the modes and the local optima that the fit's starts and others have found."""
+    modes = fit.modes if found is None else found.modes
+    beyond = np.ones(len(modes), dtype=bool) if found is None else found.beyond
+    distances = mode_distances(modes, None if chains is None else chains.coordinates)
+    shares = np.array([mode.share for mode in modes])
+    by_modes = judge_modes(shares, distances, [mode.site for mode in modes], beyond)
     elbos = np.array([restart.elbo.value for restart in fit.restarts])
     return by_modes + judge_restarts(elbos, np.array([one.elbo.se for one in fit.restarts]))
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from pyro_cookbook.posterior.chains import Summary
+from pyro_cookbook.programs.coordinates import from_draws
 from pyro_cookbook.verdict import by_chains
 from pyro_cookbook.verdict.by_chains import (
+    MAX_ERROR,
     Displacement,
     chain_table,
+    directions_table,
     disagreement,
     displacement,
     draws_table,
@@ -21,6 +24,7 @@ from pyro_cookbook.verdict.by_chains import (
     margin,
     share_moved,
     with_errors,
+    with_sums,
 )
 from pyro_cookbook.verdict.findings import NOTHING, RELIABLE, REWEIGHT, UNRELIABLE
 
@@ -170,10 +174,10 @@ def test_a_displacement_is_the_worst_scalars_with_its_margin():
         index=["mu", "tau", "theta[1]"],
     )
     found = displacement(table, "")
-    assert found == pytest.approx((0.14, 0.32, "theta[1]"), abs=1e-12)
+    assert found[:3] == pytest.approx((0.14, 0.32, "theta[1]"), abs=1e-12)
     assert found.worst == pytest.approx(0.32)
     assert found.site == "theta"
-    assert displacement(table, "reweighted_") == pytest.approx((0.51, 0.02, "mu"), abs=1e-12)
+    assert displacement(table, "reweighted_")[:3] == pytest.approx((0.51, 0.02, "mu"), abs=1e-12)
 
 
 def test_a_margin_without_a_number_hides_no_error():
@@ -295,3 +299,66 @@ def test_chains_that_have_not_mixed_can_refute_and_not_confirm(where, by_weights
 
 def test_no_chains_say_nothing():
     assert judge_unmixed(None, RELIABLE, 0.9) == NOTHING
+
+
+# --- sums of latents ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.43, False), (0.45, True)])
+def test_a_sum_may_be_off_twice_as_much_as_a_latent(error, refused):
+    along = moved(0.0, error)._replace(of_sum=True)
+    finding = judge_mixed(with_sums(moved(0.1), along), None, 0.0, 0.4)
+    assert (finding.verdict == UNRELIABLE) == refused
+    assert ("a sum with much of 'theta[3]'" in finding.reasons[0]) == refused
+    assert finding.reasons[0].endswith("and up to 0.44 sd in sums of them") == refused
+
+
+def test_a_latent_that_is_wrong_is_named_before_a_sum():
+    assert with_sums(moved(0.3), moved(0.9)._replace(of_sum=True)) == moved(0.3)
+    assert with_sums(moved(0.1), None) == moved(0.1)
+
+
+def directions(draws, chains):
+    coordinates = from_draws(draws, max_dense=300, shrinkage=0.0)
+    labels = [f"h[{i}]" for i in range(draws.shape[1])]
+    return with_errors(directions_table(draws, chains, coordinates, labels, None), 1.0)
+
+
+def test_directions_are_found_in_one_half_of_the_chains_and_measured_in_the_other():
+    """Ten latents of correlation ρ: the variance of their sum is 1 + 9ρ times as large."""
+    rng, rho = np.random.default_rng(0), 0.36
+    root = np.linalg.cholesky(np.full((10, 10), rho) + (1 - rho) * np.eye(10))
+    draws = rng.standard_normal((20_000, 10))
+    table = directions(draws, rng.standard_normal((40, 1024, 10)) @ root.T)
+    widest, narrowest, _ = table.itertuples()
+    assert abs(widest.stretch - (1 - (1 + 9 * rho) ** -0.5)) < 0.03
+    assert abs(narrowest.stretch - ((1 - rho) ** -0.5 - 1)) < 0.05
+    # Each latent is right: their sds are 1 in both.
+    assert widest.stretch > 2 * MAX_ERROR
+
+
+def test_a_shift_along_a_direction_is_found():
+    rng = np.random.default_rng(1)
+    chains = 0.2 + rng.standard_normal((40, 999, 10))
+    table = directions(rng.standard_normal((20_000, 10)), chains)
+    assert abs(table["shift"].iloc[2] - 0.2 * 10**0.5) < 0.05
+    assert (table["stretch"] < 0.05).all()
+
+
+def test_chance_finds_no_direction():
+    """With a few chains in many dimensions the extreme variances of one half are far from 1."""
+    rng = np.random.default_rng(2)
+    chains = rng.standard_normal((40, 16, 100))
+    seen = chains[20:, ::2].reshape(-1, 100)
+    assert np.linalg.eigvalsh(np.cov(seen.T)).max() ** 0.5 > 1.5
+    table = directions(rng.standard_normal((20_000, 100)), chains)
+    assert (table["stretch"] + table["stretch_margin"] < 2 * MAX_ERROR).all()
+
+
+def test_one_latent_has_no_sums_and_a_diagonal_no_directions():
+    rng = np.random.default_rng(3)
+    for dim, dense in ((1, 300), (5, 4)):
+        draws = rng.standard_normal((100, dim))
+        coordinates = from_draws(draws, max_dense=dense, shrinkage=0.0)
+        found = directions_table(draws, draws[None], coordinates, ["h"] * dim, None)
+        assert found.empty

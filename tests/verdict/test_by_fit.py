@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pyro_cookbook.fits.result import Mode
+from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.verdict.by_fit import (
     MAX_COVERED,
     MODE_SHIFT,
@@ -17,6 +18,9 @@ from pyro_cookbook.verdict.by_fit import (
     mode_distances,
 )
 from pyro_cookbook.verdict.findings import NOTHING, RELIABLE, UNRELIABLE
+
+# Each mode beyond a valley.
+BEYOND = np.ones(4, dtype=bool)
 
 
 def test_a_fit_that_has_converged_is_no_reason():
@@ -63,14 +67,14 @@ def test_the_limits_of_modes_are_those_of_the_study():
 )
 def test_a_mode_is_missed_if_it_is_not_covered_and_would_move_the_numbers(share, distance, refused):
     shares, distances = np.array([1 - share, share]), np.array([0.1, distance])
-    finding = judge_modes(shares, distances, ["a", "b"])
+    finding = judge_modes(shares, distances, ["a", "b"], BEYOND[:2])
     assert (finding.verdict == UNRELIABLE) == refused
     assert bool(finding.reasons) == bool(finding.advice) == refused
 
 
 def test_missed_modes_are_counted_and_the_heaviest_of_them_is_named():
     shares, distances = np.array([0.6, 0.15, 0.2, 0.05]), np.array([0.0, 9.0, 8.04, 1.0])
-    finding = judge_modes(shares, distances, ["a", "b", "c", "d"])
+    finding = judge_modes(shares, distances, ["a", "b", "c", "d"], BEYOND)
     assert finding.reasons == (
         "climbs from dispersed starts ended in 4 modes; those that the guide does not cover hold"
         " about 0.35 of the mass, 8.0 of its sds away (most at site 'c')",
@@ -79,7 +83,7 @@ def test_missed_modes_are_counted_and_the_heaviest_of_them_is_named():
 
 @pytest.mark.parametrize("size", [0, 1])
 def test_one_mode_is_no_reason_wherever_it_is(size):
-    assert judge_modes(np.ones(size), np.full(size, 50.0), ["a"] * size) == NOTHING
+    assert judge_modes(np.ones(size), np.full(size, 50.0), ["a"] * size, BEYOND[:size]) == NOTHING
 
 
 def test_distances_are_in_the_guides_sds_where_its_draws_are_known():
@@ -87,10 +91,17 @@ def test_distances_are_in_the_guides_sds_where_its_draws_are_known():
         Mode(0.0, 0.5, 1, 0.0, "a", (0.0, 1.0)),
         Mode(0.0, 0.5, 1, 7.0, "a", (3.0, -3.0)),
     ]
-    np.testing.assert_array_equal(mode_distances(modes, None, None), [0.0, 7.0])
-    loc, scale = np.array([1.0, 1.0]), np.array([0.5, 4.0])
-    # Largest of |0 − 1|/0.5, 0 and of |3 − 1|/0.5, |−3 − 1|/4.
-    np.testing.assert_array_equal(mode_distances(modes, loc, scale), [2.0, 4.0])
+    np.testing.assert_array_equal(mode_distances(modes, None), [0.0, 7.0])
+    coordinates = Coordinates(np.array([1.0, 1.0]), np.array([0.5, 4.0]))
+    # (0 − 1)/0.5 and 0; (3 − 1)/0.5 and (−3 − 1)/4.
+    np.testing.assert_allclose(mode_distances(modes, coordinates), [2.0, 17**0.5])
+
+
+def test_a_mode_on_the_guides_own_hill_is_not_missed():
+    shares, distances = np.array([0.6, 0.4]), np.array([0.0, 8.0])
+    for beyond in (True, False):
+        finding = judge_modes(shares, distances, ["a", "b"], np.array([False, beyond]))
+        assert (finding.verdict == UNRELIABLE) == beyond
 
 
 def test_the_limits_of_starts_are_half_a_nat_and_four_errors():

@@ -12,6 +12,7 @@ import torch
 import pyro_cookbook as pc
 from pyro_cookbook.posterior.chains import NUM_STEPS
 from pyro_cookbook.posterior.importance import smooth, weigh
+from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.verdict import by_chains
 from pyro_cookbook.verdict.by_chains import (
     ChainCheck,
@@ -53,8 +54,8 @@ def test_the_check_has_the_draws_and_where_the_chains_take_them():
     assert row["shift"] == pytest.approx(0.5, abs=0.15)
     assert row["stretch"] == pytest.approx(0.2, abs=0.1)
     assert row["reweighted_mean"] == pytest.approx(0.0, abs=0.1)
-    assert check.loc[0] == row["mean"]
-    assert check.scale[0] == pytest.approx(row["sd"])
+    assert check.coordinates.loc[0] == row["mean"]
+    assert check.coordinates.scale[0] == pytest.approx(row["sd"])
     assert check.plain.shift == row["shift"] + row["shift_margin"]
     assert check.reweighted.label == "h"
     assert check.positions.shape[1] == 1
@@ -159,7 +160,7 @@ def test_draws_without_a_place_on_the_unconstrained_scale_are_left_out_while_the
     weights.draws.values["h"][:lost] = 0.0  # whose logarithm is −∞
     check = check_chains(fit, weights, None, 0)
     assert (check.positions is not None) == runs
-    assert np.isfinite(check.loc).all()
+    assert np.isfinite(check.coordinates.loc).all()
 
 
 def test_a_model_without_a_flat_density_has_no_check():
@@ -184,5 +185,7 @@ def test_every_step_of_the_chains_is_counted():
 
 
 def test_a_check_without_positions_displaces_nothing():
-    check = ChainCheck(pd.DataFrame(), False, np.zeros(1), np.ones(1), None, ["h"])
+    check = ChainCheck(
+        pd.DataFrame(), False, Coordinates(np.zeros(1), np.ones(1)), pd.DataFrame(), None, ["h"]
+    )
     assert check.plain is None

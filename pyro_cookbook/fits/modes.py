@@ -1,0 +1,76 @@
+"""Modes of a fit's posterior that the fit itself has not found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pyro_cookbook.engines.choosing import Mode
+from pyro_cookbook.engines.multistart import Improper, dispersed, find_modes, has_valley
+from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
+
+Array = npt.NDArray[np.float64]
+
+# Dispersed starts where the fit has looked for no modes, and draws of large weight to start at.
+_NUM_DISPERSED, _NUM_HEAVY = 8, 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """Modes, and which of them lie on the hill that the guide stands on.
+
+    Attributes
+    ----------
+    modes : tuple of Mode
+    beyond : array of bool, shape (modes,)
+        Between the guide's mean and the mode the log density dips.
+    """
+
+    modes: tuple[Mode, ...]
+    beyond: npt.NDArray[np.bool_]
+
+
+def look_for_modes(
+    fit: Fit, density: UnconstrainedDensity, draws: Array, log_weights: Array, seed: int
+) -> Found:
+    """Look for modes from where the fit's own search did not begin.
+
+    From dispersed points, if the fit has looked for none: guides of your own, flows and models with
+    parameters do not. And from the guide's draws with the largest weights, which are where it has
+    too little mass.
+
+    Parameters
+    ----------
+    fit : Fit
+    density : UnconstrainedDensity
+    draws : array, shape (S, D)
+        Unconstrained draws of the guide.
+    log_weights : array, shape (S,)
+    seed : int
+        Of the dispersed points.
+    """
+    known = [np.array(mode.location) for mode in fit.modes]
+    points = draws[np.argsort(-log_weights, kind="stable")[:_NUM_HEAVY]]
+    if not known:
+        points = np.vstack([points, dispersed(density, _NUM_DISPERSED, seed)])
+    try:
+        modes = find_modes(density, points, known)
+    except Improper:  # the density does not fall on the way of some climb: what is known stays
+        modes = fit.modes
+    return Found(modes, _beyond(density, draws.mean(0), modes))
+
+
+def known_modes(
+    fit: Fit, density: UnconstrainedDensity, draws: Array, log_weights: Array, seed: int
+) -> Found:
+    """Look only where the modes are that the fit has found; as `look_for_modes`."""
+    return Found(fit.modes, _beyond(density, draws.mean(0), fit.modes))
+
+
+def _beyond(
+    density: UnconstrainedDensity, centre: Array, modes: Sequence[Mode]
+) -> npt.NDArray[np.bool_]:
+    found = [has_valley(density, centre, np.array(mode.location)) for mode in modes]
+    return np.array(found, dtype=bool)
