@@ -1,6 +1,6 @@
 """Figures of the report that every recipe has, readable on their own."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import arviz as az
@@ -84,7 +84,7 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     (name,) = tree.observed_data.data_vars
     observed = tree.observed_data[name]
     if np.isin(observed, (0, 1)).all():
-        plot: Any = az.plot_ppc_pava(tree, figure_kwargs={"figsize": (5.0, 4.5)})
+        plot: Any = az.plot_ppc_pava(_in_one_row(tree, name), figure_kwargs={"figsize": (5.0, 4.5)})
         figure = plot.viz["figure"].item()
         figure.suptitle(f"Predicted probability of y = 1 against its share, {guide}")
         return f"Calibration of the posterior predictive probabilities, guide {guide}", figure
@@ -111,3 +111,17 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
         f"Distribution of {of}: the data (black), draws from the fitted model (blue), {guide}"
     )
     return f"Posterior predictive check of {of}, guide {guide}", figure
+
+
+def _in_one_row(tree: xr.DataTree, name: Hashable) -> xr.DataTree:
+    """Lay the entries of what is observed in one dimension: ArviZ's calibration plot takes no more.
+
+    Only the observed site and its draws are kept.
+    """
+    groups = {}
+    for group in ("posterior_predictive", "observed_data"):
+        value = tree[group][name]
+        entries = [dim for dim in value.dims if dim not in ("chain", "draw")]
+        stacked = value.stack(entry=entries, create_index=False)
+        groups[group] = stacked.drop_vars(entries, errors="ignore").to_dataset()
+    return xr.DataTree.from_dict(groups)

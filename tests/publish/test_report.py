@@ -1,9 +1,15 @@
-"""Cells of the report's table."""
+"""Cells of the report's table, and figures of fits of any shape."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import xarray as xr
 
 from pyro_cookbook.fits.result import Estimate
+from pyro_cookbook.publish.figures import plot_predictive
 from pyro_cookbook.publish.report import gap_cell
+from pyro_cookbook.publish.topic_figures import plot_intervals
 
 
 @pytest.mark.parametrize(
@@ -24,3 +30,27 @@ from pyro_cookbook.publish.report import gap_cell
 )
 def test_a_gap_is_written_as_it_was_estimated(value, se, evidence, text):
     assert gap_cell(Estimate(value, se), evidence) == text
+
+
+@pytest.mark.parametrize("dims", [("row",), ("row", "feature")])
+def test_bits_are_checked_by_their_calibration_however_they_are_laid_out(dims):
+    rng, shape = np.random.default_rng(0), (30, 4)[: len(dims)]
+    groups = {"posterior_predictive": (1, 50, *shape), "observed_data": shape}
+    tree = xr.DataTree.from_dict(
+        {
+            name: xr.Dataset({"v": ((("chain", "draw") * (len(size) > len(dims))) + dims,
+                                    rng.binomial(1, 0.4, size))})
+            for name, size in groups.items()
+        }
+    )  # fmt: skip
+    alt, figure = plot_predictive(tree, "map")
+    assert alt.startswith("Calibration")
+    assert figure.axes[0].lines
+
+
+def test_intervals_of_one_guide_are_drawn():
+    tree = xr.DataTree.from_dict({"posterior": xr.Dataset({"mu": ("draw", np.arange(20.0))})})
+    for trees in ({"map": tree}, {"map": tree, "full_rank": tree}):
+        table = SimpleNamespace(name="t")
+        _, figure = plot_intervals(trees, table, names=["mu"], title="Effects")
+        assert figure.get_suptitle().startswith("Effects")
