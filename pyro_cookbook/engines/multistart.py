@@ -246,12 +246,13 @@ def _refuse_flat(density: UnconstrainedDensity, end: Centre) -> None:
 
 def _same(density: UnconstrainedDensity, end: Centre, other: Centre) -> bool:
     """Whether two climbs ended in one mode: close by, or not far with no valley between."""
-    distance = other.coordinates.distance(end.z)
+    z = density.nearest_copy(end.z, other.z)
+    distance = other.coordinates.distance(z)
     if distance < _SAME:
         return True
     if not distance < _SAME_EACH * np.sqrt(density.dim):
         return False
-    return not has_valley(density, end.z, other.z)
+    return not has_valley(density, z, other.z)
 
 
 def has_valley(density: UnconstrainedDensity, a: Array, b: Array) -> bool:
@@ -265,6 +266,7 @@ def _leads_to(density: UnconstrainedDensity, z: Array, other: Centre) -> bool:
 
     Climbs end in modes, and from one mode the way to another first goes down.
     """
+    z = density.nearest_copy(z, other.z)
     if other.coordinates.distance(z) < _SAME:
         return True
     way = density.value(z + _WAY[:, None] * (other.z - z))

@@ -5,10 +5,8 @@ global latents has the rows summed out: the product of all rows' weights would b
 before any single number is wrong.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +14,7 @@ from arviz_stats.base.array import array_stats
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Estimate, Fit
+from pyro_cookbook.posterior.states import States, by_cell, enumerate_states
 from pyro_cookbook.programs.drawing import Draws, draw
 from pyro_cookbook.programs.log_density import log_density, total
 from pyro_cookbook.programs.program import Site
@@ -31,9 +30,6 @@ NUM_DRAWS = 20_000
 EQUAL_WEIGHTS = 1e-3
 # Scalars that the draws may fill; draws of rows' latents behind one global weight.
 _MAX_SCALARS, _NUM_INNER = 2**27, 50
-# Values of a row's discrete latent that are enumerated: under every draw of the global latents, or
-# once, where there are none.
-_MAX_STATES, _MAX_STATES_ONCE = 64, 4096
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Weights:
     shared : array, shape (S,), or None
         Weight of the global latents with the rows summed out; None if there are none, or no rows.
     states : States or None
-        Every value of the rows' only latent, where it has few.
+        Every joint state of the rows' latents, or of those outside plates, where they have few.
     """
 
     sites: dict[str, Site]
@@ -84,7 +80,7 @@ class Weights:
     joint: Array
     rows: Array | None
     shared: Array | None
-    states: "States | None"
+    states: States | None
 
     def evidence(self) -> Estimate:
         """Importance-weighted estimate of log p(v), in nats: a lower bound in expectation.
@@ -99,25 +95,6 @@ class Weights:
         if self.shared is not None:
             return _log_mean_exp(self.shared[:, None])
         return _log_mean_exp(self.joint[:, None] if self.rows is None else self.rows)
-
-
-class States(NamedTuple):
-    """The K values of a discrete latent that every row has.
-
-    Attributes
-    ----------
-    log_p : array, shape (S, R, K)
-        log p(v_r, h_r = value k | global latents of draw s); S = 1 without global latents. In
-        several plates R counts their cells, in the order of the latent's batch dimensions.
-    values : Tensor, shape (K, ...)
-        With the event shape of the latent.
-    plates : tuple of str
-        Those of the latent.
-    """
-
-    log_p: Array
-    values: Tensor
-    plates: tuple[str, ...]
 
 
 def _log_mean_exp(log_weights: Array) -> Estimate:
@@ -201,7 +178,10 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
             rows = by_row(blocks.row, sites, log_p) - by_row(
                 blocks.row, guide_sites, drawn.log_prob
             )
-            states = enumerate_states(fit, blocks, latents)
+            states = enumerate_states(fit, blocks.local_sites, blocks.row, latents)
+        else:
+            discrete = tuple(name for name in latents if sites[name].is_discrete)
+            states = enumerate_states(fit, discrete, "", latents)
         if blocks.row and blocks.global_sites:
             if states is not None:
                 evidence = np.logaddexp.reduce(states.log_p, axis=-1).sum(1)
@@ -209,52 +189,12 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
                 evidence = _inner_evidence(fit, blocks, latents)
             shared = evidence + _outside(blocks.row, sites, log_p)
             shared = shared - _outside(blocks.row, guide_sites, drawn.log_prob)
+        elif states is not None and len(states.values) < len(latents):
+            # All densities are in those of the states; the guide's, but for its discrete latents.
+            shared = np.logaddexp.reduce(states.log_p, axis=-1).sum(1)
+            rest = {n: v for n, v in drawn.log_prob.items() if n not in states.values}
+            shared = shared - _numpy(total(rest))
         return Weights(sites, guide_sites, blocks, drawn, log_p, joint, rows, shared, states)
-
-
-def enumerate_states(fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]) -> States | None:
-    """log p(v_r, h_r = k | global) for every value k of the rows' only latent, if it has few.
-
-    A latent in several plates is enumerated cell by cell, where all that depends on it is in the
-    same plates.
-    """
-    model = fit.programs.model
-    sites = model.sites
-    if len(blocks.local_sites) != 1 or not sites[blocks.local_sites[0]].is_discrete:
-        return None
-    name = blocks.local_sites[0]
-    fn: Any = model.nodes[name]["fn"]
-    plates = _cells_of(name, blocks.row, sites)
-    if not plates or not fn.has_enumerate_support:
-        return None
-    try:
-        support = fn.enumerate_support(expand=False)
-    except (NotImplementedError, ValueError):  # vectors of discrete entries, or too many of them
-        return None
-    if len(support) > (_MAX_STATES if blocks.global_sites else _MAX_STATES_ONCE):
-        return None
-    values = support.reshape(len(support), *fn.event_shape).to(latents[name])
-    shape = latents[name].shape
-    spread = values.reshape(len(values), *(1,) * (len(shape) - 1 - fn.event_dim), *fn.event_shape)
-    if not blocks.global_sites:  # the values take the place of the draws
-        given = {name: spread.expand(len(values), *shape[1:])}
-        log_p = log_density(model, given)
-        return States(by_cell(plates, sites, log_p).T[None], values, plates)
-    columns = []
-    for value in spread:
-        log_p = log_density(model, {**latents, name: value.expand(shape)})
-        columns.append(by_cell(plates, sites, log_p))
-    return States(np.stack(columns, axis=-1), values, plates)
-
-
-def _cells_of(name: str, row: str, sites: Mapping[str, Site]) -> tuple[str, ...]:
-    """Plates whose cells have one latent each, and depend on no other; () if they have not."""
-    site = sites[name]
-    plates = tuple(plate for plate in site.plates if plate)
-    size = math.prod(site.shape[site.plates.index(plate)] for plate in plates)
-    inside = [one for one in sites.values() if row in one.plates and not one.deterministic]
-    alone = all(plate in one.plates for plate in plates for one in inside)
-    return plates if alone and size == site.batch_shape.numel() else ()
 
 
 def _inner_evidence(fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]) -> Array:
@@ -293,27 +233,6 @@ def by_row(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]) 
     return by_cell((row,), sites, log_prob)
 
 
-def by_cell(
-    plates: tuple[str, ...], sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]
-) -> Array:
-    """Sum the sites inside all the plates over everything but draws and the plates' cells.
-
-    Returns
-    -------
-    array, shape (S, cells)
-        The last plate varies fastest.
-    """
-    terms = []
-    for name, value in log_prob.items():
-        own = sites[name].plates
-        if all(plate in own for plate in plates):
-            axes = [1 + own.index(plate) for plate in plates]
-            moved = value.movedim(axes, list(range(1, 1 + len(plates))))
-            cells = moved.shape[1 : 1 + len(plates)].numel()
-            terms.append(_numpy(moved.reshape(len(value), cells, -1).sum(2)))
-    return np.sum(terms, axis=0, dtype=float)
-
-
 def _outside(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]) -> Array:
     terms = {name: value for name, value in log_prob.items() if row not in sites[name].plates}
     return _numpy(total(terms)) if terms else np.zeros(1)
@@ -343,14 +262,18 @@ def smooth(log_weights: Array) -> tuple[Array, Array]:
     """
     columns = log_weights.reshape(len(log_weights), -1).T
     # Log weights of −∞ are draws where the model has no mass; they may not be the majority.
-    finite = np.isfinite(columns).all(1)
-    equal = finite & (np.where(finite[:, None], columns, 0.0).std(1) < EQUAL_WEIGHTS)
+    kept = columns != -np.inf
+    finite = (np.isfinite(columns) | ~kept).all(1) & (kept.mean(1) > 0.5)
+    steady = (finite & kept.all(1))[:, None]
+    equal = steady[:, 0] & (np.where(steady, columns, 0.0).std(1) < EQUAL_WEIGHTS)
     khat = np.where(equal, 0.0, np.inf)
     smoothed = np.full_like(columns, -np.log(len(log_weights)))
     for index in np.flatnonzero(finite & ~equal):
+        smoothed[index] = -np.inf
+        some = kept[index]
         try:
             # ArviZ takes log likelihoods, whose negatives are the log weights of leave-one-out.
-            smoothed[index], khat[index] = array_stats.psislw(-columns[index])
+            smoothed[index, some], khat[index] = array_stats.psislw(-columns[index, some])
         except ValueError:  # tied tail: a few distinct weights only
             khat[index] = np.nan
         if np.isnan(khat[index]):

@@ -12,11 +12,11 @@ from pyro_cookbook.posterior.importance import (
     NUM_DRAWS,
     Array,
     Weights,
-    enumerate_states,
     inner_draws,
     smooth,
     weigh,
 )
+from pyro_cookbook.posterior.states import enumerate_states
 from pyro_cookbook.programs.state.isolation import isolated
 
 
@@ -51,7 +51,7 @@ def resample(fit: Fit, num_draws: int, seed: int) -> dict[str, Tensor]:
         return _take(latents, rng.choice(len(smoothed), num_draws, p=smoothed))
     weights = weigh(fit, num_draws=max(4000, num_draws), seed=seed)
     latents = {name: weights.draws.values[name] for name in names}
-    if weights.rows is None:
+    if weights.rows is None and weights.states is None:
         raise _refusal("joint weights", float(joint))
     if weights.shared is None:
         return _rows_alone(weights, latents, num_draws, rng)
@@ -78,12 +78,10 @@ def _rows_alone(
 ) -> dict[str, Tensor]:
     """Let every row pick its own draws: rows are independent given the parameters."""
     if weights.states is not None:
-        name = weights.blocks.local_sites[0]
-        log_p, values, _ = weights.states
-        probs = np.exp(log_p[0] - np.logaddexp.reduce(log_p[0], axis=-1, keepdims=True))
-        chosen = [rng.choice(len(values), num_draws, p=p / p.sum()) for p in probs]
-        picked_states = values[torch.as_tensor(np.stack(chosen, axis=1))]
-        return {name: picked_states.reshape(num_draws, *weights.sites[name].shape)}
+        log_p = weights.states.log_p[0]
+        probs = np.exp(log_p - np.logaddexp.reduce(log_p, axis=-1, keepdims=True))
+        chosen = [rng.choice(len(p), num_draws, p=p / p.sum()) for p in probs]
+        return weights.states.chosen(np.stack(chosen, axis=1), weights.sites)
     assert weights.rows is not None
     smoothed, khat = smooth(weights.rows)
     if khat.max() > MAX_KHAT:
@@ -103,11 +101,11 @@ def _rows_given_global(
 ) -> dict[str, Tensor]:
     """Redraw the rows' latents given resampled global ones: exactly, or by inner weights."""
     blocks, sites = weights.blocks, weights.sites
-    states = enumerate_states(fit, blocks, latents)
+    states = weights.states
     if states is not None:
-        name = blocks.local_sites[0]
-        chosen = states.values[torch.as_tensor(_choose(states.log_p, rng))]
-        return latents | {name: chosen.reshape(latents[name].shape)}
+        states = enumerate_states(fit, tuple(states.values), blocks.row, latents)
+    if states is not None:
+        return latents | states.chosen(_choose(states.log_p, rng), sites)
     total: Array | None = None
     for values, rows in inner_draws(fit, blocks, latents):
         # Weighted reservoir of size one: keep the newcomer with its share of the weight so far.

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,23 @@ class UnconstrainedDensity:
             self._summed = summing_out(self.program, program.summed, at_first, by_site=False)
         self._refuse_moving_supports()
         self._refuse_randomness()
+
+    @cached_property
+    def period(self) -> Array:
+        """Period of every entry of z, shape (D,): 2π of an angle, infinite of all else."""
+        parts = []
+        for name, shape in self.shapes.items():
+            fn = self.program.nodes[name]["fn"]
+            while hasattr(fn, "base_dist"):
+                fn = fn.base_dist
+            turns = isinstance(fn, torch.distributions.VonMises)
+            parts.append(np.full(shape.numel(), 2 * np.pi if turns else np.inf))
+        return np.concatenate(parts)
+
+    def nearest_copy(self, z: Array, to: Array) -> Array:
+        """Turn the angles of a vector so that they are within half a turn of another's."""
+        turns = np.round((z - to) / self.period)
+        return np.where(turns, z - turns * np.where(turns, self.period, 0.0), z)
 
     def unpack(self, z: Tensor) -> dict[str, Tensor]:
         """Cut vectors, shape (..., D), into unconstrained values of the sites."""

@@ -1,6 +1,6 @@
 """Figures of the report that every recipe has, readable on their own."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import arviz as az
@@ -113,7 +113,7 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     return f"Posterior predictive check of {of}, guide {guide}", figure
 
 
-def _in_one_row(tree: xr.DataTree, name: Hashable) -> xr.DataTree:
+def _in_one_row(tree: xr.DataTree, name: Any) -> xr.DataTree:
     """Lay the entries of what is observed in one dimension: ArviZ's calibration plot takes no more.
 
     Only the observed site and its draws are kept.

@@ -28,7 +28,6 @@ from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise
 from pyro_cookbook.verdict.by_chains import (
     ChainCheck,
     check_chains,
-    disagreement,
     judge_mixed,
     judge_unmixed,
     with_sums,
@@ -42,17 +41,17 @@ from pyro_cookbook.verdict.by_fit import (
     mode_distances,
 )
 from pyro_cookbook.verdict.by_weights import (
+    MAX_EMPTY,
     check_weights,
     judge_density,
     judge_evidence,
     judge_weights,
 )
+from pyro_cookbook.verdict.chain_errors import disagreement
 from pyro_cookbook.verdict.findings import REFINED, REWEIGHT, UNRELIABLE, Finding
 
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
-# Share of the draws that need a density for chains and for an evidence.
-_MIN_DENSE = 0.99
 _UNKNOWN = Estimate(float("nan"), float("nan"))
 
 
@@ -191,7 +190,7 @@ def diagnose(
         blocks = _weigh_blocks(fit, weights, chains, num_draws, seed)
         check = check_weights(blocks, lambda: weigh(fit, len(blocks.joint), seed + 1))
     elbo, share = _elbo(weights), _share_dense(weights)
-    evidence = blocks.evidence() if share > _MIN_DENSE else _UNKNOWN
+    evidence = blocks.evidence() if share >= 1 - MAX_EMPTY else _UNKNOWN
     by_weights = judge_weights(check)
     finding = judge_convergence(fit.converged, fit.reason, fit.engine) + judge_density(1 - share)
     finding += _judge_draws(chains, by_weights, check.joint)
@@ -230,7 +229,7 @@ def _run_chains(
     fit: Fit, weights: Weights, seed: int, tick: Callable[[], object]
 ) -> ChainCheck | None:
     """Run short chains from the guide's draws, where all latents are continuous."""
-    if _has_discrete(fit) or not _share_dense(weights) > _MIN_DENSE:
+    if _has_discrete(fit) or _share_dense(weights) < 1 - MAX_EMPTY:
         return None
     smoothed, khat = smooth(weights.joint)
     with isolated(seed, fit.param_state):

@@ -154,7 +154,7 @@ def test_what_cannot_be_summed_out_is_named():
         n = pyro.sample("n", dist.Poisson(y.new_tensor(3.0)))
         pyro.sample("y", dist.Normal(n, 1.0).expand(y.shape).to_event(1), obs=y)
 
-    with pytest.raises(ValueError, match="site 'n'.*a Poisson cannot be summed out"):
+    with pytest.raises(ValueError, match=r"site 'n'.*a Poisson cannot be summed out"):
         pc.fit(model, "full_rank", Y)
 
 

@@ -327,7 +327,18 @@ def test_smoothing_leaves_all_but_the_tail_as_it_is():
     assert khat < 0.7
 
 
-@pytest.mark.parametrize("bad", [-np.inf, np.inf, np.nan])
+def test_draws_without_mass_have_weight_zero_while_they_are_few():
+    log_weights = RNG.standard_normal((1000, 2))
+    log_weights[:3, 0] = log_weights[:501, 1] = -np.inf
+    weights, khat = smooth(log_weights)
+    alone, khat_alone = smooth(log_weights[3:, 0])
+    np.testing.assert_array_equal(weights[:3, 0], 0.0)
+    np.testing.assert_allclose(weights[3:, 0], alone)
+    assert khat[0] == khat_alone < 0.7
+    assert khat[1] == np.inf
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
 def test_weights_that_are_not_finite_cannot_be_smoothed(bad):
     log_weights = RNG.standard_normal((1000, 2))
     log_weights[3, 1] = bad

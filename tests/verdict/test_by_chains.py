@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from pyro_cookbook.posterior.chains import Summary
-from pyro_cookbook.programs.coordinates import from_draws
-from pyro_cookbook.verdict import by_chains
+from pyro_cookbook.verdict import by_chains, chain_errors
 from pyro_cookbook.verdict.by_chains import (
     MAX_ERROR,
+    is_stuck,
+    judge_mixed,
+    judge_unmixed,
+    share_moved,
+    with_sums,
+)
+from pyro_cookbook.verdict.chain_errors import (
     Displacement,
     chain_table,
     directions_table,
@@ -17,14 +23,9 @@ from pyro_cookbook.verdict.by_chains import (
     displacement,
     draws_table,
     errors_against,
-    is_stuck,
-    judge_mixed,
-    judge_unmixed,
     labels_of,
     margin,
-    share_moved,
     with_errors,
-    with_sums,
 )
 from pyro_cookbook.verdict.findings import NOTHING, RELIABLE, REWEIGHT, UNRELIABLE
 
@@ -41,7 +42,7 @@ def summary(**numbers):
 def test_the_limits_are_those_of_the_study():
     assert by_chains.MAX_ERROR == 0.22
     assert (by_chains.GOOD_KHAT, by_chains.STRICTER) == (0.5, 0.5)
-    assert (by_chains.MAX_PERSISTENCE, by_chains.DRIFT_ERRORS) == (0.35, 3.0)
+    assert (by_chains.MAX_PERSISTENCE, chain_errors.DRIFT_ERRORS) == (0.35, 3.0)
     assert (by_chains.NOISE_MEMORY, by_chains.MOST_MEMORY) == (0.2, 0.6)
 
 
@@ -319,9 +320,8 @@ def test_a_latent_that_is_wrong_is_named_before_a_sum():
 
 
 def directions(draws, chains):
-    coordinates = from_draws(draws, max_dense=300, shrinkage=0.0)
     labels = [f"h[{i}]" for i in range(draws.shape[1])]
-    return with_errors(directions_table(draws, chains, coordinates, labels, None), 1.0)
+    return with_errors(directions_table(draws, chains, labels, None), 1.0)
 
 
 def test_directions_are_found_in_one_half_of_the_chains_and_measured_in_the_other():
@@ -355,10 +355,21 @@ def test_chance_finds_no_direction():
     assert (table["stretch"] + table["stretch_margin"] < 2 * MAX_ERROR).all()
 
 
-def test_one_latent_has_no_sums_and_a_diagonal_no_directions():
+def test_one_latent_has_no_sums_and_too_many_are_not_looked_at():
     rng = np.random.default_rng(3)
-    for dim, dense in ((1, 300), (5, 4)):
-        draws = rng.standard_normal((100, dim))
-        coordinates = from_draws(draws, max_dense=dense, shrinkage=0.0)
-        found = directions_table(draws, draws[None], coordinates, ["h"] * dim, None)
-        assert found.empty
+    for dim in (1, 301):
+        draws = rng.standard_normal((400, dim))
+        assert directions_table(draws, draws[None], ["h"] * dim, None).empty
+
+
+def test_what_never_varies_has_no_direction():
+    """The parts of a whole: their sum is 1 for the guide and for the chains, up to rounding."""
+    rng = np.random.default_rng(4)
+    draws = rng.dirichlet([3.0, 4.0, 5.0], 20_000)
+    constant = np.ones((20_000, 1))
+    chains = rng.dirichlet([3.0, 4.0, 5.0], (40, 999))
+    table = directions(
+        np.hstack([draws, constant]), np.concatenate([chains, np.ones((40, 999, 1))], axis=2)
+    )
+    assert (table[["shift", "stretch"]] < 0.05).all(axis=None)
+    assert "h[3]" not in table.index

@@ -14,10 +14,7 @@ from pyro_cookbook.posterior.chains import NUM_STEPS
 from pyro_cookbook.posterior.importance import smooth, weigh
 from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.verdict import by_chains
-from pyro_cookbook.verdict.by_chains import (
-    ChainCheck,
-    check_chains,
-)
+from pyro_cookbook.verdict.by_chains import ChainCheck, check_chains
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 
