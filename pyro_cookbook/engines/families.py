@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_cookbook.engines.climbing import Centre
 from pyro_cookbook.engines.gaussians import Gaussian
 from pyro_cookbook.programs.observing import Reading
-from pyro_cookbook.programs.program import Program, is_improper, quietly
+from pyro_cookbook.programs.program import Program, default_dtype, is_improper, quietly
 from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 # Up to this many latent scalars "auto" takes a full covariance.
@@ -244,8 +244,7 @@ def from_gaussian(
     name = STORED_AS.get(name, name)
     rank = gaussian.factor.shape[1] if name == "low_rank" and gaussian.factor is not None else None
     guide: Any = build(name, model, values, rank)
-    with quietly():
-        guide(*model.args, **model.kwargs)  # an automatic guide makes its parameters on this call
+    _set_up(guide, model)
     guide.to(device=first.device, dtype=first.dtype)
 
     def tensor(value: Any) -> Tensor:
@@ -270,6 +269,20 @@ def from_gaussian(
             guide.scale = tensor(diagonal)
             guide.scale_tril = tensor(triangle / diagonal[:, None])
     return guide  # type: ignore[no-any-return]
+
+
+def _set_up(guide: Any, model: Program) -> None:
+    """Call an automatic guide for the first time: it runs its model and makes its parameters.
+
+    In double precision where a matrix has an inverse in that alone: the values were found in it.
+    """
+    with quietly():
+        try:
+            guide(*model.args, **model.kwargs)
+        except torch.linalg.LinAlgError:
+            wide = model.wide
+            with default_dtype(wide.dtype):
+                guide(*wide.args, **wide.kwargs)
 
 
 def flow_from(model: Program, centre: Centre) -> PyroModule:

@@ -1,4 +1,4 @@
-"""The stochastic engine's starts: SVI from each, one after the other."""
+"""The stochastic engine: from a guide, or a family's name, to a fit of it from every start."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""The stochastic engine: SVI with a learning rate that decays each time the ELBO stops rising."""
+"""One start of SVI: its steps, and a learning rate that decays each time the ELBO stops rising."""
 
 import warnings
 from collections.abc import Callable

@@ -38,7 +38,7 @@ class Estimate:
         if not np.isfinite(self.value) or not np.isfinite(self.se):
             return f"{self.value} ± {self.se}"
         digits = 4 if self.se < 1e-5 else max(0, 1 - int(np.floor(np.log10(self.se))))
-        return f"{self.value:.{digits}f} ± {self.se:.{digits}f}"
+        return f"{self.value:z.{digits}f} ± {self.se:.{digits}f}"  # z: no minus before a zero
 
 
 @dataclass(frozen=True)

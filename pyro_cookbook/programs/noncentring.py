@@ -19,15 +19,17 @@ _LOC_SCALE = (dist.Normal, dist.Laplace, dist.Cauchy, dist.StudentT, dist.Gumbel
 def candidates(program: Program) -> tuple[str, ...]:
     """Latent sites of a location-scale family whose location or scale depends on another latent.
 
-    Found by moving the other latents and looking whether the site's distribution moves.
+    Found by moving the other latents and looking whether the site's distribution moves; none where
+    the model cannot be run at the moved latents.
     """
+    program = program.wide  # there a matrix may have an inverse in double precision alone
     latent = {name: program.nodes[name] for name in program.latents}
     if any(node["fn"].support.is_discrete for node in latent.values()):
         return ()
     found = []
     try:
         first, second = (_moved(program, latent, shift) for shift in (0.0, 0.7))
-    except NotImplementedError:  # a support without a bijection to the reals
+    except (NotImplementedError, torch.linalg.LinAlgError):  # no bijection to the reals; singular
         return ()
     for name, node in latent.items():
         if not isinstance(_base(node["fn"]), _LOC_SCALE):
@@ -85,7 +87,7 @@ def _base(fn: Any) -> Any:
 
 def _moved(program: Program, latent: Mapping[str, Node], shift: float) -> dict[str, Node]:
     """Run the model with all latents moved on their unconstrained scale."""
-    values = {}
+    values = {name: program.nodes[name]["value"] for name in program.summed}  # these stay
     with quietly():
         for name, node in latent.items():
             transform = biject_to(node["fn"].support)

@@ -153,3 +153,13 @@ def test_frozen_rows_of_a_module_are_fitted_with_their_parameters_held(wine):
     assert fit.engine == "deterministic"
     assert fit.elbo.value == pytest.approx(own.elbo.value, abs=0.5)
     assert fit.elbo.value > own.elbo.value - 3 * np.hypot(fit.elbo.se, own.elbo.se)
+
+
+def test_a_model_that_vmap_cannot_follow_is_told():
+    def branch(y):
+        h = pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
+        pyro.sample("y", dist.Normal(h if h.item() > -100 else -h, 1.0), obs=y)
+
+    fit = pc.fit(branch, "full_rank", torch.tensor(1.0))
+    assert "one draw at a time, as torch.vmap cannot follow the model" in fit.why
+    assert "item()" in fit.why

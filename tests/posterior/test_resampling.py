@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import pyro_cookbook as pc
-from pyro_cookbook.posterior.resampling import resample
+from pyro_cookbook.posterior.resampling import _choose, resample
 
 Y = torch.tensor([-2.0, 0.0, 0.5, 3.0], dtype=torch.float64)
 N = 4000
@@ -90,28 +90,31 @@ def test_one_row_past_the_limit_refuses_them_all_by_name():
         resampled(rows_alone, guide, MANY)
 
 
-def test_rows_in_another_dimension_of_a_latent_are_found_there():
+@pytest.mark.parametrize(("row", "side"), [(-2, -1), (-1, -2)])
+def test_rows_in_any_dimension_of_a_latent_are_found_there(row, side):
+    y = MANY[:, None] if row == -2 else MANY[None]
+
     def model(y):
-        with pyro.plate("row", 40, dim=-2):
-            with pyro.plate("side", 2, dim=-1):
+        with pyro.plate("row", 40, dim=row):
+            with pyro.plate("side", 2, dim=side):
                 h = pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
             z = pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0))
-            pyro.sample("y", dist.Normal(h.sum(-1, keepdim=True) + 0 * z, 1.0), obs=y)
+            pyro.sample("y", dist.Normal(h.sum(side, keepdim=True) + 0 * z, 1.0), obs=y)
 
     def guide(y):
-        with pyro.plate("row", 40, dim=-2):
-            with pyro.plate("side", 2, dim=-1):
+        with pyro.plate("row", 40, dim=row):
+            with pyro.plate("side", 2, dim=side):
                 pyro.sample("h", dist.Normal(y / 3 + 0.2, 0.8))
             pyro.sample("z", dist.Normal(y.new_zeros(()), 1.0))
 
-    h = resampled(model, guide, MANY[:, None])["h"]
+    h = np.moveaxis(resampled(model, guide, y)["h"], row, 1)
     assert h.shape == (N, 40, 2)
     # Given y, each side has mean y/3; the two together, 2y/3.
     exact = np.tile(MANY.numpy()[:, None] / 3, 2)
     np.testing.assert_allclose(h.mean(0), exact, atol=5 * 0.82 / 1000**0.5)
     # A row's sides are picked together: their correlation is −½.
-    for row in (0, 20, 39):
-        assert np.corrcoef(h[:, row].T)[0, 1] == pytest.approx(-0.5, abs=0.12)
+    for one in (0, 20, 39):
+        assert np.corrcoef(h[:, one].T)[0, 1] == pytest.approx(-0.5, abs=0.12)
 
 
 # Rows under global latents
@@ -224,6 +227,17 @@ def test_discrete_rows_are_drawn_given_the_resampled_global_latents():
     assert ((found["h"] - given) * (found["a"] - mean)[:, None]).mean() == pytest.approx(
         0, abs=0.005
     )
+
+
+@pytest.mark.parametrize("log_p", [[0.0, 0.0, 2.0], [0.0, 3.0, 3.0]])
+def test_states_are_drawn_by_their_probabilities(log_p):
+    """Three of them: the difference of two Gumbel variables is the same with its sign turned."""
+    rows = np.tile(log_p, (5000, 2, 1))
+    drawn = _choose(rows, np.random.default_rng(0))
+    exact = np.exp(log_p) / np.exp(log_p).sum()
+    for column in drawn.T:
+        found = np.bincount(column, minlength=3) / 5000
+        np.testing.assert_allclose(found, exact, atol=4.5 * 0.5 / 5000**0.5)
 
 
 def test_same_seed_same_draws():

@@ -132,10 +132,10 @@ def test_rows_without_a_plate_are_drawn_row_by_row():
 # --- names -------------------------------------------------------------------------------------
 
 
-def named(name):
+def named(name, plate="row"):
     def model(y):
         mu = pyro.sample(name, dist.Normal(0.0, 10.0))
-        with pyro.plate("row", len(y)):
+        with pyro.plate(plate, len(y)):
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
     return model
@@ -143,8 +143,9 @@ def named(name):
 
 @pytest.mark.parametrize("name", ["chain", "draw", "sample"])
 def test_names_of_the_trees_dimensions_are_refused(name):
-    with pytest.raises(ValueError, match=name):
-        pc.fit(named(name), "full_rank", Y)
+    for model, kind in ((named(name), "site"), (named("mu", plate=name), "plate")):
+        with pytest.raises(ValueError, match=f"{kind} '{name}'"):
+            pc.fit(model, "full_rank", Y)
 
 
 def test_a_name_with_a_slash_is_kept_with_a_dot():
@@ -179,15 +180,26 @@ def test_latents_may_be_called_as_a_modules_attributes_are(family, name):
 # --- supports ----------------------------------------------------------------------------------
 
 
+def uniform(h):
+    return dist.Uniform(-h, h)
+
+
+def pareto(h):
+    return dist.Pareto(1 / h, 1.0)
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_a_support_that_moves_is_not_judged_at_one_draw(seed):
+@pytest.mark.parametrize(("family", "y"), [(uniform, Y), (pareto, 0.1 + 0.1 * Y.abs())])
+def test_a_support_that_moves_is_not_judged_at_one_draw(family, y, seed):
+    """Some observation is outside at every draw of these."""
+
     def model(y):
-        h = pyro.sample("h", dist.LogNormal(3.0, 0.1))
+        h = pyro.sample("h", dist.LogNormal(0.0, 0.1))
         with pyro.plate("row", len(y)):
-            pyro.sample("y", dist.Uniform(-h, h), obs=y)
+            pyro.sample("y", family(h), obs=y)
 
     pyro.set_rng_seed(seed)
-    assert "y" in first_run(Program(model, (0.1 * Y,))).sites
+    assert "y" in first_run(Program(model, (y,))).sites
 
 
 def test_a_support_that_stays_is():

@@ -83,3 +83,16 @@ def test_the_verdict_is_that_of_the_seen_rows():
     diagnosis = pc.diagnose(pc.fit(by_mask, "full_rank", X, MASKED["nan"], SEEN))
     assert diagnosis.verdict == "reliable"
     assert diagnosis.evidence.value == pytest.approx(evidence, abs=1e-2)
+
+
+def test_latents_under_a_mask_keep_to_the_seen_rows():
+    def model(y, seen):
+        with pyro.plate("row", len(y)), poutine.mask(mask=seen):
+            h = pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
+            pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+    fit = pc.fit(model, "mean_field", MASKED["nan"], SEEN)
+    exact = torch.distributions.Normal(0.0, 2**0.5).log_prob(Y)[SEEN].sum()
+    assert fit.elbo.value == pytest.approx(float(exact), abs=1e-2)
+    draws = pc.to_datatree(fit, num_draws=2000).posterior["h"][0, :, SEEN.numpy()]
+    assert abs(draws.mean("draw") - Y[SEEN].numpy() / 2).max() < 5 * (0.5 / 2000) ** 0.5

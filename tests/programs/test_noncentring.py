@@ -55,6 +55,19 @@ def test_there_are_none_where_a_latent_has_no_coordinates():
     assert candidates(Program(discrete, (ORIGIN,))) == candidates(Program(mixture, (ORIGIN,))) == ()
 
 
+@pytest.mark.parametrize(("steep", "found"), [(12, ("h",)), (30, ())], ids=["single", "double"])
+def test_latents_may_be_moved_to_where_a_matrix_is_singular(steep, found):
+    """In single precision only, or in double too: then nothing is known of the sites."""
+
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 0.01))
+        pyro.sample("h", dist.Normal(mu, 1.0))
+        apart = 10 ** (-3 - steep * mu) * torch.eye(2).to(y)
+        pyro.sample("y", dist.MultivariateNormal(torch.zeros_like(y), 1 + apart), obs=y)
+
+    assert candidates(Program(model, (torch.zeros(2),))) == found
+
+
 def test_the_model_is_the_same_in_other_coordinates():
     """p(mu, tau, both) = p(mu, tau, both_decentered) / tau for each of four."""
     sites = candidates(Program(many_sites, (ORIGIN,)))

@@ -69,3 +69,24 @@ def test_fits_of_single_precision_data_stay_single(model, family):
     found = fit.guide.median()["w"].detach().numpy()
     # Half the tolerance of the fit, in sds of at most 1.
     np.testing.assert_allclose(found, mean, atol=0.025)
+
+
+def process(x: Tensor, y: Tensor) -> None:
+    length = pyro.sample("length", dist.LogNormal(-1.0, 1.0))
+    apart = (x[:, None] - x) / length
+    covariance = (-0.5 * apart**2).exp() + 1e-8 * torch.eye(len(x)).to(x)
+    f = pyro.sample("f", dist.MultivariateNormal(torch.zeros_like(x), covariance))
+    pyro.sample("y", dist.Normal(f, 0.1).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize("family", ["map", "full_rank"])
+def test_a_matrix_that_single_precision_makes_singular_is_fitted(family):
+    """Where the posterior is, a smooth Gaussian process has no noise to keep it apart."""
+    x = torch.linspace(0, 1, 20)
+    fit = pc.fit(process, family, x, torch.sin(6 * x))
+    assert fit.converged
+    assert {p.dtype for p in fit.guide.parameters()} == {torch.float32}
+    tree = pc.to_datatree(fit, num_draws=10)
+    assert tree.posterior["f"].shape == (1, 10, 20)
+    found = tree.posterior["f"].mean(("chain", "draw")).to_numpy()
+    np.testing.assert_allclose(found, torch.sin(6 * x).numpy(), atol=0.2)

@@ -140,3 +140,23 @@ def test_a_program_that_couples_draws_is_drawn_as_if_it_had_been_drawn_one_by_on
     monkeypatch.setattr(drawing, "_draw_at_once", lambda *args: None)
     pyro.set_rng_seed(3)
     assert tried.values["y"].equal(draw(program, 6).values["y"])
+
+
+def multinomial(p):
+    value = torch.tensor([[3.0, 0.0, 7.0], [1.0, 2.0, 0.0]])
+    return {"x": dist.Multinomial(10, logits=p, validate_args=False).log_prob(value)}
+
+
+def ordered(p):
+    value = torch.tensor([0.0, 2.0])
+    return {"x": dist.OrderedLogistic(p[:2], torch.tensor([-0.5, 1.0])).log_prob(value)}
+
+
+@pytest.mark.parametrize("density", [multinomial, ordered])
+def test_densities_that_write_into_tensors_are_followed_and_the_same(density):
+    values = torch.linspace(-1, 2, 12).reshape(4, 3)
+    with pyro.validation_enabled(False):
+        found, obstacle = over_draws(lambda one: density(one["p"]), {"p": values}, chunk=4)
+        alone = torch.stack([density(one)["x"] for one in values])
+    assert obstacle == ""
+    torch.testing.assert_close(found["x"], alone)
