@@ -28,7 +28,7 @@ torch.set_default_dtype(torch.float64)
 from pyro_models import MODELS, data  # noqa: E402
 
 from pyro_cookbook.engines.base_draws import base_draws  # noqa: E402
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity  # noqa: E402
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity  # noqa: E402
 
 HERE = Path(__file__).parent
 RATES, STEPS = (0.1, 0.03, 0.01), (1_000, 2_000, 5_000, 10_000, 20_000)

@@ -26,7 +26,7 @@ from pyro_cookbook.engines.gaussians import (
     low_rank_start,
 )
 from pyro_cookbook.programs.coordinates import Coordinates
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from pyro_cookbook.programs.coordinates import Coordinates, from_precision
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from pyro_cookbook.engines.climbing import FLAT, MAX_DENSE, Centre
 from pyro_cookbook.engines.gaussians import Gaussian
 from pyro_cookbook.engines.multistart import Start, find_start
 from pyro_cookbook.programs.coordinates import Coordinates, from_precision
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.state.progress import shown
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
 # Climbs from dispersed points by default, and fewer where the model is large: a climb costs some
 # hundred runs.

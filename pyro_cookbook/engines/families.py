@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pyro_cookbook.engines.climbing import Centre
 from pyro_cookbook.engines.gaussians import Gaussian
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, default_dtype, is_improper, quietly
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 # Up to this many latent scalars "auto" takes a full covariance.
 MAX_AUTO_FULL_RANK = 250

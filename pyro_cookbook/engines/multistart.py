@@ -10,8 +10,8 @@ from pyro_cookbook.engines.base_draws import base_draws
 from pyro_cookbook.engines.choosing import Mode
 from pyro_cookbook.engines.climbing import FLAT, MAX_DENSE, Centre, Guard, ascend, climb, look
 from pyro_cookbook.programs.coordinates import Coordinates, from_precision
-from pyro_cookbook.programs.log_density import log_density
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
+from pyro_cookbook.programs.density.log_density import log_density
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 

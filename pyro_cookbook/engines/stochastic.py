@@ -14,11 +14,11 @@ from pyro_cookbook.engines.choosing import Fitted, Memory, Stochastic
 from pyro_cookbook.engines.multistart import NoStart, find_start
 from pyro_cookbook.engines.svi import SVI, NonFiniteELBO
 from pyro_cookbook.programs.checks import same_sites
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Function, Program
 from pyro_cookbook.programs.state.copying import copy_programs
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 # How often the state is saved, in steps.
 _SAVE_EVERY = 500

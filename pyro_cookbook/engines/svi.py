@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_cookbook.engines.batches import Batches, check_scale
 from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.stopping import NUM_BATCHES, Trend, fall, trend
-from pyro_cookbook.programs.enumeration import enumerating
+from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
 from pyro_cookbook.programs.state.interruption import heed

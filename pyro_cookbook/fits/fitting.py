@@ -19,9 +19,9 @@ from pyro_cookbook.fits.checkpoint import Checkpoint
 from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
 from pyro_cookbook.fits.settings import Settings
 from pyro_cookbook.programs.checks import first_run
+from pyro_cookbook.programs.density.enumeration import summed_out
+from pyro_cookbook.programs.density.log_density import log_density, total
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.enumeration import summed_out
-from pyro_cookbook.programs.log_density import log_density, total
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program
 from pyro_cookbook.programs.state.copying import copy_as_trained, copy_programs, copy_store

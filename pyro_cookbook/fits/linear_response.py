@@ -13,8 +13,8 @@ from pyro_cookbook.engines.choosing import DETERMINISTIC
 from pyro_cookbook.engines.gaussians import Gaussian
 from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.state.isolation import isolated
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
 Array = npt.NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pyro_cookbook.engines.choosing import Mode
 from pyro_cookbook.engines.multistart import Improper, dispersed, find_modes, has_valley
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 

@@ -23,8 +23,8 @@ from pyro_cookbook.fits.encoding import (
 )
 from pyro_cookbook.fits.files import read_tensors, write_tensors
 from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Refinement, Restart
-from pyro_cookbook.programs.enumeration import summed_out
-from pyro_cookbook.programs.log_density import first_line
+from pyro_cookbook.programs.density.enumeration import summed_out
+from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.noncentring import noncentre
 from pyro_cookbook.programs.program import Function, Program, quietly
 from pyro_cookbook.programs.state.copying import copy_programs, keep_parameters_local

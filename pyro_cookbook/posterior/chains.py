@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_cookbook.posterior.layout import Array, Group, Values, constants, data
+from pyro_cookbook.programs.density.log_density import log_density, total
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.log_density import log_density, total
 from pyro_cookbook.programs.predictive import derived_values, predictive
 from pyro_cookbook.programs.program import Program
 

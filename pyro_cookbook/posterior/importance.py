@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pyro_cookbook.fits.result import Estimate, Fit
 from pyro_cookbook.posterior.states import States, by_cell, enumerate_states
+from pyro_cookbook.programs.density.log_density import log_density, total
 from pyro_cookbook.programs.drawing import Draws, draw
-from pyro_cookbook.programs.log_density import log_density, total
 from pyro_cookbook.programs.program import Site
 from pyro_cookbook.programs.state.isolation import isolated
 

@@ -23,11 +23,11 @@ from pyro_cookbook.posterior.datatree import mcmc_tree
 from pyro_cookbook.posterior.groups import MAX_GIB
 from pyro_cookbook.posterior.layout import Coords, Dims, Values
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.programs.density.log_density import first_line
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.state.isolation import exclusive, isolated
 from pyro_cookbook.programs.state.progress import shown
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
 Array = npt.NDArray[np.float64]
 

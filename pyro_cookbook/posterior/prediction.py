@@ -20,8 +20,8 @@ from pyro_cookbook.posterior.layout import (
     data,
 )
 from pyro_cookbook.programs.checks import check_names
+from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.predictive import derived_values, predictive
 from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.state.isolation import isolated

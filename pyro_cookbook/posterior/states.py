@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.programs.density.log_density import log_density
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.log_density import log_density
 from pyro_cookbook.programs.program import Program, Site
 
 Array = npt.NDArray[np.float64]

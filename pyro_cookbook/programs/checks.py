@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.drawing import has_moving_support
 from pyro_cookbook.programs.forms import described, signature_of, that_runs
-from pyro_cookbook.programs.log_density import first_line
 from pyro_cookbook.programs.observing import MaskedSite, Node, describe_value, is_derived
 from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.state.in_place import copy_data, refuse_in_place, refuse_iterators

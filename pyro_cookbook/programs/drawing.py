@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_cookbook.programs.log_density import Values, chunk_size, over_draws, total
+from pyro_cookbook.programs.density.log_density import Values, chunk_size, over_draws, total
 from pyro_cookbook.programs.program import Program, Site, describe, quietly, run_at, run_once
 
 _OUTER_PLATE = "_draws"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_cookbook.programs.log_density import first_line
+from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.observing import (
     GIVEN,
     BadObservation,

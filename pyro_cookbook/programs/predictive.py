@@ -8,8 +8,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_cookbook.programs.density.log_density import Values, chunk_size, over_draws
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.log_density import Values, chunk_size, over_draws
 from pyro_cookbook.programs.observing import as_observation, is_derived, spread
 from pyro_cookbook.programs.program import Program, quietly, sample_sites
 

@@ -22,8 +22,8 @@ from pyro_cookbook.posterior.chains import (
 )
 from pyro_cookbook.posterior.importance import MAX_KHAT, Weights
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.predictive import derived_values
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.verdict.chain_errors import (
     Displacement,
     chain_table,

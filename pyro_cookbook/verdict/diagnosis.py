@@ -21,9 +21,9 @@ from pyro_cookbook.posterior.importance import (
     smooth,
     weigh,
 )
+from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
-from pyro_cookbook.programs.unconstrained import unconstrained_density
 from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise
 from pyro_cookbook.verdict.by_chains import (
     ChainCheck,

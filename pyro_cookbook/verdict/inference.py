@@ -12,7 +12,7 @@ from pyro_cookbook.fits.fitting import fit as fit_once
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.datatree import to_datatree
 from pyro_cookbook.posterior.refining.refine import refine
-from pyro_cookbook.programs.log_density import first_line
+from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.noncentring import candidates
 from pyro_cookbook.programs.program import Function
 from pyro_cookbook.programs.state.isolation import isolated

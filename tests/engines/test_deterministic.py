@@ -16,8 +16,8 @@ from pyro_cookbook.engines import bound as deterministic
 from pyro_cookbook.engines.bound import GAUSSIAN, make, maximise
 from pyro_cookbook.engines.climbing import Centre, look
 from pyro_cookbook.programs.coordinates import Coordinates
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)

@@ -14,8 +14,8 @@ from pyro_cookbook.engines import families
 from pyro_cookbook.engines.base_draws import base_draws
 from pyro_cookbook.engines.bound import GAUSSIAN, make
 from pyro_cookbook.engines.gaussians import FullRank
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)

@@ -13,8 +13,8 @@ from pyro_cookbook.engines.base_draws import base_draws
 from pyro_cookbook.engines.climbing import Centre
 from pyro_cookbook.engines.gaussians import MeanField
 from pyro_cookbook.programs.coordinates import Coordinates
+from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import unconstrained_density
 
 ORIGIN = torch.zeros((), dtype=torch.float64)
 SDS = np.array([1e-2, 1.0, 1e3])

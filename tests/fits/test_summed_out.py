@@ -10,9 +10,9 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_cookbook as pc
-from pyro_cookbook.programs.enumeration import summed_out
+from pyro_cookbook.programs.density.enumeration import summed_out
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 Y = torch.tensor([-3.4, -2.6, -3.1, 2.7, 3.2, 2.9, 3.6], dtype=torch.float64)
 COUNTS = torch.tensor([0, 0, 4, 2, 0, 5, 3, 0, 1, 2.0], dtype=torch.float64)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pyro_cookbook.posterior.chains import Chains, num_chains, run_chains, summarise, varies
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 CORRELATION = torch.tensor([[1.0, 0.9, 0.0], [0.9, 1.0, 0.3], [0.0, 0.3, 1.0]]).double()
 SCALES = np.array([1e-3, 1.0, 1e4])

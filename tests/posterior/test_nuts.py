@@ -14,8 +14,8 @@ import pyro_cookbook as pc
 from guides.gaussian_mixture import GaussianMixtureExact
 from models.gaussian_mixture import GaussianMixture
 from pyro_cookbook.posterior import nuts as sampling
+from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import unconstrained_density
 
 X = torch.stack([torch.ones(12), torch.linspace(100.0, 101.0, 12)], -1).double()
 Y = torch.linspace(-2.0, 1.5, 12, dtype=torch.float64) + torch.sin(torch.arange(12.0)).double()

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 import pyro_cookbook as pc
-from pyro_cookbook.programs.log_density import log_density, total
+from pyro_cookbook.programs.density.log_density import log_density, total
 from pyro_cookbook.programs.program import Program
 
 Y = torch.tensor([-1.2, 0.3, 2.9, 3.4], dtype=torch.float64)

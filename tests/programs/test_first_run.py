@@ -12,8 +12,8 @@ from torch import nn
 
 import pyro_cookbook as pc
 from pyro_cookbook.programs.checks import check_names, first_run, tree_name
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 N = 40
 GENERATOR = torch.Generator().manual_seed(0)

@@ -6,9 +6,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_cookbook.programs import graphs
+from pyro_cookbook.programs.density import graphs
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from scipy import stats
 from torch import Tensor
 
 import pyro_cookbook as pc
+from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.state.isolation import isolated
-from pyro_cookbook.programs.unconstrained import unconstrained_density
 
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)
 X = torch.linspace(-1, 1, 21).reshape(7, 3)

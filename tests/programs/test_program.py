@@ -7,8 +7,8 @@ import torch
 from pyro.distributions import constraints
 
 from pyro_cookbook.programs import drawing
+from pyro_cookbook.programs.density.log_density import chunk_size, over_draws
 from pyro_cookbook.programs.drawing import draw
-from pyro_cookbook.programs.log_density import chunk_size, over_draws
 from pyro_cookbook.programs.program import Program
 
 Y = torch.linspace(-1, 1, 6).reshape(2, 3)

@@ -17,13 +17,13 @@ from torch.autograd.functional import jacobian
 from torch.distributions import biject_to
 
 from pyro_cookbook.programs import log_density as densities
-from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.state.isolation import isolated
-from pyro_cookbook.programs.unconstrained import (
+from pyro_cookbook.programs.density.unconstrained import (
     NoDensity,
     UnconstrainedDensity,
     unconstrained_density,
 )
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.state.isolation import isolated
 
 ZERO = torch.zeros((), dtype=torch.float64)
 Y = torch.linspace(-1, 2, 7, dtype=torch.float64)

@@ -11,8 +11,8 @@ from scipy import stats
 import pyro_cookbook as pc
 from pyro_cookbook.engines import families
 from pyro_cookbook.engines.gaussians import Gaussian
+from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.program import Program
-from pyro_cookbook.programs.unconstrained import unconstrained_density
 from pyro_cookbook.verdict.calibration import ALPHA, is_uniform
 
 Y = torch.zeros(3)

@@ -19,12 +19,12 @@ from pyro_cookbook.fits.result import Fit, Programs
 from pyro_cookbook.fits.settings import is_named
 from pyro_cookbook.posterior.refining.ensemble import Ensemble, Run
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.noncentring import candidates
 from pyro_cookbook.programs.predictive import derived_values
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
-from pyro_cookbook.programs.unconstrained import UnconstrainedDensity, unconstrained_density
 
 Array = npt.NDArray[np.float64]
 

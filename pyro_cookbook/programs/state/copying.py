@@ -17,7 +17,7 @@ from pyro.nn.module import _Context
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pyro_cookbook.programs.log_density import first_line
+from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.program import Program, run_once
 from pyro_cookbook.programs.state.isolation import exclusive, isolated, keep
 

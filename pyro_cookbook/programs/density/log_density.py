@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_cookbook.programs.enumeration import Evaluate, summing_out
+from pyro_cookbook.programs.density.enumeration import Evaluate, summing_out
 from pyro_cookbook.programs.program import Program, quietly, run_at
 
 # Largest number of scalars alive in one vmapped chunk: 64 MiB of doubles.

@@ -14,7 +14,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_cookbook.programs.log_density import batchable, first_line
+from pyro_cookbook.programs.density.log_density import batchable, first_line
 
 # A graph, with what it imports, costs about as much as so many calls; so many shapes have one.
 CALLS_BEFORE, _MAX_GRAPHS = 150, 6

@@ -16,9 +16,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_cookbook.programs.enumeration import summing_out
-from pyro_cookbook.programs.graphs import Graphs
-from pyro_cookbook.programs.log_density import chunk_size, over_draws
+from pyro_cookbook.programs.density.enumeration import summing_out
+from pyro_cookbook.programs.density.graphs import Graphs
+from pyro_cookbook.programs.density.log_density import chunk_size, over_draws
 from pyro_cookbook.programs.program import DENSITIES, Program, quietly, run_once, sample_sites
 
 Array = npt.NDArray[np.float64]
