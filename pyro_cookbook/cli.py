@@ -22,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+# Of a column's words, and of the table of numbers, so many are shown; the rest is in the files.
+_LEVELS_SHOWN, _ROWS_SHOWN = 10, 40
 _STYLES = {"reliable": "green", "unreliable": "red"}
 
 RecipeNames = Annotated[
@@ -29,7 +31,7 @@ RecipeNames = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
 Draws = Annotated[int, typer.Option(help="Draws to keep in each NetCDF file.", min=10)]
-Seed = Annotated[int, typer.Option(help="Same seed, same numbers.", min=0)]
+Seed = Annotated[int, typer.Option(help="Same seed, same numbers.", min=0, max=2**32 - 1)]
 
 
 @contextmanager
@@ -177,6 +179,41 @@ def fit(
         if done.note:
             console.print(f"Note:  {done.note}", soft_wrap=True)
         console.print(f"Draws: {done.path}", soft_wrap=True)
+
+
+@app.command("infer")
+def infer_own(
+    model: Annotated[str, typer.Argument(help="A file and a function in it: my_model.py:model.")],
+    table: Annotated[
+        Path,
+        typer.Option("--data", help="A .csv or .parquet table: its columns go to the arguments of"
+                                    " the same names; words as whole numbers."),
+    ],
+    out: Out = Path("results"),
+    budget: Annotated[float, typer.Option(help="Seconds after which nothing is begun.")] = 60.0,
+    seed: Seed = 0,
+) -> None:  # fmt: skip
+    """Answer a model of your own on a table of your own: numbers that may be used, or why not."""
+    with _one_line_errors():
+        import torch
+
+        from pyro_cookbook.publish.own_model import answer, summary
+
+        torch.set_num_threads(1)
+        found, arguments, written = answer(
+            model, table, out, budget=budget, seed=seed, progress=None
+        )
+        console = _console()
+        for name, kinds in arguments.levels.items():
+            listed = ", ".join(f"{code} {kind}" for code, kind in enumerate(kinds[:_LEVELS_SHOWN]))
+            more = ", …" if len(kinds) > _LEVELS_SHOWN else ""
+            console.print(escape(f"{name}: {len(kinds)} words: {listed}{more}"), soft_wrap=True)
+        if arguments.unused:
+            console.print(escape(f"not used: {', '.join(arguments.unused)}"), soft_wrap=True)
+        console.print(escape(str(found)), soft_wrap=True)
+        console.print(escape(summary(found.tree()).round(3).head(_ROWS_SHOWN).to_string()))
+        for what, path in written.items():
+            console.print(f"{what.capitalize()}: {path}", soft_wrap=True)
 
 
 def _table(

@@ -5,7 +5,6 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-import torch
 from packaging.requirements import Requirement
 
 # Where this package lies; models and guides must lie beside it.
@@ -22,10 +21,19 @@ def check() -> list[tuple[str, bool, str]]:
     """
     python = sys.version.split()[0]
     results = [("python", sys.version_info >= (3, 12), f"{python}, 3.12 or newer is needed")]
-    results += [_requirement(text) for text in requires("pyro-cookbook") or () if ";" not in text]
+    results += _requirements()
     results += [_place(name) for name in ("models", "guides", "pyro_cookbook")]
-    results.append(_evidence())
+    if all(passed for _, passed, _ in results):  # else it would say the same by a traceback
+        results.append(_evidence())
     return results
+
+
+def _requirements() -> list[tuple[str, bool, str]]:
+    try:
+        texts = requires("pyro-cookbook") or ()
+    except PackageNotFoundError:
+        return [("pyro-cookbook", False, "not installed; pip install -e . in its folder")]
+    return [_requirement(text) for text in texts if ";" not in text]
 
 
 def _requirement(text: str) -> tuple[str, bool, str]:
@@ -40,12 +48,17 @@ def _requirement(text: str) -> tuple[str, bool, str]:
 
 def _place(name: str) -> tuple[str, bool, str]:
     """Compare where a package comes from: a stranger's `models` would be imported in silence."""
-    found = Path(str(import_module(name).__file__)).resolve().parent
+    try:
+        found = Path(str(import_module(name).__file__)).resolve().parent
+    except ImportError as error:
+        return name, False, f"cannot be imported: {error}"
     return name, found == ROOT / name, f"imported from {found}"
 
 
 def _evidence() -> tuple[str, bool, str]:
     """With q the exact posterior every draw's log ratio is the log evidence."""
+    import torch
+
     from pyro_cookbook import catalogue, data
     from pyro_cookbook.posterior.importance import weigh
 

@@ -172,12 +172,12 @@ class Recipe:
             raise InputError(f"--guide: got {guide!r}, expected one of {', '.join(self.guides)}")
         size = self._checked_size(table, size)
         self.check(table, size)
-        try:
-            with isolated(seed):
+        with isolated(seed):
+            try:
                 return self.guides[guide].prepare(self.rows(table), size, seed)
-        except ValueError as error:
-            # The chapter's algorithms refuse rows so: too few for the size, no noise left.
-            raise InputError(f"--data: {table.name!r}: {error}") from error
+            except ValueError as error:
+                # The chapter's algorithms refuse rows so: too few for the size, no noise left.
+                raise InputError(f"--data: {table.name!r}: {error}") from error
 
     def _checked_size(self, table: Table, size: int | None) -> int:
         if not self.size_name:

@@ -2,6 +2,15 @@
 
 from pyro_cookbook.data.bundled import NAMES, load
 from pyro_cookbook.data.collinearity import collinear_sets
-from pyro_cookbook.data.tables import InputError, Table, read, standardise
+from pyro_cookbook.data.tables import InputError, Table, read, read_frame, standardise
 
-__all__ = ["NAMES", "InputError", "Table", "collinear_sets", "load", "read", "standardise"]
+__all__ = [
+    "NAMES",
+    "InputError",
+    "Table",
+    "collinear_sets",
+    "load",
+    "read",
+    "read_frame",
+    "standardise",
+]

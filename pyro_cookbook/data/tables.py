@@ -89,6 +89,29 @@ def read(path: str | Path, columns: Sequence[str] | None = None) -> Table:
         was expected.
     """
     path = Path(path)
+    frame = read_frame(path, columns)
+    return standardise(frame, path.stem, (), str(path))
+
+
+def read_frame(
+    path: Path, columns: Sequence[str] | None = None, *, words: bool = False
+) -> pd.DataFrame:
+    """Read columns of numbers as they are in the file.
+
+    Parameters
+    ----------
+    path : Path
+        As for `read`.
+    columns : sequence of str, optional
+        Those to read, in this order. Default: all.
+    words : bool, default False
+        Whether columns may hold words, which are kept.
+
+    Raises
+    ------
+    FileNotFoundError, InputError
+        As for `read`.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -105,8 +128,11 @@ def read(path: str | Path, columns: Sequence[str] | None = None) -> Table:
             raise InputError(f"{path}: column {name!r} is there {count} times, expected once")
     frame = frame[wanted]
     first_row = 2 if path.suffix != ".parquet" else 0  # line 1 is the header
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for name in wanted:
+        if words and not pd.api.types.is_numeric_dtype(frame[name]):
+            numbers[name] = _words(path, frame[name], first_row)
+            continue
         numbers[name] = _numbers(frame[name])
         bad = np.flatnonzero(~np.isfinite(numbers[name]))
         if len(bad):
@@ -116,7 +142,19 @@ def read(path: str | Path, columns: Sequence[str] | None = None) -> Table:
                 f"{path}: {place}, column {name!r}: got {frame[name].iloc[row]!r},"
                 f" expected a finite number ({len(bad)} such of {len(frame)} rows)"
             )
-    return standardise(pd.DataFrame(numbers), path.stem, (), str(path))
+    return pd.DataFrame(numbers)
+
+
+def _words(path: Path, column: "pd.Series[Any]", first_row: int) -> "pd.Series[Any]":
+    """Refuse a missing word, naming its place."""
+    missing = np.flatnonzero(column.isna())
+    if len(missing):
+        place = f"line {missing[0] + first_row}" if first_row else f"row {missing[0]}"
+        raise InputError(
+            f"{path}: {place}, column {column.name!r}: got nothing, expected a word"
+            f" ({len(missing)} such of {len(column)} rows)"
+        )
+    return column.astype(str)
 
 
 def _numbers(column: "pd.Series[Any]") -> npt.NDArray[np.float64]:

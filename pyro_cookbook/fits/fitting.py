@@ -101,7 +101,7 @@ def fit(
     device : torch.device or str, optional
         Where to compute. Default: where the data are.
     progress : bool, optional
-        Show a progress bar. Default: if standard error is a terminal.
+        Show a progress bar. Default: at a terminal and in a notebook.
 
     Returns
     -------

@@ -18,7 +18,8 @@ from pyro_cookbook.programs.state.isolation import isolated
 
 Array = npt.NDArray[np.float64]
 
-NAME = "mean_field+linear_response"
+SUFFIX = "+linear_response"
+NAME = f"mean_field{SUFFIX}"
 # Every draw costs a Hessian of D rows.
 _MAX_LATENTS, _PRODUCTS = 500, 16_384
 

@@ -19,7 +19,7 @@ _NUM_DISPERSED, _NUM_HEAVY = 8, 4
 
 @dataclass(frozen=True)
 class Found:
-    """Modes, and which of them lie on the hill that the guide stands on.
+    """Modes, and which of them lie on another hill than the one that the guide stands on.
 
     Attributes
     ----------

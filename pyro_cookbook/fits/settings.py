@@ -84,6 +84,11 @@ class Settings:
                 f"elbo: got {type(self.elbo).__name__}, but {', '.join(map(repr, model.summed))} is"
                 " discrete and not in the guide; expected a TraceEnum_ELBO, which sums it out"
             )
+        if guide == "whitened_mean_field":
+            raise ValueError(
+                f"guide: 'whitened_mean_field' is for the deterministic engine, which cannot serve"
+                f" here ({why}); use 'mean_field' or 'full_rank'"
+            )
         options = Stochastic(
             elbo=self.elbo or _elbo_for(model),
             lr=self.lr or (_FLOW_LR if guide == "flow" else _LR),

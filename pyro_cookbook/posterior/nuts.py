@@ -73,7 +73,7 @@ def sample(
     coords, dims, max_gib
         As for `to_datatree`; all draws of the posterior are kept.
     progress : bool, optional
-        Show a bar of chains that are done. Default: if standard error is a terminal.
+        Show a bar of chains that are done. Default: at a terminal and in a notebook.
 
     Returns
     -------
@@ -111,9 +111,43 @@ def sample(
     for name, value, least in (("num_draws", num_draws, 4), ("num_chains", num_chains, 1)):
         if value < least:
             raise ValueError(f"{name}: got {value}, expected at least {least}")
-    density, coordinates, starts = _prepare(fit, num_chains, seed)
+    with isolated(seed, fit.param_state):
+        density = unconstrained_density(fit.programs.model)
     model = fit.programs.model
     dtypes = _rehearse(fit, density, {"coords": coords, "dims": dims, "max_gib": max_gib})
+    draws, diverging = run_nuts(
+        fit, num_draws=num_draws, num_warmup=num_warmup, num_chains=num_chains,
+        target_accept=target_accept, seed=seed, processes=processes, progress=progress,
+    )  # fmt: skip
+    with isolated(seed, fit.param_state):
+        latents = density.constrain(draws.reshape(-1, density.dim))
+    latents = {name: value.to(dtypes[name]) for name, value in latents.items()}
+    try:
+        return mcmc_tree(model, latents, diverging, coords=coords, dims=dims, max_gib=max_gib)
+    except Exception as error:  # after minutes of sampling, whatever it is
+        raise DrawsLeftOver(error, latents, diverging.shape) from error
+
+
+def run_nuts(
+    fit: Fit,
+    *,
+    num_draws: int,
+    num_warmup: int,
+    num_chains: int,
+    target_accept: float,
+    seed: int,
+    processes: int | None = None,
+    progress: bool | None = None,
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Run the chains; options as for `sample`.
+
+    Returns
+    -------
+    draws : array, shape (num_chains, num_draws, D)
+        On the unconstrained scale.
+    diverging : array of bool, shape (num_chains, num_draws)
+    """
+    density, coordinates, starts = _prepare(fit, num_chains, seed)
     chains = _run(
         [
             _Job(density, coordinates, start, seed + c, num_draws, num_warmup, target_accept)
@@ -122,15 +156,8 @@ def sample(
         processes or os.cpu_count() or 1,
         shown(progress),
     )
-    positions = np.concatenate([chain.positions for chain in chains])
-    with isolated(seed, fit.param_state):
-        latents = density.constrain(positions)
-    latents = {name: value.to(dtypes[name]) for name, value in latents.items()}
-    diverging = np.stack([chain.diverging for chain in chains])
-    try:
-        return mcmc_tree(model, latents, diverging, coords=coords, dims=dims, max_gib=max_gib)
-    except Exception as error:  # after minutes of sampling, whatever it is
-        raise DrawsLeftOver(error, latents, diverging.shape) from error
+    positions = np.stack([chain.positions for chain in chains])
+    return positions, np.stack([chain.diverging for chain in chains])
 
 
 class DrawsLeftOver(RuntimeError):

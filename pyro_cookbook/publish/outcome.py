@@ -124,7 +124,7 @@ def run_guide(
         attributes = {"recipe": recipe.name, "guide": guide, "data": table.name}
         tree.attrs.update(attributes, verdict=diagnosis.verdict)
         path = folder / f"{stem}.nc"
-        write_bytes(_netcdf(tree), path)
+        write_bytes(netcdf_bytes(tree), path)
     except KeyboardInterrupt as error:
         if checkpoint.exists():
             kept = f"the fit so far is kept in {checkpoint}; the same command goes on from there"
@@ -185,7 +185,7 @@ def _bounded_tree(
     )
 
 
-def _netcdf(tree: xr.DataTree) -> bytes:
+def netcdf_bytes(tree: xr.DataTree) -> bytes:
     """Write to memory: HDF5 locks files that it writes itself, and a full disk ends the process."""
     buffer = io.BytesIO()
     tree.to_netcdf(buffer, engine="h5netcdf")

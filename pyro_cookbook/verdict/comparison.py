@@ -177,7 +177,7 @@ def _table(
     rows = {name: _row(one, diagnoses.get(name)) for name, one in fits.items()}
     table = pd.DataFrame.from_dict(rows, orient="index")
     # A point's ELBO is the height of a density: it is no bound, and not comparable.
-    is_point = [name in diagnoses and np.isnan(diagnoses[name].evidence.value) for name in rows]
+    is_point = [name in diagnoses and diagnoses[name].is_point for name in rows]
     bounds = table["elbo"].mask(np.array(is_point))
     table.insert(2, "below_best", bounds.max() - bounds)
     return table

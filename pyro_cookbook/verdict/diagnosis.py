@@ -67,8 +67,8 @@ class Diagnosis:
         after refining": `refine` has put draws of chains that agree in the place of the guide's.
         "unreliable": neither.
     khat : float
-        The Pareto k-hat the verdict rests on: the worst block's. NaN for a point, and where the
-        only latents are discrete and summed over exactly.
+        The Pareto k-hat of the worst block; where chains decide it is a second opinion. NaN for a
+        point, and where the only latents are discrete and summed over exactly.
     khats : dict of str to float
         k-hat by block: "joint", the plate's name (its worst row), "global".
     elbo : Estimate
@@ -82,6 +82,8 @@ class Diagnosis:
         Why, and what to do next.
     bad_rows : tuple of int
         Rows whose own approximation failed, worst first.
+    is_point : bool
+        The guide is a single point at some site: its ELBO is the height of a density.
     table : pandas.DataFrame
         Continuous latents and derived values, a row for each scalar: mean and sd of the guide's
         draws, of the reweighted draws where the weights allow it, and of short chains started from
@@ -110,6 +112,7 @@ class Diagnosis:
     reasons: tuple[str, ...]
     advice: tuple[str, ...]
     bad_rows: tuple[int, ...] = ()
+    is_point: bool = False
     table: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     def __str__(self) -> str:
@@ -157,9 +160,9 @@ def diagnose(
     -----
     Continuous latents are judged by chains where the model's cost allows them: Hamiltonian
     Monte Carlo from the guide's draws leaves means and sds where they are if the guide is right.
-    Elsewhere the weights decide. Neither sees a mode that nothing has visited: the starts of the
-    deterministic engine look for those. Parameters of a model are point estimates; the verdict is
-    on the latents given them.
+    Elsewhere the weights decide. Neither sees a mode that nothing has visited: climbs from
+    dispersed points and from draws of large weight look for those. Parameters of a model are point
+    estimates; the verdict is on the latents given them.
 
     References
     ----------
@@ -200,7 +203,7 @@ def diagnose(
     table = pd.DataFrame() if chains is None else chains.table
     return Diagnosis(
         finding.verdict, check.khat, check.khats, elbo, evidence, _gap(log_evidence, elbo),
-        finding.reasons, finding.advice, by_weights.bad_rows, table,
+        finding.reasons, finding.advice, by_weights.bad_rows, table=table,
     )  # fmt: skip
 
 
@@ -247,7 +250,15 @@ def _diagnose_point(
     elbo = _elbo(weights)
     gap = _gap(log_evidence, elbo) if discrete else None
     return Diagnosis(
-        finding.verdict, float("nan"), {}, elbo, _UNKNOWN, gap, finding.reasons, finding.advice
+        finding.verdict,
+        float("nan"),
+        {},
+        elbo,
+        _UNKNOWN,
+        gap,
+        finding.reasons,
+        finding.advice,
+        is_point=True,
     )
 
 

@@ -1,7 +1,7 @@
 """`infer`: fit, judge, repair, refine, until there are numbers that may be used."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import xarray as xr
 from pyro_cookbook.fits.fitting import fit as fit_once
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.datatree import to_datatree
-from pyro_cookbook.posterior.refining.refine import refine
+from pyro_cookbook.posterior.refining.by_nuts import refine_by_nuts
+from pyro_cookbook.posterior.refining.refine import refine_as_it_is
 from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.noncentring import candidates
 from pyro_cookbook.programs.program import Function
@@ -19,8 +20,9 @@ from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
 from pyro_cookbook.verdict.findings import REWEIGHT, UNRELIABLE
 
-# Chains go on for at least so many seconds, whatever the fits before them have taken.
-_LEAST_SECONDS = 5.0
+# Chains go on for at least so many seconds, whatever the fits before them have taken, and else for
+# this share of what is left.
+_LEAST_SECONDS, _SHARE_OF_CHAINS = 5.0, 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,8 @@ class Answer:
 
 def infer(
     model: Function,
-    *args: Any,
+    *data: Any,
+    data_kwargs: Mapping[str, Any] | None = None,
     budget: float = 60.0,
     seed: int = 0,
     progress: bool | None = None,
@@ -86,9 +89,12 @@ def infer(
     Parameters
     ----------
     model : callable
-        Any Pyro model whose latents are continuous.
-    *args, **kwargs
-        Its data.
+        Any Pyro model whose latents are continuous, or discrete with few values: those are summed
+        out.
+    *data, **kwargs
+        What it is called with.
+    data_kwargs : mapping, optional
+        More keyword data: the place for names that clash with an option here.
     budget : float, default 60
         Seconds of wall time after which nothing new is begun; a fit that is under way is finished.
     seed : int, default 0
@@ -111,7 +117,8 @@ def infer(
     -----
     The rungs: a Gaussian with a whole covariance (low rank, where there are many latents), judged
     and if need be reweighted; the same with sites non-centred, where the model has such;
-    chains from the better of the two, until they agree.
+    many short chains from the better of the two, until they agree; four long chains of NUTS. Chains
+    leave a quarter of the budget for NUTS, which is begun if there are seconds left.
 
     Examples
     --------
@@ -135,12 +142,13 @@ def infer(
     def rest() -> float:
         return budget - (time.perf_counter() - started)
 
-    for rung, attempt in _ladder(model, args, kwargs, options, rest):
+    data_kwargs = {**kwargs, **(data_kwargs or {})}
+    for rung, attempt in _ladder(model, data, data_kwargs, options, rest):
         begun = time.perf_counter()
         try:
             found = attempt(best)
             diagnosis = diagnose(found, seed=seed, progress=progress)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:  # refused, or numbers overflow
             if best is None:
                 raise
             tried[rung] = _row("", UNRELIABLE, begun, f"refused: {first_line(error)}")
@@ -174,13 +182,13 @@ def _better(found: Fit, best: Fit) -> bool:
 
 
 def _ladder(
-    model: Function, args: Any, kwargs: Any, options: Any, rest: Callable[[], float]
+    model: Function, data: Any, kwargs: Any, options: Any, rest: Callable[[], float]
 ) -> Iterator[tuple[str, Callable[[Fit | None], Fit]]]:
     """Name each rung and give what it does with the best fit so far."""
     first: list[Fit] = []
 
     def as_it_is(_: Fit | None) -> Fit:
-        first.append(fit_once(model, "auto", *args, **options, **kwargs))
+        first.append(fit_once(model, "auto", *data, data_kwargs=kwargs, **options))
         return first[0]
 
     yield "as it is", as_it_is
@@ -190,11 +198,20 @@ def _ladder(
         family = first[0].family
         yield (
             "non-centred",
-            lambda _: fit_once(model, family, *args, noncentred=True, **options, **kwargs),
+            lambda _: fit_once(
+                model, family, *data, data_kwargs=kwargs, noncentred=splittable, **options
+            ),
         )
 
     def refined(best: Fit | None) -> Fit:
         assert best is not None
-        return refine(best, budget=max(rest(), _LEAST_SECONDS), **options)
+        share = max(_SHARE_OF_CHAINS * rest(), _LEAST_SECONDS)
+        return refine_as_it_is(best, budget=share, **options)
 
     yield "refined", refined
+
+    def sampled(best: Fit | None) -> Fit:
+        assert best is not None
+        return refine_by_nuts(best, **options)
+
+    yield "NUTS", sampled

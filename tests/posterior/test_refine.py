@@ -9,17 +9,18 @@ import torch
 from arviz_stats.base.array import array_stats
 
 import pyro_cookbook as pc
-from pyro_cookbook.posterior.refining.ensemble import Ensemble, Run
-from pyro_cookbook.posterior.refining.refine import (
+from pyro_cookbook.posterior.refining.agreement import (
     MAX_RHAT,
     MAX_TAIL,
     MAX_UNEQUAL,
     MIN_ESS,
     Agreement,
     agree,
-    num_chains,
     unequal,
 )
+from pyro_cookbook.posterior.refining.by_nuts import refine_by_nuts
+from pyro_cookbook.posterior.refining.ensemble import Ensemble, Run
+from pyro_cookbook.posterior.refining.refine import num_chains
 from pyro_cookbook.programs.coordinates import Coordinates
 
 RNG = np.random.default_rng(0)
@@ -330,3 +331,20 @@ def test_an_interrupt_after_a_round_gives_what_there_is(monkeypatch):
     again = pc.refine(refined)
     assert again.refinements[-1].accepted
     assert len(again.refinements) == 2
+
+
+def test_nuts_in_the_place_of_a_guide_is_judged_by_the_same_rules():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 10.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    fit = pc.fit(model, "laplace", torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    long = refine_by_nuts(fit, num_draws=1000, num_warmup=100)
+    assert (long.engine, long.family, long.converged) == ("nuts", "refined", True)
+    assert pc.diagnose(long).verdict == "reliable after refining"
+    draws = pc.to_datatree(long).posterior["mu"]
+    assert abs(float(draws.mean()) - 6 / 3.01) < 5 * 3.01**-0.5 / long.refinements[-1].ess ** 0.5
+    short = refine_by_nuts(fit, num_draws=20, num_warmup=20)
+    assert not short.converged
+    assert "effective draws" in " ".join(short.refinements[-1].reasons)

@@ -3,20 +3,19 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
-from arviz_stats.base.array import array_stats
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_cookbook.fits.fitting import fit as fit_again
+from pyro_cookbook.fits.linear_response import SUFFIX
 from pyro_cookbook.fits.refined import RefinedDraws, Refinement
 from pyro_cookbook.fits.result import Fit, Programs
-from pyro_cookbook.fits.settings import is_named
+from pyro_cookbook.fits.settings import DETERMINISTIC
+from pyro_cookbook.posterior.refining.agreement import Agreement, agree
 from pyro_cookbook.posterior.refining.ensemble import Ensemble, Run
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
@@ -28,17 +27,6 @@ from pyro_cookbook.programs.state.progress import shown
 
 Array = npt.NDArray[np.float64]
 
-# Chains agree up to here (Margossian et al. 2024).
-MAX_RHAT = 1.01
-# Effective draws of every mean and square: a mean is known to 0.05 sd, an sd to 4%.
-MIN_ESS = 400.0
-# Equipartition: a coordinate's mean of −(z − E z) ∂ log p/∂z is 1. It may be off by so much,
-# three standard errors on top.
-MAX_UNEQUAL = 0.1
-# Above this tail index of its squares the sd of a scalar cannot be measured by draws, however many.
-MAX_TAIL = 0.7
-# Trajectories that may diverge.
-MAX_DIVERGED = 0.01
 # Draws of the guide that scale the chains, and the groups of chains with one start.
 _SCALING_DRAWS, _NUM_STARTS = 2000, 16
 # Scalars of the model in a batch: it sets how many chains there are, the same on every machine.
@@ -113,15 +101,22 @@ def refine(
     if not budget > 0:
         raise ValueError(f"budget: got {budget}, expected seconds above 0")
     started = time.perf_counter()
-    begun = _better_centred(fit)
-    with isolated(seed, begun.param_state):
-        chains = _begin(begun, seed)
+    begun = better_centred(fit)
+    left = budget - (time.perf_counter() - started)
+    return refine_as_it_is(begun, budget=left, seed=seed, progress=progress)
+
+
+def refine_as_it_is(fit: Fit, *, budget: float, seed: int, progress: bool | None) -> Fit:
+    """Refine a fit in the coordinates that it has; as `refine`."""
+    started = time.perf_counter()
+    with isolated(seed, fit.param_state):
+        chains = _begin(fit, seed)
         kept: _Kept | None = None
         bar = tqdm(desc="refine", unit=" draws", leave=False, disable=not shown(progress))
         try:
             with bar:
                 for num_draws in _rounds():
-                    kept = _round(chains, begun, num_draws, bar.update)
+                    kept = _round(chains, fit, num_draws, bar.update)
                     if kept.accepted or time.perf_counter() - started > budget:
                         break
         except KeyboardInterrupt:
@@ -129,7 +124,7 @@ def refine(
                 raise
             kept = replace(kept, reasons=(*kept.reasons, "it was interrupted"))
     assert kept is not None  # there is always a first round
-    return _as_fit(begun, chains, kept, time.perf_counter() - started)
+    return _as_fit(fit, chains, kept, time.perf_counter() - started)
 
 
 @dataclass
@@ -147,7 +142,7 @@ class _Kept:
     """What a round of chains has, and what it is worth."""
 
     run: Run
-    agreement: "Agreement"
+    agreement: Agreement
     reasons: tuple[str, ...]
 
     @property
@@ -163,21 +158,27 @@ def _rounds() -> Any:
         num_draws = min(2 * num_draws, _LONGEST_ROUND)
 
 
-def _better_centred(fit: Fit) -> Fit:
-    """Fit again with sites non-centred, where that can be, and keep the better of the two."""
-    named = is_named(fit.family) and fit.family not in {"map", "flow"}
-    if fit.noncentred or not named:
+def better_centred(fit: Fit) -> Fit:
+    """Fit again with sites non-centred, where that can be, and keep what has the higher bound.
+
+    Only where the fit is of a family by name by the deterministic engine: its bound is then known
+    well enough to compare.
+    """
+    if fit.noncentred or fit.engine != DETERMINISTIC or fit.family == "map":
         return fit
     with isolated(fit.seed, fit.param_state):
         splittable = candidates(fit.programs.model)
     if not splittable:
         return fit
+    family = fit.family.removesuffix(SUFFIX)
     try:
-        return fit_again(
-            fit.model, fit.family, *fit.args, noncentred=True, seed=fit.seed, **fit.kwargs
-        )
+        other = fit_again(
+            fit.model, family, *fit.args, data_kwargs=fit.kwargs, noncentred=splittable,
+            seed=fit.seed,
+        )  # fmt: skip
     except ValueError:  # the family cannot be fitted in the other coordinates
         return fit
+    return max((fit, other), key=lambda one: (one.converged, one.elbo.value))
 
 
 def _begin(fit: Fit, seed: int) -> _Chains:
@@ -238,153 +239,31 @@ def scalars(density: UnconstrainedDensity, run: Run) -> dict[str, Array]:
     }
 
 
-class Agreement(NamedTuple):
-    """How well chains agree.
-
-    Attributes
-    ----------
-    table : pandas.DataFrame
-        A row for each scalar: mean, sd, nested R-hat, ESS of the mean and of the square, and the
-        tail index of the square.
-    unequal : float
-        Largest departure from equipartition, three standard errors taken off.
-    acceptance, diverged : float
-        Mean probability of acceptance, and the share of trajectories that diverged.
-    """
-
-    table: pd.DataFrame
-    unequal: float
-    acceptance: float
-    diverged: float
-
-    @property
-    def rhat(self) -> float:
-        """The largest nested R-hat."""
-        return float(self.table["rhat"].max())
-
-    @property
-    def ess(self) -> float:
-        """The smallest effective sample size."""
-        return float(self.table[["ess_mean", "ess_square"]].to_numpy().min())
-
-    @property
-    def holds(self) -> bool:
-        """Whether the draws may be used."""
-        return bool(
-            self.rhat < MAX_RHAT
-            and self.ess >= MIN_ESS
-            and self.unequal <= MAX_UNEQUAL
-            and self.table["tail"].max() <= MAX_TAIL
-            and self.diverged <= MAX_DIVERGED
-        )
-
-    def reasons(self, fit: Fit) -> tuple[str, ...]:
-        """Say what was measured, and what fails."""
-        worst = str(self.table["rhat"].idxmax())
-        least = str(self.table[["ess_mean", "ess_square"]].min(axis=1).idxmin())
-        told = [
-            f"nested R-hat is at most {self.rhat:.3f} (at {worst!r}; below {MAX_RHAT} wanted)",
-            f"there are at least {self.ess:.0f} effective draws (at {least!r};"
-            f" {MIN_ESS:.0f} wanted)",
-        ]
-        if self.table["tail"].max() > MAX_TAIL:
-            heavy = self.table["tail"].idxmax()
-            told.append(
-                f"the sd of {heavy!r} cannot be measured by draws, its tail is too heavy (index"
-                f" {self.table['tail'].max():.2f} of its squares, up to {MAX_TAIL} can); its"
-                " quantiles can"
-            )
-        if self.unequal > MAX_UNEQUAL:
-            told.append(f"equipartition is off by {self.unequal:.0%}: the chains miss some part")
-        if self.diverged > MAX_DIVERGED:
-            told.append(f"{self.diverged:.0%} of the trajectories diverge")
-        if self.rhat >= MAX_RHAT and len(fit.modes) > 1:
-            told.append(
-                f"the posterior has {len(fit.modes)} modes, apart at {fit.modes[1].site!r}: chains"
-                " that stay in one do not say how much of the mass it has"
-            )
-        return tuple(told)
-
-
-def agree(values: dict[str, Array], run: Run, superchains: npt.NDArray[np.int64]) -> Agreement:
-    """Measure how well chains agree.
-
-    Parameters
-    ----------
-    values : dict of str to array, shape (chains, draws, scalars)
-    run : Run
-    superchains : array of int, shape (chains,)
-        Chains of one number had the same start.
-    """
-    tables = []
-    for name, value in values.items():
-        labels = [f"{name}[{i}]" for i in range(value.shape[2])] if value.shape[2] > 1 else [name]
-        tables.append(pd.DataFrame(_measure(value, superchains), index=labels))
-    return Agreement(pd.concat(tables), unequal(run), run.acceptance, float(run.diverging.mean()))
-
-
-def _measure(value: Array, superchains: npt.NDArray[np.int64]) -> dict[str, Array]:
-    """Measure values of shape (chains, draws, scalars), scalar by scalar."""
-    mean, sd = value.mean((0, 1)), value.std((0, 1))
-    varies = sd > 1e-11 * np.abs(mean)
-    rhat, tail = np.ones(len(mean)), np.zeros(len(mean))
-    ess_mean, ess_square = np.full((2, len(mean)), np.inf)
-    for i in np.flatnonzero(varies):
-        one = value[:, :, i]
-        rhat[i] = array_stats.rhat_nested(
-            one, superchain_ids=superchains, method="rank", chain_axis=0, draw_axis=1
-        )
-        ess_mean[i] = array_stats.ess(one, chain_axis=0, draw_axis=1, method="mean")
-        square = ((one - mean[i]) / sd[i]) ** 2
-        ess_square[i] = array_stats.ess(square, chain_axis=0, draw_axis=1, method="mean")
-        tail[i] = array_stats.pareto_khat(square, chain_axis=0, draw_axis=1, tail="right")
-    return {
-        "mean": mean, "sd": sd, "tail": np.nan_to_num(tail),
-        "rhat": np.nan_to_num(rhat, nan=np.inf),
-        "ess_mean": np.nan_to_num(ess_mean, nan=0.0, posinf=np.inf),
-        "ess_square": np.nan_to_num(ess_square, nan=0.0, posinf=np.inf),
-    }  # fmt: skip
-
-
-def unequal(run: Run) -> float:
-    """Largest departure from equipartition over coordinates, three standard errors taken off.
-
-    E[−(z − c) ∂ log p/∂z] = 1 for any c, by parts.
-    """
-    centred = run.draws - run.draws.mean((0, 1))
-    by_chain = -(centred * run.gradients).mean(1)
-    error = by_chain.std(0, ddof=1) / np.sqrt(len(by_chain))
-    return float(np.max(np.abs(by_chain.mean(0) - 1) - 3 * error, initial=0.0))
-
-
 def _as_fit(fit: Fit, chains: _Chains, kept: _Kept, seconds: float) -> Fit:
     run, agreement = kept.run, kept.agreement
-    with isolated(0, fit.param_state):
-        positions = run.draws.reshape(-1, run.draws.shape[2])
-        latents = fit.programs.model.to_own(chains.density.constrain(positions))
-        guide = RefinedDraws.of(latents, torch.as_tensor(run.diverging))
     record = Refinement(
         kept.accepted, kept.reasons, len(chains.superchains), _NUM_STARTS, run.draws.shape[1],
         agreement.acceptance, agreement.rhat, min(agreement.ess, float(run.draws[..., 0].size)),
         chains.ensemble.evaluations, seconds,
     )  # fmt: skip
+    found = with_draws(fit, chains.density, run, record)
+    why = f"{len(chains.superchains)} chains from the draws of {fit.family!r}"
+    return replace(found, engine="ensemble", why=why)
+
+
+def with_draws(fit: Fit, density: UnconstrainedDensity, run: Run, record: Refinement) -> Fit:
+    """Put the draws of chains in the place of a fit's guide."""
     model = fit.programs.model
+    with isolated(0, fit.param_state):
+        positions = run.draws.reshape(-1, run.draws.shape[2])
+        latents = model.to_own(density.constrain(positions))
+        guide = RefinedDraws.of(latents, torch.as_tensor(run.diverging))
     return replace(
         fit,
         programs=Programs(model, model.of(guide)),
         family="refined",
-        converged=kept.accepted,
-        reason="the chains agree" if kept.accepted else "the chains do not agree",
-        seconds=fit.seconds + seconds,
-        engine="ensemble",
-        why=f"{len(chains.superchains)} chains from the draws of {fit.family!r}",
+        converged=record.accepted,
+        reason="the chains agree" if record.accepted else "the chains do not agree",
+        seconds=fit.seconds + record.seconds,
         refinements=(*fit.refinements, record),
     )
-
-
-def chain_draws(fit: Fit) -> tuple[dict[str, Tensor], Array] | None:
-    """Draws of a refined fit, shape (chains · draws, ...), and which diverged; None of others."""
-    guide = fit.guide
-    if not isinstance(guide, RefinedDraws):
-        return None
-    return guide.latents, guide.diverging.numpy()

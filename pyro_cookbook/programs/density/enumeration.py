@@ -148,9 +148,9 @@ def summed_out(model: Program, drawn: Collection[str] = ()) -> Program:
     """
     latents = model.latents
     names = tuple(n for n, site in latents.items() if site.is_discrete and n not in drawn)
-    if not names:
-        return model
     example = {n: model.nodes[n]["value"] for n in latents if n not in names}
+    if not names or not example:  # with nothing left there is nothing to approximate
+        return model
     with torch.no_grad():
         summing_out(model, names, example)
     return replace(model, summed=names)
