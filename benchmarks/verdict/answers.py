@@ -1,0 +1,112 @@
+"""How often does `infer` answer, is the answer right, and how long does it take?
+
+    python benchmarks/verdict/answers.py [--models NAME …] [--budget SECONDS] [--seed N]
+
+Asks for every model of the zoo and compares the numbers with the known answer. Writes answers.csv
+(a row for each model) and answers.md beside this file. An answer is wrong if a mean is off by more
+than a quarter of a posterior sd or an sd by more than 25%.
+"""
+
+import argparse
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from study import MAX_SHIFT, MAX_STRETCH, known_models, truth
+from tqdm import tqdm
+from zoo import ZOO
+
+import pyro_cookbook as pc
+
+HERE = Path(__file__).parent
+
+
+def one(name: str, budget: float, seed: int) -> dict:
+    """Ask for one model."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    entry = ZOO[name]
+    started = time.perf_counter()
+    nothing = {"rung": "", "shift": np.nan, "stretch": np.nan, "where": ""}
+    row = {"model": name, "kind": entry.kind, **nothing}
+    try:
+        answer = pc.infer(entry.model, *entry.data(), budget=budget, seed=seed, progress=False)
+    except ValueError as error:
+        seconds = time.perf_counter() - started
+        return row | {"verdict": "refused", "seconds": seconds, "why": str(error)}
+    row |= {
+        "verdict": answer.verdict,
+        "rung": answer.tried.index[-1],
+        "seconds": time.perf_counter() - started,
+        "why": answer.tried["why"].iloc[-1],
+    }
+    known = truth(name)
+    options = {} if answer.fit.refinements else {"num_draws": 20_000}
+    posterior = answer.tree(**options)["posterior"].to_dataset()
+    return row | errors(posterior, known)
+
+
+def errors(posterior, known: dict) -> dict:
+    """Largest error of a mean, in sds, and of an sd, relative; and where."""
+    worst = {"shift": 0.0, "stretch": 0.0, "where": ""}
+    for site, (mean, sd) in known.items():
+        if site not in posterior:
+            continue
+        count = posterior.sizes["chain"] * posterior.sizes["draw"]
+        draws = posterior[site].to_numpy().reshape(count, -1)
+        varies = sd > 1e-9 * np.maximum(1e-300, np.abs(mean))
+        shift = (np.abs(draws.mean(0) - mean)[varies] / sd[varies]).max(initial=0.0)
+        stretch = np.abs(draws.std(0)[varies] / sd[varies] - 1).max(initial=0.0)
+        if max(shift, stretch) > max(worst["shift"], worst["stretch"]):
+            worst["where"] = site
+        worst["shift"] = max(worst["shift"], float(shift))
+        worst["stretch"] = max(worst["stretch"], float(stretch))
+    return worst
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Write the counts and the models that were not answered in Markdown."""
+    answered = table[table["verdict"].str.startswith("reliable")]
+    known = answered[answered["shift"].notna()]
+    wrong = known[(known["shift"] > MAX_SHIFT) | (known["stretch"] > MAX_STRETCH)]
+    rest = table.drop(answered.index)
+    lines = [
+        f"- models: {len(table)}; answered: {len(answered)} ({len(answered) / len(table):.0%})",
+        f"- answered and wrong, of {len(known)} with a known answer: {len(wrong)}"
+        f"{''.join(f' ({name})' for name in wrong['model'])}",
+        f"- seconds, processes and all: median {table['seconds'].median():.1f},"
+        f" worst {table['seconds'].max():.1f} ({table.loc[table['seconds'].idxmax(), 'model']})",
+        "- rungs: " + ", ".join(f"{n} {rung}" for rung, n in table["rung"].value_counts().items()),
+        "",
+        "| not answered | kind | seconds | why |",
+        "|---|---|---|---|",
+        *(f"| {r.model} | {r.kind} | {r.seconds:.0f} | {r.why} |" for r in rest.itertuples()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="*", default=[])
+    parser.add_argument("--budget", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    chosen = parser.parse_args()
+    names = chosen.models or known_models()
+    rows = []
+    with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(one, name, chosen.budget, chosen.seed) for name in names]
+        for job in tqdm(as_completed(jobs), total=len(jobs), unit="model"):
+            rows.append(job.result())
+            table = pd.DataFrame(rows).sort_values("model")
+            table.to_csv(HERE / "answers.csv", index=False, float_format="%.4g")
+    (HERE / "answers.md").write_text(summary(table), encoding="utf-8")
+    print(summary(table))
+
+
+if __name__ == "__main__":
+    main()
