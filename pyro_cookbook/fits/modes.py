@@ -15,6 +15,8 @@ Array = npt.NDArray[np.float64]
 
 # Dispersed starts where the fit has looked for no modes, and draws of large weight to start at.
 _NUM_DISPERSED, _NUM_HEAVY = 8, 4
+# With more scalars a climb costs more than the chains, and ends in no mode that counts.
+MAX_SCALARS = 500
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Found:
 def look_for_modes(
     fit: Fit, density: UnconstrainedDensity, draws: Array, log_weights: Array, seed: int
 ) -> Found:
-    """Look for modes from where the fit's own search did not begin.
+    """Look for modes from where the fit's own search did not begin, up to 500 scalars.
 
     From dispersed points, if the fit has looked for none: guides of your own, flows and models with
     parameters do not. And from the guide's draws with the largest weights, which are where it has
@@ -51,6 +53,8 @@ def look_for_modes(
     seed : int
         Of the dispersed points.
     """
+    if density.dim > MAX_SCALARS:
+        return known_modes(fit, density, draws, log_weights, seed)
     known = [np.array(mode.location) for mode in fit.modes]
     points = draws[np.argsort(-log_weights, kind="stable")[:_NUM_HEAVY]]
     if not known:

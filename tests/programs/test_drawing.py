@@ -22,7 +22,7 @@ from models.gaussian_mixture import GaussianMixture, MixturePrior, bayesian_gaus
 from pyro_cookbook.algorithms.gaussian_mixture.em import random_start
 from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import fit_variational_mixture
 from pyro_cookbook.programs import drawing as draws
-from pyro_cookbook.programs import log_density as densities
+from pyro_cookbook.programs.density import log_density as densities
 from pyro_cookbook.programs.density.log_density import log_density
 from pyro_cookbook.programs.drawing import Draws, draw
 from pyro_cookbook.programs.predictive import predictive

@@ -16,7 +16,7 @@ from scipy.special import betaln
 from torch.autograd.functional import jacobian
 from torch.distributions import biject_to
 
-from pyro_cookbook.programs import log_density as densities
+from pyro_cookbook.programs.density import log_density as densities
 from pyro_cookbook.programs.density.unconstrained import (
     NoDensity,
     UnconstrainedDensity,
