@@ -18,6 +18,7 @@ from guides.factor_analysis import FactorAnalysisAmortized
 from models.factor_analysis import FactorAnalysis
 from models.gaussian_mixture import MixturePrior
 from pyro_cookbook import catalogue, data
+from pyro_cookbook.catalogue.topics import variational_autoencoder
 from pyro_cookbook.fits.result import Estimate, Mode
 
 
@@ -34,7 +35,8 @@ def draws(fit):
 @pytest.mark.parametrize(
     ("recipe", "guide"), [(r.name, g) for r in catalogue.RECIPES for g in r.guides]
 )
-def test_every_fit_of_the_catalogue_comes_back(recipe, guide, tmp_path):
+def test_every_fit_of_the_catalogue_comes_back(recipe, guide, tmp_path, monkeypatch):
+    monkeypatch.setattr(variational_autoencoder, "_NUM_STEPS", 450)
     entry = catalogue.recipe(recipe)
     rows = entry.rows(data.load(entry.data))
     prepared = entry.guides[guide].prepare(rows, entry.size, 0)

@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+from functools import partial
 from html import unescape
 from html.parser import HTMLParser
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 import pyro_cookbook as pc
 from pyro_cookbook import catalogue, data
+from pyro_cookbook.catalogue.topics import variational_autoencoder
 from pyro_cookbook.cli import app
 from pyro_cookbook.publish import outcome
 
@@ -88,8 +90,10 @@ def reduced(recipe):
 
 
 def test_run_fits_judges_and_reports_every_recipe(tmp_path, monkeypatch):
-    """Not every guide: the contract sweep fits them."""
+    """Not every guide, and few steps and draws: other tests look at fits and verdicts."""
     monkeypatch.setattr(catalogue, "RECIPES", tuple(map(reduced, catalogue.RECIPES)))
+    monkeypatch.setattr(variational_autoencoder, "_NUM_STEPS", 450)
+    monkeypatch.setattr(outcome, "diagnose", partial(outcome.diagnose, num_draws=2000))
     result = call("run", "--out", tmp_path, "--draws", 50)
     prints_one_row_and_writes_one_file_for_every_guide(result, tmp_path)
     tells_reliable_fits_from_others(result)
