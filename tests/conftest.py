@@ -47,3 +47,8 @@ def wine() -> Tensor:
 def iris() -> Tensor:
     """150 flowers, 4 lengths in centimetres."""
     return torch.tensor(load_iris().data)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the notebooks, a minute each: what is short fills the end, on every worker."""
+    items.sort(key=lambda item: "committed_notebook_is_what" not in item.nodeid)

@@ -124,7 +124,7 @@ def calls(tmp_path_factory):
         "to_datatree": lambda: mu(pc.to_datatree(fit, **FEW)),
         "to_datatree, reweight": lambda: mu(pc.to_datatree(fit, reweight=True, **FEW)),
         "predict": lambda: pc.predict(fit, **FEW).predictions["y"].values,
-        "refine": lambda: mu(pc.to_datatree(pc.refine(fit))),
+        "refine": lambda: mu(pc.to_datatree(pc.refine(fit, budget=0.01))),  # one round
         "infer": lambda: mu(pc.infer(model, Y).tree(num_draws=20)),
         "sample": lambda: mu(pc.sample(fit, processes=1, **FEW, **CHAINS)),
         "sample, forked": lambda: mu(pc.sample(other, processes=2, **FEW, **CHAINS)),
