@@ -304,13 +304,15 @@ def _look_for_modes(
     """
     if chains is None or chains.positions is None:
         return None
-    heavy = not fit.modes or float(smooth(weights.joint)[1]) > MAX_KHAT
+    # Where the fit has looked and found no mode, as in a funnel, there is none to be found here.
+    heavy = not fit.lost_starts and float(smooth(weights.joint)[1]) > MAX_KHAT
+    unsearched = not fit.modes and not fit.lost_starts
     with isolated(seed, fit.param_state):
         density = unconstrained_density(fit.programs.model)
         drawn = weights.draws.values
         z = density.unconstrain({n: drawn[n].to(density.dtype) for n in density.shapes})
         placed = np.isfinite(z).all(1)
-        found = look_for_modes if heavy else known_modes
+        found = look_for_modes if heavy or unsearched else known_modes
         return found(fit, density, z[placed], weights.joint[placed], seed)
 
 

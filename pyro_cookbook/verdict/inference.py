@@ -12,7 +12,7 @@ from pyro_cookbook.fits.fitting import fit as fit_once
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.datatree import to_datatree
 from pyro_cookbook.posterior.refining.by_nuts import refine_by_nuts
-from pyro_cookbook.posterior.refining.refine import refine_as_it_is
+from pyro_cookbook.posterior.refining.refine import LEAST_SHARE, refine_as_it_is
 from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.noncentring import candidates
 from pyro_cookbook.programs.program import Function
@@ -117,8 +117,9 @@ def infer(
     -----
     The rungs: a Gaussian with a whole covariance (low rank, where there are many latents), judged
     and if need be reweighted; the same with sites non-centred, where the model has such;
-    many short chains from the better of the two, until they agree; four long chains of NUTS. Chains
-    leave a quarter of the budget for NUTS, which is begun if there are seconds left.
+    many short chains from the better of the two, until they agree; four long chains of NUTS, unless
+    there are several modes. Chains leave a quarter of the budget for NUTS, which is begun if there
+    are seconds left.
 
     Examples
     --------
@@ -209,6 +210,8 @@ def _ladder(
         return refine_as_it_is(best, budget=share, **options)
 
     yield "refined", refined
+    if sum(mode.share > LEAST_SHARE for mode in first[0].modes) > 1:
+        return  # what keeps many chains in their modes keeps four of NUTS
 
     def sampled(best: Fit | None) -> Fit:
         assert best is not None

@@ -119,7 +119,7 @@ def one_compartment(t, concentration):
     sigma = pyro.sample("sigma", dist.HalfNormal(0.5))
     rise = 10.0 / volume * (out + faster) / faster
     loc = rise.log() - out * t + torch.log(-torch.expm1(-faster * t))
-    with pyro.plate("sample", len(t)):
+    with pyro.plate("time", len(t)):
         pyro.sample("concentration", dist.LogNormal(loc, sigma), obs=concentration)
 
 

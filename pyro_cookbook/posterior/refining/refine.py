@@ -34,7 +34,7 @@ _BATCH_SCALARS, _FEWEST, _MOST = 2e6, 32, 256
 # Draws of each chain in the first round, of which half tune and half are kept; then twice as many.
 _FIRST_ROUND, _LONGEST_ROUND = 64, 4096
 # A latent that has one mode of the posterior counts if it has at least this share of its mass.
-_LEAST_SHARE = 1e-3
+LEAST_SHARE = 1e-3
 
 
 def refine(
@@ -193,7 +193,7 @@ def _begin(fit: Fit, seed: int) -> _Chains:
         raise ValueError("fit: its guide draws no latents at which the model has a density")
     number = num_chains(density)
     starts = z[rng.integers(len(z), size=_NUM_STARTS)]
-    modes = [mode for mode in fit.modes if mode.share > _LEAST_SHARE and mode.location]
+    modes = [mode for mode in fit.modes if mode.share > LEAST_SHARE and mode.location]
     if len(modes) > 1:
         for i in range(1, _NUM_STARTS, 2):  # every other one
             starts[i] = modes[(i // 2) % len(modes)].location
