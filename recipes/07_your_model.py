@@ -33,10 +33,10 @@
 # - check a fit against NUTS and by simulation;
 # - say what to do when the verdict stays no.
 #
-# Sections 1 to 10 are one lecture; what comes after the word *Further* is for later. Three boxes say
-# **Predict, then run**: write your answer down before you unfold theirs. Cells tagged `checks` hold
-# the `assert` lines that keep every number and every reason in the text true. With your own data,
-# leave them out. The unit of every bound and evidence is the nat.
+# Sections 1 to 10 are one lecture; what comes after the word *Further* is for later. Three boxes
+# say **Predict, then run**: write your answer down before you unfold theirs. Cells tagged `checks`
+# hold the `assert` lines that keep every number and every reason in the text true. With your own
+# data, leave them out. The unit of every bound and evidence is the nat.
 
 # %%
 import math
@@ -849,8 +849,8 @@ for step, row in answer.tried.iterrows():
     print(f"{step}: {row['family']}, {row['verdict'].split()[0]}")
 
 # %% [markdown]
-# The rejected fit of section 3 is not lost either. Chains from its draws, in the better coordinates,
-# end where NUTS ended: the guide was a bad answer and a good start.
+# The rejected fit of section 3 is not lost either. Chains from its draws, in the better
+# coordinates, end where NUTS ended: the guide was a bad answer and a good start.
 
 # %%
 refined = pc.refine(fit)
@@ -877,10 +877,10 @@ assert abs(float(rejected.std()) / moments["NUTS"][1] - 1) > 0.3  # the start fa
 # %% [markdown]
 # ## 9 How the verdict fails
 #
-# What is a theorem: chains that leave $p(h \mid v)$ as it is never take the law of the draws farther
-# from it. If $q$ is right, nothing moves. What are limits that were set: 0.22 sd and 22%, measured on
-# 71 models so that none of them was called reliable and wrong. And both witnesses stand where $q$
-# stands. Mass that neither the draws nor a climb has met does not exist for them.
+# What is a theorem: chains that leave $p(h \mid v)$ as it is never take the law of the draws
+# farther from it. If $q$ is right, nothing moves. What are limits that were set: 0.22 sd and 22%,
+# measured on 71 models so that none of them was called reliable and wrong. And both witnesses stand
+# where $q$ stands. Mass that neither the draws nor a climb has met does not exist for them.
 #
 # **A case that it misses.** 85% of the mass in a standard normal, 15% in a needle of width 0.01,
 # seven sds away. The true mean is $0.15 \cdot 7 = 1.05$.
@@ -903,9 +903,9 @@ print(f"mean {abs(missed_mean):.1f}, true mean 1.05")
 # No local method sees it, NUTS no more than this: what points at the needle is not in the density
 # near the hill. If you suspect such mass, start climbs there yourself.
 #
-# **A case that it refuses without need.** Two latents of correlation 0.65 in mean field: each sd is
-# $1 - \sqrt{1 - 0.65^2} = 24\%$ too small, just within what counts as accurate here (25%). The limit
-# is 22%, because what is measured has an error: the price of never calling a wrong fit right.
+# **A case that it refuses without need.** Two latents of correlation 0.65 in mean field: each sd
+# is $1 - \sqrt{1 - 0.65^2} = 24\%$ too small, just within what counts as accurate here (25%). The
+# limit is 22%, because what is measured has an error: the price of never calling a wrong fit right.
 
 
 # %%

@@ -138,9 +138,9 @@ def test_a_guide_of_ones_own_without_the_latent_is_fitted_by_the_sum(batch_size)
             pyro.sample("y", dist.Normal(loc[z.long()], 1.0), obs=y)
 
     guide = AutoNormal(poutine.block(rows, hide=["z"]))
-    fit = pc.fit(rows, guide, Y, max_steps=3000, batch_size=batch_size)
+    fit = pc.fit(rows, guide, Y, max_steps=1500, batch_size=batch_size)
     theirs = pc.fit(mixture_by_hand, "mean_field", Y)
-    assert abs(fit.elbo.value - theirs.elbo.value) < 0.05 + 4 * fit.elbo.se
+    assert abs(fit.elbo.value - theirs.elbo.value) < 0.1 + 4 * fit.elbo.se
 
 
 def test_an_estimator_that_does_not_sum_is_refused():
@@ -151,8 +151,9 @@ def test_an_estimator_that_does_not_sum_is_refused():
 
 def test_what_cannot_be_summed_out_is_named():
     def model(y):
+        h = pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
         n = pyro.sample("n", dist.Poisson(y.new_tensor(3.0)))
-        pyro.sample("y", dist.Normal(n, 1.0).expand(y.shape).to_event(1), obs=y)
+        pyro.sample("y", dist.Normal(n + h, 1.0).expand(y.shape).to_event(1), obs=y)
 
     with pytest.raises(ValueError, match=r"site 'n'.*a Poisson cannot be summed out"):
         pc.fit(model, "full_rank", Y)

@@ -9,6 +9,7 @@ import torch
 from arviz_stats.base.array import array_stats
 
 import pyro_cookbook as pc
+from pyro_cookbook.posterior.refining import agreement as limits
 from pyro_cookbook.posterior.refining.agreement import (
     MAX_RHAT,
     MAX_TAIL,
@@ -333,14 +334,16 @@ def test_an_interrupt_after_a_round_gives_what_there_is(monkeypatch):
     assert len(again.refinements) == 2
 
 
-def test_nuts_in_the_place_of_a_guide_is_judged_by_the_same_rules():
+def test_nuts_in_the_place_of_a_guide_is_judged_by_the_same_rules(monkeypatch):
     def model(y):
         mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 10.0))
         with pyro.plate("row", len(y)):
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
     fit = pc.fit(model, "laplace", torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
-    long = refine_by_nuts(fit, num_draws=1000, num_warmup=100)
+    monkeypatch.setattr(limits, "MIN_ESS", 100.0)  # a second in place of ten
+    monkeypatch.setattr(limits, "MAX_RHAT", 1.05)
+    long = refine_by_nuts(fit, num_draws=250, num_warmup=50)
     assert (long.engine, long.family, long.converged) == ("nuts", "refined", True)
     assert pc.diagnose(long).verdict == "reliable after refining"
     draws = pc.to_datatree(long).posterior["mu"]

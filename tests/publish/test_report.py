@@ -9,7 +9,7 @@ import xarray as xr
 from pyro_cookbook.fits.result import Estimate
 from pyro_cookbook.publish.figures import plot_predictive
 from pyro_cookbook.publish.report import gap_cell
-from pyro_cookbook.publish.topic_figures import plot_intervals
+from pyro_cookbook.publish.topic_figures import plot_intervals, plot_latent_map
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,15 @@ def test_intervals_of_one_guide_are_drawn():
         table = SimpleNamespace(name="t")
         _, figure = plot_intervals(trees, table, names=["mu"], title="Effects")
         assert figure.get_suptitle().startswith("Effects")
+
+
+def test_rows_are_drawn_where_their_latents_are():
+    means = np.random.default_rng(0).standard_normal((30, 2))
+    tree = xr.DataTree.from_dict(
+        {"posterior": xr.Dataset({"h": (("draw", "row", "latent"), np.stack([means] * 3))})}
+    )
+    table = SimpleNamespace(name="t", labels=["a", "b"] * 15, v=means)
+    _, figure = plot_latent_map({"map": tree, "amortized": tree}, table)
+    left, _ = figure.axes
+    drawn = np.vstack([points.get_offsets() for points in left.collections])
+    np.testing.assert_allclose(drawn, np.vstack([means[::2], means[1::2]]))
