@@ -209,3 +209,24 @@ def test_a_sparse_vector_on_the_simplex_is_not_refused():
 
     found = pc.diagnose(pc.fit(model, "full_rank", torch.tensor([3.0, 0.0, 1.0, 0.0, 0.0])))
     assert found.verdict == "reliable"
+
+
+def test_a_guide_whose_latents_depend_on_a_discrete_one_keeps_its_joint_weights():
+    """The exact posterior, h given z: nothing is summed out of q(h | z), and all weights agree."""
+
+    def model(y):
+        z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.3)))
+        h = pyro.sample("h", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Normal(h + 2 * z, 1.0), obs=y)
+
+    off, on = 0.7 * math.exp(-1 / 4), 0.3 * math.exp(-1 / 4)  # N(y | 2z, √2) at y = 1
+
+    def guide(y):
+        z = pyro.sample("z", dist.Bernoulli(torch.tensor(on / (on + off))))
+        pyro.sample("h", dist.Normal((y - 2 * z) / 2, 0.5**0.5))
+
+    found = pc.diagnose(pc.as_fit(model, guide, torch.tensor(1.0)))
+    assert found.verdict == "reliable"
+    log_evidence = math.log((on + off) / math.sqrt(4 * math.pi))
+    assert found.evidence.value == pytest.approx(log_evidence, abs=1e-5)
+    assert found.evidence.se < 1e-5
