@@ -12,13 +12,14 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.posterior.chains import (
+from pyro_cookbook.posterior.chains.short import (
     MAX_DENSE,
     SHRINKAGE,
     Summary,
     num_chains,
     run_chains,
     summarise,
+    summarise_array,
 )
 from pyro_cookbook.posterior.importance import MAX_KHAT, Weights
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
@@ -58,6 +59,9 @@ GOOD_KHAT = 0.5
 STRICTER = 0.5
 # Chains of which more of the variance lies between than this have not mixed, in some tail.
 MAX_PERSISTENCE = 0.35
+# The same for the log density at the chains' positions. In many dimensions a heavy tail is far out
+# in all of them a little: no latent shows that the chains have not been there, the density does.
+MAX_PERSISTENCE_OF_DENSITY = 0.5
 # A chain that remembers its start by the correlation r has moved by the share 1 − r of the error.
 # Noise alone gives correlations up to 0.2; at 0.6 more the chains are not heard at all.
 NOISE_MEMORY, MOST_MEMORY = 0.2, 0.6
@@ -157,7 +161,10 @@ def check_chains(
     chains = run_chains(density, starts[placed], seed, tick)
     ends = _with_derived(density, density.constrain(chains.positions))
     found = summarise(ends, chains.draws.shape[1])
-    conclusive = chains.conclusive and not any(is_stuck(one) for one in found.values())
+    height = summarise_array(chains.values[..., None])
+    stuck = any(is_stuck(one) for one in found.values())
+    stuck |= is_stuck(height, MAX_PERSISTENCE_OF_DENSITY)
+    conclusive = chains.conclusive and not stuck
     rows = [chain_table(one, labels_of(name, own[name])) for name, one in found.items()]
     moved = share_moved(chains.memory)
     table = with_errors(table.join(pd.concat(rows)), moved)
@@ -180,9 +187,9 @@ def _with_derived(density: UnconstrainedDensity, latents: dict[str, Tensor]) -> 
     return latents | derived
 
 
-def is_stuck(summary: Summary) -> bool:
+def is_stuck(summary: Summary, limit: float = MAX_PERSISTENCE) -> bool:
     """Whether chains stay where they are: too much of some scalar's variance is between them."""
-    return bool((summary.persistence > MAX_PERSISTENCE).any())
+    return bool((summary.persistence > limit).any())
 
 
 def share_moved(memory: Array) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_cookbook.posterior.chains import ROUNDING, Summary, summarise_array, varies
+from pyro_cookbook.posterior.chains.short import ROUNDING, Summary, summarise_array, varies
 from pyro_cookbook.verdict.measures import columns
 
 Array = npt.NDArray[np.float64]

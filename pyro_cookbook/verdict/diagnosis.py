@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from pyro_cookbook.fits.modes import Found, known_modes, look_for_modes
 from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Estimate, Fit
-from pyro_cookbook.posterior.chains import NUM_STEPS
+from pyro_cookbook.posterior.chains.short import NUM_STEPS
 from pyro_cookbook.posterior.importance import (
     MAX_KHAT,
     NUM_DRAWS,

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_cookbook.posterior.chains import Chains, num_chains, run_chains, summarise, varies
+from pyro_cookbook.posterior.chains.short import Chains, num_chains, run_chains, summarise, varies
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
 
@@ -88,6 +88,12 @@ def test_memory_shows_chains_that_cannot_move():
     assert not chains.conclusive
 
 
+def test_values_are_the_log_densities_where_the_chains_are(gaussian):
+    chains = run_chains(gaussian, exact_draws(600), seed=0)
+    there = gaussian.value(chains.positions).reshape(chains.values.shape)
+    np.testing.assert_allclose(chains.values, there, rtol=1e-10)
+
+
 def test_same_seed_same_chains(gaussian):
     starts = exact_draws(600)
     one, two, other = (run_chains(gaussian, starts, seed=s).draws for s in (3, 3, 4))
@@ -114,13 +120,19 @@ def test_a_model_that_is_too_large_has_no_chains(gaussian):
     ],
 )
 def test_chains_that_have_not_moved_well_are_not_conclusive(numbers, conclusive):
-    good = {"draws": np.zeros((2, 3, 2)), "memory": np.zeros(2), "acceptance": 0.8, "diverged": 0.0}
+    good = {
+        "draws": np.zeros((2, 3, 2)),
+        "values": np.zeros((2, 3)),
+        "memory": np.zeros(2),
+        "acceptance": 0.8,
+        "diverged": 0.0,
+    }
     assert Chains(**good | numbers).conclusive == conclusive
 
 
 def test_positions_are_the_draws_of_all_chains_draw_by_draw():
     draws = np.arange(24.0).reshape(4, 3, 2)  # 4 draws of 3 chains of 2 scalars
-    positions = Chains(draws, np.zeros(2), 1.0, 0.0).positions
+    positions = Chains(draws, np.zeros((4, 3)), np.zeros(2), 1.0, 0.0).positions
     np.testing.assert_array_equal(positions, np.arange(24.0).reshape(12, 2))
 
 

@@ -46,7 +46,7 @@ def chains(**options):
 
 def test_an_ensemble_reaches_mean_and_covariance_of_a_normal():
     ensemble = chains()
-    before = np.cov(ensemble.x.T)
+    before = np.cov(ensemble.at.x.T)
     ensemble.adapt(40, int)
     run = ensemble.run(100, int)
     ess = min(array_stats.ess(run.draws[..., i], chain_axis=0, draw_axis=1) for i in (0, 1))
@@ -77,13 +77,13 @@ def test_the_length_grows_where_trajectories_are_too_short():
 
 def test_a_chain_that_is_rejected_keeps_its_value_and_gradient():
     ensemble = chains(step=40.0, length=0.3)  # steps so long that nothing is accepted
-    first = ensemble.x.copy()
+    first = ensemble.at.x.copy()
     run = ensemble.run(5, int)
     stayed = (run.draws[:, -1] == first).all(1)
     assert stayed.mean() > 0.9
-    value, gradient = gaussian(ensemble.x)
+    value, gradient = gaussian(ensemble.at.x)
     np.testing.assert_array_equal(run.gradients[:, -1], gradient)
-    np.testing.assert_array_equal(ensemble._value, value)
+    np.testing.assert_array_equal(ensemble.at.value, value)
     assert run.acceptance < 0.1
 
 
@@ -105,7 +105,7 @@ def test_places_without_a_density_are_never_kept():
 def run_of(draws, gradients=None):
     shape = draws.shape[:2]
     gradients = -draws if gradients is None else gradients
-    return Run(draws, gradients, 0.8, np.zeros(shape, dtype=bool))
+    return Run(draws, -(draws**2).sum(-1) / 2, gradients, 0.8, np.zeros(shape, dtype=bool))
 
 
 def test_equipartition_holds_for_the_right_gradients_and_not_for_draws_too_narrow():
@@ -128,13 +128,24 @@ def test_independent_draws_agree():
     found = agreement(RNG.normal(size=(64, 32, 2)))
     assert found.holds
     assert found.ess > 1000
-    assert list(found.table.index) == ["z[0]", "z[1]"]
+    assert list(found.table.index) == ["log density", "z[0]", "z[1]"]
 
 
 def test_groups_of_chains_that_stay_apart_do_not():
     draws = RNG.normal(size=(64, 32, 1)) + 0.3 * (GROUPS % 2)[:, None, None]
     found = agreement(draws)
     assert found.rhat > MAX_RHAT
+    assert not found.holds
+
+
+def test_chains_at_radii_of_their_own_do_not():
+    """As in a t of 100 dimensions: no latent tells them apart, the log density does."""
+    radii = np.exp(RNG.normal(size=16) / 10)[GROUPS]
+    draws = radii[:, None, None] * RNG.normal(size=(64, 32, 100))
+    found = agreement(draws)
+    rhat = found.table["rhat"]
+    assert rhat.drop("log density").max() < 1.05
+    assert rhat["log density"] > 1.5
     assert not found.holds
 
 

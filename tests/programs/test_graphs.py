@@ -6,14 +6,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_cookbook.programs.density import graphs
+from pyro_cookbook.programs.density import unconstrained
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
 
 
 @pytest.fixture(autouse=True)
 def graphs_at_once(monkeypatch):
-    monkeypatch.setattr(graphs, "CALLS_BEFORE", 3)
+    monkeypatch.setattr(unconstrained, "CALLS_BEFORE", 3)
 
 
 def density_of(model, *args):
@@ -85,6 +85,27 @@ def test_a_singular_matrix_at_one_vector_spoils_no_other():
     assert value[1] == -np.inf
     # d/dh of −h²/2 − log(1 + h) at 1.
     assert gradient[0, 0] == pytest.approx(-1.5)
+
+
+def test_few_calls_find_the_vectors_of_singular_matrices():
+    calls = 0
+
+    def model():
+        nonlocal calls
+        calls += 1
+        h = pyro.sample("h", dist.Normal(torch.zeros(()), 1.0))
+        matrix = torch.eye(2).to(h) * (1 + h)
+        pyro.factor("f", -torch.linalg.cholesky(matrix).diagonal().log().sum())
+
+    density = density_of(model)
+    z = np.linspace(0, 1, 256)[:, None]
+    z[[100, 200]] = -3.0
+    expected = -(z[:, 0] ** 2) / 2 - np.log1p(np.abs(z[:, 0])) - np.log(2 * np.pi) / 2
+    expected[[100, 200]] = -np.inf
+    calls = 0
+    np.testing.assert_allclose(density.value(z), expected, rtol=1e-6)
+    assert calls < 2 * 2 * 9  # two vectors, eight halvings, and the vectors themselves
+    assert not density.obstacle
 
 
 def test_an_operator_without_a_trace_is_named_and_the_model_is_computed(monkeypatch):

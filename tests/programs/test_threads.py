@@ -161,25 +161,32 @@ def test_the_calls_are_all_that_is_public(calls):
     assert {name.partition(",")[0] for name in calls} == public
 
 
-def test_every_function_runs_programs_isolated_and_leaves_no_trace(calls):
+@pytest.fixture(scope="module")
+def alone(calls):
+    """What each call gives on its own, with what it leaves and how its programs ran."""
+    found = {}
     with pyro.settings.context(module_local_params=False):
         for name, call in calls.items():
             before = state()
             _runs.clear()
-            call()
-            assert _runs, name
-            assert all(_runs), name
-            assert state() == before, name
+            found[name] = call(), _runs.copy(), state() == before
+    return found
 
 
-def test_all_functions_at_once_give_what_each_gives_alone(calls):
-    expected = {name: call() for name, call in calls.items()}
+def test_every_function_runs_programs_isolated_and_leaves_no_trace(alone):
+    for name, (_, isolated_runs, left_as_found) in alone.items():
+        assert isolated_runs, name
+        assert all(isolated_runs), name
+        assert left_as_found, name
+
+
+def test_all_functions_at_once_give_what_each_gives_alone(calls, alone):
     before = state()
     with ThreadPoolExecutor(len(calls)) as pool:
         futures = {name: pool.submit(call) for name, call in calls.items()}
         found = {name: future.result() for name, future in futures.items()}
     assert state() == before
-    for name, value in expected.items():
+    for name, (value, *_) in alone.items():
         assert np.array_equal(found[name], value), name
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pyro_cookbook.posterior.chains import Summary
+from pyro_cookbook.posterior.chains.short import Summary
 from pyro_cookbook.verdict import by_chains, chain_errors
 from pyro_cookbook.verdict.by_chains import (
     MAX_ERROR,
@@ -42,7 +42,8 @@ def summary(**numbers):
 def test_the_limits_are_those_of_the_study():
     assert by_chains.MAX_ERROR == 0.22
     assert (by_chains.GOOD_KHAT, by_chains.STRICTER) == (0.5, 0.5)
-    assert (by_chains.MAX_PERSISTENCE, chain_errors.DRIFT_ERRORS) == (0.35, 3.0)
+    assert (by_chains.MAX_PERSISTENCE, by_chains.MAX_PERSISTENCE_OF_DENSITY) == (0.35, 0.5)
+    assert chain_errors.DRIFT_ERRORS == 3.0
     assert (by_chains.NOISE_MEMORY, by_chains.MOST_MEMORY) == (0.2, 0.6)
 
 
@@ -65,6 +66,7 @@ def test_a_number_that_still_moves_is_as_unsure_as_it_moves(error, drift, expect
 @pytest.mark.parametrize(("persistence", "stuck"), [(0.34, False), (0.36, True)])
 def test_chains_that_stay_where_they_are_are_stuck(persistence, stuck):
     assert is_stuck(summary(persistence=persistence)) == stuck
+    assert not is_stuck(summary(persistence=persistence), 0.37)
 
 
 @pytest.mark.parametrize(

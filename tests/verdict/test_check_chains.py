@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_cookbook as pc
-from pyro_cookbook.posterior.chains import NUM_STEPS
+from pyro_cookbook.posterior.chains.short import NUM_STEPS
 from pyro_cookbook.posterior.importance import smooth, weigh
 from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.verdict import by_chains
@@ -75,7 +75,7 @@ def test_without_usable_weights_nothing_is_reweighted():
 
 
 def test_chains_that_are_stuck_or_have_not_moved_are_not_conclusive(monkeypatch):
-    monkeypatch.setattr(by_chains, "is_stuck", lambda summary: True)
+    monkeypatch.setattr(by_chains, "is_stuck", lambda *_: True)
     assert not checked(standard_normal, 0.0, 1.0).conclusive
 
 
@@ -92,6 +92,14 @@ def chains_with(monkeypatch):
         )
 
     return change
+
+
+@pytest.mark.parametrize(("between", "conclusive"), [(0.9, True), (1.1, False)])
+def test_chains_that_keep_their_log_density_are_not_conclusive(between, conclusive, chains_with):
+    """Half of the variance lies between chains where both variances are 1."""
+    rng = np.random.default_rng(0)
+    chains_with(values=rng.standard_normal((40, 2000)) + between * rng.standard_normal(2000))
+    assert checked(standard_normal, 0.0, 1.0).conclusive == conclusive
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,26 @@ def test_a_second_mode_is_found(model, guide):
     assert any("modes; those that the guide does not cover" in told for told in found.reasons)
 
 
+def tail_of(df):
+    """A model and a guide that is right if it has no tail, in 150 dimensions."""
+
+    def model():
+        x = pyro.sample("x", dist.ImproperUniform(constraints.real_vector, (), (150,)))
+        pyro.factor("t", -(df + 150) / 2 * torch.log1p(x.square().sum(-1) / df))
+
+    def guide():
+        pyro.sample("x", dist.Normal(torch.zeros(150), 1.0).to_event(1))
+
+    return pc.as_fit(model, guide)
+
+
+def test_a_heavy_tail_in_many_dimensions_is_not_missed():
+    """The sds are 1.7; no latent shows it, and the chains do not get there."""
+    found = pc.diagnose(tail_of(3.0))
+    assert found.verdict == "unreliable"
+    assert pc.diagnose(tail_of(1e6)).verdict == "reliable"
+
+
 def test_one_hill_is_one_mode_for_every_engine():
     """The control: nothing is found where there is nothing."""
 

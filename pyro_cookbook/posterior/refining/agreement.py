@@ -8,7 +8,7 @@ import pandas as pd
 from arviz_stats.base.array import array_stats
 
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.posterior.chains import varies
+from pyro_cookbook.posterior.chains.short import varies
 from pyro_cookbook.posterior.refining.ensemble import Run
 
 Array = npt.NDArray[np.float64]
@@ -22,6 +22,8 @@ MIN_ESS = 400.0
 MAX_UNEQUAL = 0.1
 # Above this tail index of its squares the sd of a scalar cannot be measured by draws, however many.
 MAX_TAIL = 0.7
+# Name of the log density beside the latents.
+HEIGHT = "log density"
 # Trajectories that may diverge.
 MAX_DIVERGED = 0.01
 
@@ -95,7 +97,10 @@ class Agreement(NamedTuple):
 
 
 def agree(values: dict[str, Array], run: Run, superchains: npt.NDArray[np.int64]) -> Agreement:
-    """Measure how well chains agree.
+    """Measure how well chains agree, in their log density too.
+
+    In many dimensions a heavy tail is far out in all of them a little: chains that have not been
+    there look alike in every latent, and not in the log density.
 
     Parameters
     ----------
@@ -104,7 +109,10 @@ def agree(values: dict[str, Array], run: Run, superchains: npt.NDArray[np.int64]
     superchains : array of int, shape (chains,)
         Chains of one number had the same start.
     """
-    tables = []
+    # Nobody asks for its mean and sd: it only has to agree.
+    unasked = {"ess_mean": np.inf, "ess_square": np.inf, "tail": 0.0}
+    height = _measure(run.values[..., None], superchains) | unasked
+    tables = [pd.DataFrame(height, index=[HEIGHT])]
     for name, value in values.items():
         labels = [f"{name}[{i}]" for i in range(value.shape[2])] if value.shape[2] > 1 else [name]
         tables.append(pd.DataFrame(_measure(value, superchains), index=labels))

@@ -51,8 +51,9 @@ def refine_by_nuts(
     chains = len(draws)
     with isolated(seed, fit.param_state):
         density = unconstrained_density(fit.programs.model)
-        _, slopes = density.value_and_grad(draws.reshape(-1, density.dim))
-        run = Run(draws, slopes.reshape(draws.shape), _TARGET, diverging)
+        values, slopes = density.value_and_grad(draws.reshape(-1, density.dim))
+        heights = values.reshape(draws.shape[:2])
+        run = Run(draws, heights, slopes.reshape(draws.shape), _TARGET, diverging)
         found = agree(scalars(density, run), run, np.arange(chains))
     seconds = time.perf_counter() - started
     record = Refinement(

@@ -1,16 +1,15 @@
 """An ensemble of Hamiltonian chains that is tuned by the spread of its own positions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from pyro_cookbook.posterior.chains.hamiltonian import Evaluate, State, Trajectory, follow, state
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 
 Array = npt.NDArray[np.float64]
-# Log density, shape (N,), and gradient, shape (N, D), at positions of shape (N, D).
-Evaluate = Callable[[Array], tuple[Array, Array]]
 
 # Harmonic mean of the chains' acceptance that the step size is tuned to: of chains that are stuck
 # where steps are too long, a few pull it down, as they should. None counts as less than the floor.
@@ -22,8 +21,6 @@ _MAX_LEAPFROGS = 64
 # Adam's step on the log of the trajectory's length, its memories, and how far one step may lead.
 _RATE, _MEMORY, _MEMORY_OF_SQUARES = 0.05, 0.9, 0.95
 _SHORTEST, _LONGEST = 0.3, 20.0
-# An energy error above this, in nats, is a trajectory that has left the posterior (as in Stan).
-_DIVERGENCE = 1000.0
 # Whole covariances up to here; above, chains are scaled coordinate by coordinate.
 _MAX_DENSE, _SHRINKAGE = 500, 0.02
 
@@ -37,7 +34,7 @@ class Ensemble:
     evaluate : callable
         Log density and gradient.
     x : array, shape (N, D)
-        Where the chains are.
+        Where the chains start.
     coordinates : Coordinates
         In which momenta are standard normal.
     rng : numpy.random.Generator
@@ -45,6 +42,8 @@ class Ensemble:
         Of a leapfrog and of the longest trajectory, in those coordinates.
     evaluations : int
         Gradients computed so far, all chains together.
+    at : State
+        Where the chains are.
 
     Notes
     -----
@@ -59,20 +58,18 @@ class Ensemble:
     """
 
     evaluate: Evaluate
-    x: Array
+    x: InitVar[Array]
     coordinates: Coordinates
     rng: np.random.Generator
     step: float = 0.0
     length: float = np.pi
     evaluations: int = 0
-    _value: Array = field(default_factory=lambda: np.zeros(0), repr=False)
-    _gradient: Array = field(default_factory=lambda: np.zeros(0), repr=False)
+    at: State = field(init=False, repr=False)
     _moments: tuple[float, float, int] = (0.0, 0.0, 0)
 
-    def __post_init__(self) -> None:
-        if not self.step:
-            self.step = 1.0 / self.x.shape[1] ** 0.25
-        self._value, self._gradient = self._at(self.x)
+    def __post_init__(self, x: Array) -> None:
+        self.step = self.step or 1.0 / x.shape[1] ** 0.25
+        self.at = state(self._counted, x)
 
     def adapt(self, num_draws: int, tick: Callable[[], object]) -> None:
         """Tune while the chains go on: the coordinates half-way, step and length all the time."""
@@ -87,7 +84,7 @@ class Ensemble:
             self.step = min(self.step * float(np.exp((acceptance - _TARGET) / size)), _MAX_STEP)
             self._climb(slope)
             if half // 2 <= t < half:
-                seen.append(self.x.copy())
+                seen.append(self.at.x)
             tick()
 
     def whiten(self, positions: Array) -> None:
@@ -96,54 +93,43 @@ class Ensemble:
 
     def run(self, num_draws: int, tick: Callable[[], object]) -> "Run":
         """Keep every position of the chains, nothing tuned."""
-        draws, gradients, accepted, diverging = [], [], [], []
+        draws, values, gradients, accepted, diverging = [], [], [], [], []
         for _ in range(num_draws):
             acceptance, _, diverged = self._move()
-            draws.append(self.x.copy())
-            gradients.append(self._gradient.copy())
+            draws.append(self.at.x)
+            values.append(self.at.value)
+            gradients.append(self.at.gradient)
             accepted.append(acceptance)
             diverging.append(diverged)
             tick()
         return Run(
-            np.stack(draws, 1), np.stack(gradients, 1), float(np.mean(accepted)),
-            np.stack(diverging, 1),
+            np.stack(draws, 1), np.stack(values, 1), np.stack(gradients, 1),
+            float(np.mean(accepted)), np.stack(diverging, 1),
         )  # fmt: skip
 
     def _move(self) -> tuple[float, float, npt.NDArray[np.bool_]]:
         """Follow one trajectory; give acceptance, the slope of the criterion, and who diverged."""
         share, step = self.rng.random(), self.step * (1 - _JITTER * self.rng.random())
         leapfrogs = int(np.clip(np.ceil(share * self.length / step), 1, _MAX_LEAPFROGS))
-        momentum = self.rng.standard_normal(self.x.shape)
-        x, p, value, gradient = self.x, momentum, self._value, self._gradient
-        for _ in range(leapfrogs):
-            p = p + step / 2 * self.coordinates.gradient(gradient)
-            x = x + step * self.coordinates.stretch(p)
-            value, gradient = self._at(x)
-            p = p + step / 2 * self.coordinates.gradient(gradient)
-        with np.errstate(all="ignore"):
-            change = value - self._value - (p**2).sum(1) / 2 + (momentum**2).sum(1) / 2
-        change = np.where(np.isfinite(change), change, -np.inf)
-        probability = np.exp(np.minimum(change, 0.0))
-        slope = self._slope(x, p, probability) * share
-        accept = self.rng.random(len(x)) < probability
-        self.x = np.where(accept[:, None], x, self.x)
-        self._value = np.where(accept, value, self._value)
-        self._gradient = np.where(accept[:, None], gradient, self._gradient)
-        harmonic = 1 / np.mean(1 / np.maximum(probability, _FLOOR))
-        return float(harmonic), slope, change < -_DIVERGENCE
+        momentum = self.rng.standard_normal(self.at.x.shape)
+        path = follow(self._counted, self.coordinates, self.at, momentum, step, leapfrogs)
+        slope = self._slope(path) * share
+        self.at = path.accept(self.rng)
+        harmonic = 1 / np.mean(1 / np.maximum(path.probability, _FLOOR))
+        return float(harmonic), slope, path.diverged
 
-    def _slope(self, x: Array, p: Array, probability: Array) -> float:
+    def _slope(self, path: Trajectory) -> float:
         """Estimate the criterion's derivative by the trajectory's length, in round coordinates."""
-        if not probability.sum() > 0:
+        if not path.probability.sum() > 0:
             return 0.0
-        weights = probability / probability.sum()
-        where = np.flatnonzero(probability > 0)  # elsewhere positions may be infinite
-        ends = self._round(x[where])
-        begins = self._round(self.x)
+        weights = path.probability / path.probability.sum()
+        where = np.flatnonzero(path.probability > 0)  # elsewhere positions may be infinite
+        ends = self._round(path.end.x[where])
+        begins = self._round(path.begin.x)
         ends = ends - weights[where] @ ends
         begins = (begins - begins.mean(0))[where]
         growth = (ends**2).sum(1) - (begins**2).sum(1)
-        return float(weights[where] @ (growth * (ends * p[where]).sum(1)))
+        return float(weights[where] @ (growth * (ends * path.momentum[where]).sum(1)))
 
     def _round(self, x: Array) -> Array:
         root = self.coordinates.root
@@ -163,11 +149,9 @@ class Ensemble:
         longer = self.length * float(np.exp(_RATE * mean / rms))
         self.length = float(np.clip(longer, _SHORTEST, _LONGEST))
 
-    def _at(self, x: Array) -> tuple[Array, Array]:
-        value, gradient = self.evaluate(x)
+    def _counted(self, x: Array) -> tuple[Array, Array]:
         self.evaluations += len(x)
-        bad = ~(np.isfinite(value) & np.isfinite(gradient).all(1))
-        return np.where(bad, -np.inf, value), np.where(bad[:, None], 0.0, gradient)
+        return self.evaluate(x)
 
 
 @dataclass(frozen=True)
@@ -176,14 +160,19 @@ class Run:
 
     Attributes
     ----------
-    draws, gradients : array, shape (N, num_draws, D)
-        Positions, and the gradients of the log density there.
+    draws : array, shape (N, num_draws, D)
+        Positions.
+    values : array, shape (N, num_draws)
+        Log densities there.
+    gradients : array, shape (N, num_draws, D)
+        Of the log density.
     acceptance : float
         Harmonic mean over chains of the probability of acceptance.
     diverging : array of bool, shape (N, num_draws)
     """
 
     draws: Array
+    values: Array
     gradients: Array
     acceptance: float
     diverging: npt.NDArray[np.bool_]

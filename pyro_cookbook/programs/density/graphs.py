@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pyro_cookbook.programs.density.log_density import batchable, first_line
 
-# A graph, with what it imports, costs about as much as so many calls; so many shapes have one.
-CALLS_BEFORE, _MAX_GRAPHS = 150, 6
+# So many shapes have a graph.
+_MAX_GRAPHS = 6
 
 # log density and its gradient at vectors, shape (S, D): shapes (S,) and (S, D).
 Both = tuple[Tensor, Tensor]
@@ -30,6 +30,8 @@ class Graphs:
     ----------
     one : callable
         Takes a vector, shape (D,), and gives a number, shape ().
+    calls_before : int
+        The graph of a shape is made at this call.
 
     Attributes
     ----------
@@ -37,8 +39,8 @@ class Graphs:
         Why there is no graph; "" if there is one, or was none wanted yet.
     """
 
-    def __init__(self, one: Callable[[Tensor], Tensor]) -> None:
-        self._one = one
+    def __init__(self, one: Callable[[Tensor], Tensor], calls_before: int) -> None:
+        self._one, self._calls_before = one, calls_before
         self._calls: Counter[torch.Size] = Counter()
         self._kept: dict[torch.Size, Any] = {}
         self.obstacle = ""
@@ -50,7 +52,7 @@ class Graphs:
         graph = self._kept.get(z.shape)
         if graph is None:
             self._calls[z.shape] += 1
-            if self._calls[z.shape] < CALLS_BEFORE or len(self._kept) == _MAX_GRAPHS:
+            if self._calls[z.shape] < self._calls_before or len(self._kept) == _MAX_GRAPHS:
                 return None
             graph = self._trace(z)
             if graph is None:

@@ -65,18 +65,20 @@ def over_draws(
         Why vmap could not follow; "" if it did.
     """
     given = dict(values)
+    num_draws = len(next(iter(given.values())))
     if not obstacle:
         try:
             with batchable():
                 return dict(torch.vmap(one, chunk_size=chunk, randomness=randomness)(given)), ""
-        except torch.linalg.LinAlgError:  # at some of the draws: one by one shows which
-            pass
+        except torch.linalg.LinAlgError:  # at some of the draws: halves show which
+            if or_loop and num_draws > 1:
+                return _by_halves(one, given, chunk, singular, randomness)
         except Exception as error:  # branches on values, .item(), operators without a batching rule
             obstacle = first_line(error)
     if not or_loop:
         return {}, obstacle or "a matrix is singular"
     rows = []
-    for s in range(len(next(iter(given.values())))):
+    for s in range(num_draws):
         single = {name: value[s] for name, value in given.items()}
         try:
             rows.append(one(single))
@@ -85,6 +87,24 @@ def over_draws(
                 raise
             rows.append(singular(single))
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, obstacle
+
+
+def _by_halves(
+    one: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    given: dict[str, Tensor],
+    chunk: int,
+    singular: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None,
+    randomness: str,
+) -> tuple[dict[str, Tensor], str]:
+    """Halve the draws until those of a singular matrix are alone: one costs 2 log₂ S calls."""
+    found = []
+    for half in (0, 1):
+        part = {name: value.tensor_split(2)[half] for name, value in given.items()}
+        rows, obstacle = over_draws(
+            one, part, chunk=chunk, singular=singular, randomness=randomness
+        )
+        found.append(rows)
+    return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}, obstacle
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.posterior.chains.hamiltonian import follow, state
+from pyro_cookbook.programs.coordinates import from_draws
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 
 Array = npt.NDArray[np.float64]
@@ -30,8 +31,6 @@ _TARGET = 0.8
 # Chains that accept less often than this, or remember their start better (a correlation), have
 # not moved enough to say something; nor have those of which more than this share diverges.
 _MIN_ACCEPTANCE, _MAX_MEMORY, _MAX_DIVERGED = 0.5, 0.6, 0.02
-# An energy error above this, in nats, is a trajectory that has left the posterior (as in Stan).
-_DIVERGENCE = 1000.0
 # Scalars of the model that all gradients together may fill, and how many chains that is at most.
 _BUDGET, _MIN_CHAINS, _MAX_CHAINS = 2e8, 32, 1024
 # Gradients that a trajectory costs on average.
@@ -53,6 +52,8 @@ class Chains:
     ----------
     draws : array, shape (num_draws, chains, D)
         Unconstrained positions after warm-up.
+    values : array, shape (num_draws, chains)
+        Log densities there.
     memory : array, shape (D,)
         Correlation over chains of the start and the end: 0 where the start is forgotten.
     acceptance : float
@@ -62,6 +63,7 @@ class Chains:
     """
 
     draws: Array
+    values: Array
     memory: Array
     acceptance: float
     diverged: float
@@ -110,68 +112,32 @@ def run_chains(
     Returns
     -------
     Chains
-
-    References
-    ----------
-    Neal (2011), *MCMC using Hamiltonian dynamics*, algorithm of figure 2.
     """
     rng = np.random.default_rng(seed)
     scaled = from_draws(starts, max_dense=MAX_DENSE, shrinkage=SHRINKAGE)
-    x = starts[: num_chains(density)].copy()
-    first = x.copy()
-    step = 1.0 / x.shape[1] ** 0.25
-    value, gradient = _evaluate(density, x)
-    kept, accepted, diverged = [], [], []
+    first = starts[: num_chains(density)]
+    at = state(density.value_and_grad, first)
+    step = 1.0 / first.shape[1] ** 0.25
+    kept, values, accepted, diverged = [], [], [], []
     for t in range(NUM_STEPS):
-        momentum = rng.standard_normal(x.shape)
+        momentum = rng.standard_normal(first.shape)
         length = _LENGTH * rng.uniform(0.5, 1.5)
         leapfrogs = int(np.clip(np.ceil(length / step), 1, _MAX_LEAPFROGS))
-        energy = value - (momentum**2).sum(1) / 2
-        y, p, height, slope = _trajectory(density, scaled, x, momentum, gradient, step, leapfrogs)
-        with np.errstate(all="ignore"):
-            change = height - (p**2).sum(1) / 2 - energy
-        change = np.where(np.isfinite(change), change, -np.inf)
-        probability = np.exp(np.minimum(change, 0.0))
-        accept = rng.random(len(x)) < probability
-        x = np.where(accept[:, None], y, x)
-        value = np.where(accept, height, value)
-        gradient = np.where(accept[:, None], slope, gradient)
+        path = follow(density.value_and_grad, scaled, at, momentum, step, leapfrogs)
+        at = path.accept(rng)
         if t < _WARMUP:
-            step *= float(np.exp(2 * (probability.mean() - _TARGET) / (1 + t / 4)))
+            step *= float(np.exp(2 * (path.probability.mean() - _TARGET) / (1 + t / 4)))
             step = min(step, 1.0)
         else:
-            kept.append(x)
-            accepted.append(probability.mean())
-            diverged.append((change < -_DIVERGENCE).mean())
+            kept.append(at.x)
+            values.append(at.value)
+            accepted.append(path.probability.mean())
+            diverged.append(path.diverged.mean())
         tick()
     return Chains(
-        np.stack(kept), _correlation(first, x), float(np.mean(accepted)), float(np.mean(diverged))
-    )
-
-
-def _trajectory(
-    density: UnconstrainedDensity,
-    scaled: Coordinates,
-    x: Array,
-    p: Array,
-    gradient: Array,
-    step: float,
-    leapfrogs: int,
-) -> tuple[Array, Array, Array, Array]:
-    """Follow Hamilton's equations from positions x, momenta p and the gradients at x.
-
-    Returns
-    -------
-    positions, momenta, log densities, gradients
-        At the ends.
-    """
-    height = np.full(len(x), -np.inf)
-    for _ in range(leapfrogs):
-        p = p + step / 2 * scaled.gradient(gradient)
-        x = x + step * scaled.stretch(p)
-        height, gradient = _evaluate(density, x)
-        p = p + step / 2 * scaled.gradient(gradient)
-    return x, p, height, gradient
+        np.stack(kept), np.stack(values), _correlation(first, at.x), float(np.mean(accepted)),
+        float(np.mean(diverged)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -239,12 +205,6 @@ def summarise_array(x: Array) -> Summary:
 def varies(mean: Array, sd: Array) -> npt.NDArray[np.bool_]:
     """Whether values vary by more than rounding does, given their means and sds."""
     return ~(sd <= ROUNDING * np.abs(mean))
-
-
-def _evaluate(density: UnconstrainedDensity, x: Array) -> tuple[Array, Array]:
-    value, gradient = density.value_and_grad(x)
-    bad = ~(np.isfinite(value) & np.isfinite(gradient).all(1))
-    return np.where(bad, -np.inf, value), np.where(bad[:, None], 0.0, gradient)
 
 
 def _correlation(a: Array, b: Array) -> Array:
