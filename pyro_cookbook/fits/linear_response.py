@@ -12,7 +12,7 @@ from pyro_cookbook.engines.base_draws import base_draws
 from pyro_cookbook.engines.choosing import DETERMINISTIC
 from pyro_cookbook.engines.gaussians import Gaussian
 from pyro_cookbook.fits.fitting import as_fit
-from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.fits.result import Fit, check_fit
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.state.isolation import isolated
 
@@ -71,6 +71,7 @@ def linear_response(fit: Fit, *, seed: int = 0) -> Fit:
     >>> [f"{value:.2f}" for value in covariance[0].tolist()]
     ['0.67', '-0.33']
     """
+    check_fit(fit)
     if fit.family != "mean_field" or fit.engine != DETERMINISTIC:
         raise ValueError(
             f"fit: got family {fit.family!r} by the {fit.engine or 'unknown'} engine, expected"

@@ -10,7 +10,7 @@ from pyro_cookbook.engines.choosing import Mode
 from pyro_cookbook.fits.refined import Refinement
 from pyro_cookbook.programs.program import Function, Program
 
-__all__ = ["Estimate", "Fit", "Mode", "Programs", "Refinement", "Restart"]
+__all__ = ["Estimate", "Fit", "Mode", "Programs", "Refinement", "Restart", "check_fit"]
 
 
 @dataclass(frozen=True)
@@ -181,3 +181,15 @@ class Fit:
             f" {'converged' if self.converged else 'NOT converged'} after {len(self.losses)} steps:"
             f" {self.reason})"
         )
+
+
+def check_fit(fit: Any) -> None:
+    """Refuse what is no fit.
+
+    Raises
+    ------
+    ValueError
+        Saying what it is.
+    """
+    if not isinstance(fit, Fit):
+        raise ValueError(f"fit: got a {type(fit).__name__}, expected a Fit, as `fit` gives it")

@@ -14,6 +14,7 @@ from pyro_cookbook.engines.choosing import (
 )
 from pyro_cookbook.engines.families import MAX_FULL_RANK, is_named
 from pyro_cookbook.fits.checkpoint import settings_of
+from pyro_cookbook.programs.options import check_positive, check_whole
 from pyro_cookbook.programs.program import Function, Program
 
 __all__ = ["DETERMINISTIC", "MAX_FULL_RANK", "STOCHASTIC", "Settings", "is_named"]
@@ -51,12 +52,9 @@ class Settings:
     num_restarts: int | None
 
     def __post_init__(self) -> None:
-        for name in ("num_restarts", "max_steps", "lr", "tol"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: got {value}, expected a positive number")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1 row")
+        check_whole(1, num_restarts=self.num_restarts, max_steps=self.max_steps)
+        check_whole(1, batch_size=self.batch_size)
+        check_positive(lr=self.lr, tol=self.tol)
 
     def choose(
         self, model: Program, guide: Function | str

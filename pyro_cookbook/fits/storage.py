@@ -22,7 +22,15 @@ from pyro_cookbook.fits.encoding import (
     unpack,
 )
 from pyro_cookbook.fits.files import read_tensors, write_tensors
-from pyro_cookbook.fits.result import Estimate, Fit, Mode, Programs, Refinement, Restart
+from pyro_cookbook.fits.result import (
+    Estimate,
+    Fit,
+    Mode,
+    Programs,
+    Refinement,
+    Restart,
+    check_fit,
+)
 from pyro_cookbook.programs.density.enumeration import summed_out
 from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.noncentring import noncentre
@@ -95,6 +103,7 @@ def save(fit: Fit, path: str | Path) -> None:
     >>> pc.load("mine.pt", model=model).family
     'full_rank'
     """
+    check_fit(fit)
     names = [f"argument {i}" for i in range(len(fit.args))]
     about = pack(_About(**{field.name: getattr(fit, field.name) for field in fields(_About)}))
     try:

@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_cookbook.fits.refined import RefinedDraws
-from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.fits.result import Fit, check_fit
 from pyro_cookbook.posterior.groups import (
     MAX_GIB,
     Plan,
@@ -25,6 +25,7 @@ from pyro_cookbook.posterior.groups import (
 from pyro_cookbook.posterior.layout import CHAINS, Array, Coords, Dims, Group, Layout, Values
 from pyro_cookbook.posterior.resampling import resample
 from pyro_cookbook.programs.checks import check_names
+from pyro_cookbook.programs.options import check_positive, check_whole
 from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.state.isolation import isolated
 
@@ -90,6 +91,9 @@ def to_datatree(
     >>> tree.posterior["mean"].dims, tree.log_likelihood["y"].dims
     (('chain', 'draw'), ('chain', 'draw', 'row'))
     """
+    check_fit(fit)
+    check_whole(1, num_draws=num_draws)
+    check_positive(max_gib=max_gib)
     if isinstance(fit.guide, RefinedDraws):
         return _refined_tree(fit, num_draws, coords, dims, sample_dims, max_gib)
     model, guide = fit.programs

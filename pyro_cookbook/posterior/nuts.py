@@ -18,7 +18,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.fits.result import Fit, check_fit
 from pyro_cookbook.posterior.datatree import mcmc_tree
 from pyro_cookbook.posterior.groups import MAX_GIB
 from pyro_cookbook.posterior.layout import Coords, Dims, Values
@@ -26,6 +26,7 @@ from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.drawing import draw
+from pyro_cookbook.programs.options import check_share, check_whole
 from pyro_cookbook.programs.state.isolation import exclusive, isolated
 from pyro_cookbook.programs.state.progress import shown
 
@@ -107,10 +108,11 @@ def sample(
     >>> dict(tree["posterior"]["mu"].sizes)
     {'chain': 2, 'draw': 50}
     """
-    # Pyro's own diagnostics of a chain need four draws.
-    for name, value, least in (("num_draws", num_draws, 4), ("num_chains", num_chains, 1)):
-        if value < least:
-            raise ValueError(f"{name}: got {value}, expected at least {least}")
+    check_fit(fit)
+    check_whole(4, num_draws=num_draws)  # Pyro's own diagnostics of a chain need four
+    check_whole(1, num_chains=num_chains, processes=processes)
+    check_whole(0, num_warmup=num_warmup)
+    check_share(target_accept=target_accept)
     with isolated(seed, fit.param_state):
         density = unconstrained_density(fit.programs.model)
     model = fit.programs.model

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.fits.result import Fit, check_fit
 from pyro_cookbook.posterior.groups import MAX_GIB, Sizes, plan
 from pyro_cookbook.posterior.known import Known, independent_dims, known_latents
 from pyro_cookbook.posterior.layout import (
@@ -22,6 +22,7 @@ from pyro_cookbook.posterior.layout import (
 from pyro_cookbook.programs.checks import check_names
 from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.drawing import draw
+from pyro_cookbook.programs.options import check_positive, check_whole
 from pyro_cookbook.programs.predictive import derived_values, predictive
 from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.state.isolation import isolated
@@ -97,6 +98,9 @@ def predict(
     >>> tree.predictions["y"].mean(("chain", "draw")).round().values.tolist()
     [20.0, 40.0]
     """
+    check_fit(fit)
+    check_whole(1, num_draws=num_draws)
+    check_positive(max_gib=max_gib)
     trained, _ = fit.programs
     all_kwargs = {**kwargs, **(data_kwargs or {})}
     asked = trained.on(*new_data, **all_kwargs) if new_data or all_kwargs else trained

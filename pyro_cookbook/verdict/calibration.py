@@ -18,6 +18,7 @@ from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.arguments import named_arguments, observed_arguments, with_arguments
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.observing import is_derived
+from pyro_cookbook.programs.options import check_whole
 from pyro_cookbook.programs.predictive import derived_values, released
 from pyro_cookbook.programs.program import Function, Program, quietly, sample_sites
 from pyro_cookbook.programs.state.copying import copy_programs
@@ -152,8 +153,8 @@ def calibrate(
     >>> found.calibrated, found.num_failed
     (True, 0)
     """
-    if num_simulations < 1:
-        raise ValueError(f"num_simulations: got {num_simulations}, expected 1 or more")
+    check_whole(1, num_simulations=num_simulations)
+    check_whole(2, num_draws=num_draws)
     program, _ = copy_programs(Program(model, data, dict(data_kwargs or {})))
     observed = _observed(program)
     _refuse_feedback(program, observed, seed)

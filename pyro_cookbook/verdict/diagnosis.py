@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from pyro_cookbook.fits.modes import Found, known_modes, look_for_modes
 from pyro_cookbook.fits.refined import RefinedDraws
-from pyro_cookbook.fits.result import Estimate, Fit
+from pyro_cookbook.fits.result import Estimate, Fit, check_fit
 from pyro_cookbook.posterior.chains.short import NUM_STEPS
 from pyro_cookbook.posterior.importance import (
     MAX_KHAT,
@@ -22,6 +22,7 @@ from pyro_cookbook.posterior.importance import (
     weigh,
 )
 from pyro_cookbook.programs.density.unconstrained import unconstrained_density
+from pyro_cookbook.programs.options import check_whole
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
 from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise
@@ -53,6 +54,9 @@ from pyro_cookbook.verdict.findings import REFINED, REWEIGHT, UNRELIABLE, Findin
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
 _UNKNOWN = Estimate(float("nan"), float("nan"))
+
+# Fewer draws have no tail that a k-hat could be fitted to.
+_FEWEST = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +151,7 @@ def diagnose(
     log_evidence : float, optional
         The exact log p(v), in nats, where it is known: it gives the gap.
     num_draws : int, default 20_000
-        Draws of the guide. k-hat from few is noisy near its threshold.
+        Draws of the guide, at least 100. k-hat from few is noisy near its threshold.
     seed : int, default 0
     progress : bool, optional
         Show a progress bar. Default: at a terminal and in a notebook.
@@ -180,6 +184,8 @@ def diagnose(
     >>> pc.diagnose(pc.fit(model, "full_rank", y)).verdict
     'reliable'
     """
+    check_fit(fit)
+    check_whole(_FEWEST, num_draws=num_draws)
     if fit.refinements and isinstance(fit.guide, RefinedDraws):
         return _diagnose_refined(fit, log_evidence)
     with _bar(progress) as bar:

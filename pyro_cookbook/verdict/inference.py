@@ -15,6 +15,7 @@ from pyro_cookbook.posterior.refining.by_nuts import refine_by_nuts
 from pyro_cookbook.posterior.refining.refine import LEAST_SHARE, refine_as_it_is
 from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.noncentring import candidates
+from pyro_cookbook.programs.options import check_positive
 from pyro_cookbook.programs.program import Function
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
@@ -133,8 +134,7 @@ def infer(
     >>> f"{float(answer.tree()['posterior']['mu'].mean()):.1f}"
     '2.0'
     """
-    if not budget > 0:
-        raise ValueError(f"budget: got {budget}, expected seconds above 0")
+    check_positive(budget=budget)
     started = time.perf_counter()
     options: Any = {"seed": seed, "progress": progress}
     best: Fit | None = None

@@ -130,7 +130,7 @@ def test_a_model_that_does_not_draw_its_argument_is_refused_in_a_line(model, tol
 
 
 def test_no_simulations_are_refused():
-    with pytest.raises(ValueError, match="num_simulations: got 0, expected 1 or more"):
+    with pytest.raises(ValueError, match="num_simulations: got 0, expected a whole number of"):
         pc.calibrate(normal, "full_rank", Y, num_simulations=0)
 
 

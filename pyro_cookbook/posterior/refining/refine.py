@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from pyro_cookbook.fits.fitting import fit as fit_again
 from pyro_cookbook.fits.linear_response import SUFFIX
 from pyro_cookbook.fits.refined import RefinedDraws, Refinement
-from pyro_cookbook.fits.result import Fit, Programs
+from pyro_cookbook.fits.result import Fit, Programs, check_fit
 from pyro_cookbook.fits.settings import DETERMINISTIC
 from pyro_cookbook.posterior.refining.agreement import Agreement, agree
 from pyro_cookbook.posterior.refining.ensemble import Ensemble, Run
@@ -21,6 +21,7 @@ from pyro_cookbook.programs.coordinates import Coordinates, from_draws
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.noncentring import candidates
+from pyro_cookbook.programs.options import check_positive
 from pyro_cookbook.programs.predictive import derived_values
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
@@ -98,8 +99,8 @@ def refine(
     >>> pc.diagnose(pc.refine(rough)).verdict
     'reliable after refining'
     """
-    if not budget > 0:
-        raise ValueError(f"budget: got {budget}, expected seconds above 0")
+    check_fit(fit)
+    check_positive(budget=budget)
     started = time.perf_counter()
     begun = better_centred(fit)
     left = budget - (time.perf_counter() - started)

@@ -4,7 +4,6 @@ Pyro keeps its handlers, its param store, its settings and the random streams on
 process, and OpenMP its threads. Whatever runs a program does so inside `isolated`.
 """
 
-import operator
 import os
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_cookbook.programs.options import as_seed
 from pyro_cookbook.programs.state.interruption import heeding_interrupts
 
 # Re-entrant: a fit diagnoses, a diagnosis draws, and each isolates itself.
@@ -118,7 +118,7 @@ def isolated(seed: int | None, param_state: Any = None) -> Iterator[Any]:
     ):
         pyro.settings.set(module_local_params=True)
         if seed is not None:
-            pyro.set_rng_seed(operator.index(seed))  # Pyro takes no integer of NumPy's
+            pyro.set_rng_seed(as_seed(seed))
         yield state
 
 
