@@ -38,6 +38,8 @@ FAMILIES = (
     "full_rank",
 )
 MAX_SHIFT = MAX_STRETCH = 0.25
+# Limits of the witnesses.
+KHAT, MEASURED = 0.7, 0.22
 
 
 def truth(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -131,6 +133,20 @@ def judge(results: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def witnesses(results: pd.DataFrame) -> dict[str, pd.Series]:
+    """Which fits each witness would accept if it were the only one."""
+    plain = results["verdict"] == "reliable"
+    return {
+        "the whole verdict": plain,
+        "convergence": results["converged"].astype(bool),
+        "k-hat of the joint weights below 0.7": results["khat"] < KHAT,
+        "short chains": results["measured"] <= MEASURED,
+        "short chains, and one mode": (results["measured"] <= MEASURED) & (results["modes"] <= 1),
+        "any of k-hat and short chains": (results["khat"] < KHAT)
+        | (results["measured"] <= MEASURED),
+    }
+
+
 def summary(results: pd.DataFrame) -> str:
     """Write the tables in Markdown."""
     results = judge(results)
@@ -159,6 +175,18 @@ def summary(results: pd.DataFrame) -> str:
             f" {part['false_refusal'].sum()} | {(part['verdict'] == 'refused').sum()} |"
             f" {part['fit_seconds'].median():.2f} | {part['fit_seconds'].max():.1f} |"
         )
+    lines += ["", "## Each witness on its own", ""]
+    lines += ["| rule | accepted | wrong among them | accurate and refused |", "|---|---|---|---|"]
+    fitted = results[results["verdict"] != "refused"]
+    for rule, accepts in witnesses(fitted).items():
+        lines.append(
+            f"| {rule} | {accepts.sum()} | {(accepts & ~fitted['accurate']).sum()} |"
+            f" {(~accepts & fitted['accurate']).sum()} |"
+        )
+    lines += [
+        "",
+        "Draws as they are, not reweighted; models counted once for each family and seed.",
+    ]
     for title, column in (
         ("Called reliable and wrong", "false_reliable"),
         ("Accurate and refused", "false_refusal"),
