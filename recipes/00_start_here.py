@@ -163,8 +163,10 @@ pyro.clear_param_store()
 #
 # ## 4 Fit, and ask for the verdict
 #
-# `pc.fit` does what the loop did, with a better optimiser and a stopping rule. `pc.diagnose` says
-# whether the numbers may be used.
+# `pc.fit` climbs the same bound. A family that is asked for by its name it fits with fixed draws of
+# the noise, evenly spread, and L-BFGS: the *deterministic engine*. A guide of your own it fits by
+# the loop above, with a stopping rule: the *stochastic engine*. `pc.diagnose` says whether the
+# numbers may be used.
 #
 # > **Predict, then run.** Three guides: a single point (`map`), two independent normals
 # > (`mean_field`), a normal with a full covariance (`full_rank`). The exact correlation is 0.53.
@@ -291,8 +293,9 @@ assert abs(measured + errors.loc["full_rank", "sd β"]) < 0.08
 assert measured < 0.22
 
 # %% [markdown]
-# Its tails are too light where the posterior is skewed: a few draws far out have most of the
-# weight. Its means and standard deviations are within the limit, as the exact answer confirms.
+# Its tails are too light where the posterior is skewed: far out the weights grow without limit. A
+# k-hat above 1 says that no average over them can be relied on, however good it looks in these
+# draws. Its means and standard deviations are within the limit, as the exact answer confirms.
 #
 # Mean field is *reliable after reweighting*. Its own standard deviation of $\beta$ is not to be
 # used; the reweighted draws are.
@@ -311,12 +314,14 @@ assert abs(sd / exact_sd[1] - 1) < 0.07
 
 # %% [markdown]
 # **How a verdict can fail.** Two parts of it are theorems: with $q$ the posterior all weights are
-# equal, and chains that start in the posterior stay in it. The rest is judgement. Chains are
-# short: they cannot find a second mode that no draw and no climb has met, and such a posterior is
-# called reliable in one of its modes. And they report what they *moved*: a number that they would
-# have moved further, had they been longer, is reported too small. In a study of models with known
-# answers, which is in `benchmarks/verdict/summary.md`, no verdict was wrong in this way, and some
-# accurate fits were refused. [Recipe 7](07_your_model.ipynb) looks at refusals.
+# equal, and chains that start in the posterior stay in it. The rest is judgement. Chains are short:
+# they cannot find a second mode that no draw has met. For such modes `diagnose` climbs, with an
+# optimiser, from scattered points and from draws of large weight. A mode that no climb has met
+# either goes unnoticed, and the posterior is called reliable in one of its modes. And they report
+# what they *moved*: a number that they would have moved further, had they been longer, is reported
+# too small. In a study of models with known answers, which is in `benchmarks/verdict/summary.md`,
+# no verdict was wrong in this way, and some accurate fits were refused. [Recipe
+# 7](07_your_model.ipynb) looks at refusals.
 #
 # ## 6 Use it
 #
@@ -423,7 +428,8 @@ assert intervals["exact"][0] - apart > 0.03
 # | $\sigma(\cdot)$ | `sigmoid` | the logistic function |
 #
 # Everything is in **nats**: logarithms are natural. One nat is a factor of $e \approx 2.7$ in
-# probability. Spreads are standard deviations (`scale`), never variances.
+# probability. Spreads are reported as standard deviations, as Pyro's `scale` is; in formulas
+# $\mathcal N(m, s^2)$ has a mean and a variance.
 #
 # The ledger that each recipe keeps splits what is lost, in nats a row, wherever it can be
 # measured: the **family gap** (the best $q$ of its family against the posterior), the
@@ -476,8 +482,8 @@ assert intervals["exact"][0] - apart > 0.03
 # two causes (20), recipe 7's refusal and what follows (20). Let people answer each *Predict, then
 # run* on paper before the cell below it is run: the wrong answers are the lesson. The usual ones:
 #
-# - *"The bound is close, so the numbers are right."* A gap is an average over the posterior, not an
-#   error of any one number. Above, 0.3 nats went with a standard deviation a quarter off.
+# - *"The bound is close, so the numbers are right."* A gap is an average over $q$, not an error of
+#   any one number. Above, 0.3 nats went with a standard deviation a quarter off.
 # - *"MAP is the most probable answer, so it is in the middle."* It is the top of a density, which
 #   moves when the coordinates change.
 # - *"$\hat k$ is above 0.7, so the fit is bad."* Its draws cannot be

@@ -444,7 +444,8 @@ assert abs(lengths_long[-100:].mean() / lengths_long[200:300].mean() - 1) < 0.25
 # The first steps have nearly the length of the learning rate, 0.03; from step 200 on they have a
 # tenth of it, and shrink no further. Adam divides each coordinate's gradient by the root mean
 # square of its recent gradients. As long as these agree in sign the quotient is near ±1. Near the
-# top they are mostly noise, and the quotient is about signal over noise: small, but not zero.
+# top they are mostly noise. The numerator averages some ten gradients, in which the noise has not
+# cancelled, so the quotient stays at about a tenth, however long one waits.
 #
 # > **Predict, then run (2).** Is the gap of 44 nats the family's fault or the optimiser's? Go on
 # > for 200 steps with a learning rate ten times smaller. And climb once more from the start, with
@@ -486,8 +487,10 @@ assert last_length < 0.05 * lengths_long[-100:].mean()
 #
 # ## 5 The shortcut, and the verdict
 #
-# `pc.fit` runs the same loop, lowers the learning rate each time the bound stops rising, and ends
-# when a further rise is ruled out by the noise. `pc.diagnose` answers "may I use these numbers?".
+# For a guide of your own `pc.fit` runs the same loop, lowers the learning rate each time the bound
+# stops rising, and ends when a further rise is ruled out by the noise; that is its *stochastic
+# engine*. A family that it knows by name it fits without noise, by the *deterministic engine*: with
+# fixed draws, and L-BFGS in the place of Adam. `pc.diagnose` answers "may I use these numbers?".
 # Where the evidence is known, it reports the gap.
 
 # %%
@@ -556,10 +559,13 @@ assert 0.3 < each.mean() < 0.6
 # ### Three witnesses
 #
 # **Joint weights** $p(v,h)/q(h \mid v)$, all wines at once. Their k-hat estimates how heavy the
-# tail is; above 0.7 the draws cannot be reweighted. By algebra one wine's weights have the tail
-# index 0.49, and a product of independent such weights has the same. Yet the estimate climbs from
-# 0.5 for one wine to 3 for 178: the log weights of all wines add up, and no number of draws that
-# one can afford reaches the tail of the product. A large joint k-hat says "do not reweight 534
+# tail is; above 0.7 the draws cannot be reweighted. One wine's tail index is a matter of algebra:
+# scale its precision to a unit diagonal, as mean field has it; along the eigenvector of the
+# smallest eigenvalue $\lambda$ the log weight is $\tfrac12 (1 - \lambda) u^2$ with $u$ standard
+# normal, so the chance of a weight above $t$ falls like $t^{-1/(1-\lambda)}$. The index is $1 -
+# \lambda = 0.49$, and a product of independent such weights has the same. Yet the estimate climbs
+# from 0.5 for one wine to 3 for 178: the log weights of all wines add up, and no number of draws
+# that one can afford reaches the tail of the product. A large joint k-hat says "do not reweight 534
 # numbers at once". It does not say that one of them is wrong.
 #
 # **Weights of a row.** Given $\theta$ the wines are independent, so a wine's own weight is all that
@@ -1019,7 +1025,7 @@ assert abs(right([1, 2]) - 129) <= 4
 # %% [markdown]
 # ### Scoreboard and ledger
 #
-# Every recipe ends with these two tables. The *ledger* splits what was paid, in nats a row (here: a
+# Most recipes end with such tables. The *ledger* splits what was paid, in nats a row (here: a
 # wine): the **family gap** of the best $q$ of the family; the **amortisation gap**, if $q$ has to
 # come out of a network; the **optimiser gap** between that $q$ and the one we got; and the **price
 # in $\theta$**, what the model itself lost since $\theta$ was learnt under this $q$. A dash: not to

@@ -484,7 +484,7 @@ assert per_row["EM"].iloc[-1] < truth - 0.6
 #
 # `GaussianMixtureMAP` gives every flower to its likeliest component: $q$ is a point at
 # $h^* = \arg\max r$. $h$ is discrete, and a discrete point has entropy 0. So the bound holds (for a
-# continuous $h$ it does not: recipe 1, section 6), and
+# continuous $h$ it does not: recipe 1, section 7), and
 #
 # $$\mathcal L = \log p(v, h^*) = \log p(v) + \log p(h^* \mid v)
 # = \log p(v) - \sum_n \left(-\log \max_k r_{nk}\right).$$
@@ -775,7 +775,9 @@ assert slow_diagnosis.bad_rows
 # The gap is below 1 nat for 150 flowers, and it is the KL between the classifier and the exact
 # posterior: the *amortisation gap*. The classifier's probabilities are off by less than 0.01 on
 # average. For one to six flowers they are off by more than 0.05. That is why the verdict is not
-# "reliable"; `bad_rows` lists those flowers. For them, run the exact E step.
+# "reliable"; `bad_rows` lists those flowers. For them, run the exact E step. Where every state of a
+# discrete latent can be counted, *reweighting* means to draw by the exact probabilities of a row:
+# the joint k-hat does not enter.
 #
 # The network's learning rate was 0.01. `pc.fit` takes 0.03 by default for such a guide.
 #

@@ -905,8 +905,8 @@ assert of_codes["test", 100].max() < accuracy_test.loc["raw pixels", 100] - 0.02
 
 # %% [markdown]
 # With 898 digits the codes win over the pixels and the principal components. Much of that is not
-# the sparse prior's doing: random features that are just as little linear gain more than half of
-# it, and a radial kernel gains more. With 100 digits the codes lose, at every $\lambda$. "160 are
+# the sparse prior's doing: random features that are just as little linear gain a good part of it,
+# and a radial kernel gains more. With 100 digits the codes lose, at every $\lambda$. "160 are
 # many for 100 labels" is not the reason, since 160 random features do as well as the pixels do. The
 # sparser the codes, the more they lose; why, we have not found out.
 
@@ -933,8 +933,9 @@ assert diagnosis.khat > 1
 assert "short chains" in diagnosis.reasons[0]
 
 # %% [markdown]
-# The verdict on independent factors is "unreliable", for the two reasons that it prints: chains
-# move the sds by more than a fifth, and the weights have a k-hat far above 0.7. (The
+# The verdict on independent factors is "unreliable", for the reasons that it prints: chains, which
+# have not mixed, move means and sds by more than a fifth of an sd, and the weights have a k-hat far
+# above 0.7. (The
 # importance-weighted evidence is a lower bound in expectation; with such a k-hat it may still be
 # far below the truth.)
 #
@@ -1038,7 +1039,7 @@ assert mode_off.max() > 0.6
 #
 # The mode is off by a fraction of an sd for most codes; it is no average, and no bar is centred on
 # it. q's sds are nine tenths of the posterior's in the middle, two thirds at worst, and its means
-# are within half an sd. The refusal was right about the sds; the picture of $q$ would not have
+# are within half an sd. The refusal was right about both; the picture of $q$ would not have
 # misled by much. To know that took a sampler.
 #
 # </details>

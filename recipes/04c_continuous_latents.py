@@ -831,6 +831,7 @@ log_score = compared["log score (nats)"]
 p_at_mean = torch.sigmoid(design @ beta.mean(0)).numpy()
 assert (np.abs(p_bayes - 0.5) < np.abs(p_at_mean - 0.5) + 0.01).all()  # towards one half
 assert log_score.iloc[1] > log_score.iloc[0]
+assert beta.mean(0).norm() > newton.mode.norm()  # farther out
 gains = log_score.iloc[0] - log_score
 assert gains.iloc[3] > 2 * gains.iloc[2] > 0
 assert abs(gains.iloc[3] - gains.iloc[4]) < 0.02
@@ -848,8 +849,8 @@ assert prior_predictive(1.0)[1] < 0.5 * extreme
 # estimated effect and its standard error $s_j$, in points. The model of recipe 7, with the priors
 # that ArviZ's copy of it has:
 #
-# $$\mu \sim \mathcal N(0, 5), \quad \tau \sim \operatorname{HalfCauchy}(5), \quad
-# h_j \sim \mathcal N(\mu, \tau), \quad y_j \sim \mathcal N(h_j, s_j).$$
+# $$\mu \sim \mathcal N(0, 5^2), \quad \tau \sim \operatorname{HalfCauchy}(5), \quad
+# h_j \sim \mathcal N(\mu, \tau^2), \quad y_j \sim \mathcal N(h_j, s_j^2).$$
 #
 # Written like this it is *centred*. *Non-centred* it has the latents $\eta_j \sim \mathcal N(0, 1)$
 # and $h_j = \mu + \tau \eta_j$ (the site is called `theta`, as Rubin's are): the same joint

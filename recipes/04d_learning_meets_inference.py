@@ -450,10 +450,11 @@ assert size["θ mean field"] < 0.12
 # %% [markdown]
 # ## 4 Binary sparse coding
 #
-# In recipe 4a's model the image is a sum of atoms whose switches are on: $h_i$ ~
-# Bernoulli$(\sigma (b_i))$, v | h ~ N(Wh, scal$e^2$ I). There is no rotation to choose: switches
-# are 0 or 1. Overlapping atoms compete, so their switches are correlated given $v$, and nothing but
-# a change of $W$, $b$ or scale can remove that. With 6 atoms the evidence is a sum over 64 states.
+# In recipe 4a's model the image is a sum of atoms whose switches are on: $h_i \sim
+# \operatorname{Bernoulli}(\sigma(b_i))$ and $v \mid h \sim \mathcal N(Wh, s^2 I)$. There is no
+# rotation to choose: switches are 0 or 1. Overlapping atoms compete, so their switches are
+# correlated given $v$, and nothing but a change of $W$, $b$ or $s$ can remove that. With 6 atoms
+# the evidence is a sum over 64 states.
 #
 # The data: 200 images of 3 × 3 pixels, each bar (3 rows, 3 columns) on with probability 1/3, noise
 # of sd 0.6. The best factorised $q$ is found by coordinate ascent from ten starts for each image.
@@ -556,7 +557,7 @@ assert b.loc[0, "bars found"] < 0.7
 # <details><summary>Answer</summary>
 #
 # One that was learnt with mean field: those have small gaps, so their bounds are high for their
-# evidence. Every exactly learnt one is the better model, by some nats.
+# evidence. Every exactly learnt one has the higher evidence, by some nats.
 # </details>
 #
 #
@@ -677,10 +678,10 @@ assert 4 < best - tri_mf["evidence"] < 6
 assert tri_exact["gap"] - tri_mf["gap"] > best - tri_mf["evidence"]  # what it bought, and paid
 
 # %% [markdown]
-# Read the last two columns of the triangular wines together: mean field paid for a smaller family
-# gap with $\theta$. **What this recipe leaves open.** An encoder restricts $q$ once more, and
-# $\theta$ pays once more: recipe 5c measures it for the variational auto-encoder, recipe 5a for
-# wake-sleep, which does not climb one bound at all.
+# Read the first and the last column of the triangular wines together: mean field paid for a smaller
+# family gap with $\theta$. **What this recipe leaves open.** An encoder restricts $q$ once more,
+# and $\theta$ pays once more. Recipe 5b measures it for a point, recipe 5a for wake-sleep, which
+# does not climb one bound at all; for the variational auto-encoder (recipe 5c) it is not measured.
 #
 # ## Exercises
 #
@@ -694,5 +695,5 @@ assert tri_exact["gap"] - tri_mf["gap"] > best - tri_mf["evidence"]  # what it b
 #    How much of the price comes back? Is it a question of $\theta$, or of the basin it lies in?
 # 4. **Price and noise.** Repeat section 4 with noise of sd 0.3, 0.45 and 0.6. When is mean field
 #    free?
-# 5. **A richer $q^*^*$ (open). Split the six switches into pairs, and let $q$ be exact within each
+# 5. **A richer** $q$ (open). Split the six switches into pairs, and let $q$ be exact within each
 #    pair and independent between pairs. How much of the gap at $\theta_{\text{exact}}$ closes?

@@ -57,11 +57,11 @@ BLUE, ORANGE, GREEN, GREY = "C0", "C1", "C2", "0.47"
 # Each is given as a posterior is given: a log density with its constant missing,
 # $\log \tilde p(z) = \log p(z) + \log Z$ with $z = (z_1, z_2)$.
 #
-# - **Banana**: $z_1 \sim \mathcal N(0, 1)$, and $z_2 \mid z_1 \sim \mathcal N(z_1^2 - 1, \tfrac12)$
-#   (second arguments are standard deviations).
+# - **Banana**: $z_1 \sim \mathcal N(0, 1)$, and
+#   $z_2 \mid z_1 \sim \mathcal N(z_1^2 - 1, \tfrac14)$.
 # - **Two modes**: a mixture of two round normals of sd ½ at $\pm(2.2, 2.2)$, with weights 0.6
 #   and 0.4.
-# - **Funnel**: $z_1 \sim \mathcal N(0, 1)$, and $z_2 \mid z_1 \sim \mathcal N(0, e^{z_1})$.
+# - **Funnel**: $z_1 \sim \mathcal N(0, 1)$, and $z_2 \mid z_1 \sim \mathcal N(0, e^{2 z_1})$.
 # - **Kink**: a Gaussian likelihood with a Laplace prior, as in sparse coding:
 #   $-\tfrac32 (|z_1| + |z_2|) - \tfrac12 (z - a)^\top A\, (z - a)$.
 
@@ -325,7 +325,7 @@ for log_q, weight, sign in zip(ends.values(), (WEIGHT, 1 - WEIGHT), (1, -1), str
 # ## 3 Everything at once
 #
 # Four densities × three families × two divergences, and MAP and Laplace. MAP climbs to the highest
-# point (L-BFGS); Laplace takes the curvature there.
+# point that it finds from one start (Adam); Laplace takes the curvature there.
 
 
 # %%

@@ -328,18 +328,19 @@ assert zeros["PSD"] == 0
 #
 # ## 4 LISTA: unroll, then learn
 #
-# An iteration of ISTA (recipe 3, section 4) with L the largest eigenvalue of $W^\top W$ is
+# With the soft threshold $\operatorname{sh}_\kappa(z) = \operatorname{sign}(z)\max(|z| - \kappa,
+# 0)$ an iteration of ISTA (recipe 3, section 4), with L the largest eigenvalue of $W^\top W$, is
 #
 # $$h_t = \operatorname{sh}_{\lambda/(\beta L)}\Bigl(h_{t-1}
 # + \tfrac1L W^\top(v - b - W h_{t-1})\Bigr)
-# = \operatorname{sh}_\theta\bigl(E\,(v - b) + S\,h_{t-1}\bigr),$$
+# = \operatorname{sh}_\kappa\bigl(E\,(v - b) + S\,h_{t-1}\bigr),$$
 #
 # $$E = \tfrac1L W^\top, \qquad S = I - \tfrac1L W^\top W, \qquad
-# \theta = \tfrac{\lambda}{\beta L}.$$
+# \kappa = \tfrac{\lambda}{\beta L}.$$
 #
 # That is a layer: two matrices and a nonlinearity that cuts to 0. S is the inhibition between
-# atoms. Gregor and LeCun (2010) stop after T layers and *learn* E, S and θ. Bare, with one E, S
-# and θ for all layers as in their paper:
+# atoms. Gregor and LeCun (2010) stop after T layers and *learn* E, S and κ. Bare, with one E, S
+# and κ for all layers as in their paper:
 
 # %%
 L = float(torch.linalg.eigvalsh(W.mT @ W)[-1])
@@ -771,8 +772,7 @@ assert ledger["raised picture adds"]["PSD"] > 3
 
 # %% [markdown]
 # What this recipe leaves open: a point has no spread, and its bound is no bound on the evidence.
-# Recipe 5c lets the network give a whole distribution, and learns the model with it. The price in θ
-# of section 3 returns there.
+# Recipe 5c lets the network give a whole distribution, and learns the model with it.
 #
 # ## Exercises
 #

@@ -760,9 +760,10 @@ assert abs(ledger.iloc[3] - float(iw[1].mean())) < 0.05
 
 # %% [markdown]
 # Left open. The bound trains $\theta$ and the encoder together, so $\theta$ bends towards models
-# that the encoder can invert: recipe 4d measures that price where it can be measured. The gradient
-# needed a derivative through the draw; where $h$ is discrete there is none, and recipe 5a trains
-# encoders in other ways. Recipe 6 puts amortised inference beside NUTS on one axis of seconds.
+# that the encoder can invert. What that costs recipe 4d measures in models whose evidence is known;
+# here it is not. The gradient needed a derivative through the draw; where $h$ is discrete there is
+# none, and recipe 5a trains encoders in other ways. What optimisation and sampling cost in seconds:
+# recipe 6.
 #
 # ## Exercises
 #

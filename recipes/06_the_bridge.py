@@ -71,14 +71,14 @@ GREY = "0.47"
 # **Easy** and **correlated** are one model and one set of rows: Bayesian logistic regression, which
 # of 100 breast tumours are malignant (recipe 4c).
 #
-# $$a \sim \mathcal N(0, 5), \quad \beta_d \sim \mathcal N(0, 2.5), \quad
+# $$a \sim \mathcal N(0, 5^2), \quad \beta_d \sim \mathcal N(0, 2.5^2), \quad
 # y_n \sim \operatorname{Bernoulli}(\sigma(a + x_n^\top \beta)).$$
 #
 # Easy has three columns that say different things, correlated all ten, among which radius,
 # perimeter and area say nearly the same. **Funnel** is eight schools (recipes 4c and 7), centred:
 #
-# $$\mu \sim \mathcal N(0, 5), \quad \tau \sim \operatorname{HalfCauchy}(5), \quad
-# \theta_j \sim \mathcal N(\mu, \tau), \quad y_j \sim \mathcal N(\theta_j, \sigma_j).$$
+# $$\mu \sim \mathcal N(0, 5^2), \quad \tau \sim \operatorname{HalfCauchy}(5), \quad
+# \theta_j \sim \mathcal N(\mu, \tau^2), \quad y_j \sim \mathcal N(\theta_j, \sigma_j^2).$$
 
 # %%
 table = data.load("breast_cancer")
@@ -455,22 +455,23 @@ for problem in PROBLEMS:  # a sampler costs more than a Gaussian fit
 #
 # **Correlated.** Mean field has lost more than half of an sd. The families that keep correlations
 # (full rank, the whitened coordinates, the flow) are inside, and so is linear response with mean
-# field's own means. The control is the easy problem: the same model, prior and rows, with columns
-# that say different things.
+# field's own means. Low rank, here five common factors for eleven latents, is not. The control is
+# the easy problem: the same model, prior and rows, with columns that say different things.
 #
 # **Funnel.** No Gaussian in the model's own coordinates is inside, however many correlations it
-# has; nor is the flow. Mean field in other coordinates is inside: θ = μ + τη (recipe 7). NUTS walks
-# badly here, too: its draws are worth less than half of what they are worth on the easy problem.
+# has; nor is the flow. Mean field in other coordinates is inside or near it: θ = μ + τη (recipe 7).
+# NUTS walks badly here, too: its draws are worth less than half of what they are worth on the easy
+# problem.
 #
 # ### Chance, or the family?
 #
-# **Predict, then run (2).** Double the work of each: twice the draws for NUTS, twice the steps for
-# mean field. Which error falls?
+# **Predict, then run (2).** Give mean field other random numbers, and NUTS eight times the draws.
+# Which error changes?
 #
 # <details><summary>Answer</summary>
 #
-# An error of chance falls like $1/\sqrt{\text{draws}}$. Mean field has found the optimum of its
-# family: more steps change nothing.
+# NUTS's: an error of chance falls like $1/\sqrt{\text{draws}}$. Mean field has found the optimum of
+# its family, and finds it again.
 # </details>
 
 # %%

@@ -156,10 +156,10 @@ assert (y - 1.96 * se).max() < (y + 1.96 * se).min()
 # How much do the courses *really* differ? The usual model gives every school its own effect, the
 # hidden $h_j$, drawn from a common normal with mean $\mu$ and standard deviation $\tau$:
 #
-# $$\mu \sim \mathcal N(0, 10), \qquad \tau \sim \operatorname{Exponential}(\text{mean } 5), \qquad
-# h_j \sim \mathcal N(\mu, \tau), \qquad y_j \sim \mathcal N(h_j, s_j)$$
+# $$\mu \sim \mathcal N(0, 10^2), \qquad \tau \sim \operatorname{Exponential}(\text{mean } 5),
+# \qquad h_j \sim \mathcal N(\mu, \tau^2), \qquad y_j \sim \mathcal N(h_j, s_j^2).$$
 #
-# (second arguments are standard deviations). $\tau$ is the answer to the question. Written down
+# $\tau$ is the answer to the question. Written down
 # line by line, the formula is the program. This way of writing it is called *centred*: $h$ is drawn
 # around $\mu$.
 
@@ -255,11 +255,12 @@ assert fit.elbo.value > bound[2] - 0.3
 # *Joint* weights are those of all latents together. They judge the evidence and the reweighting of
 # everything at once, and they get worse with every latent, however good each one is: with hundreds
 # of rows a joint k-hat of 2 or 4 can go with means and sds that are right. *Row* weights are one
-# for each entry of a plate, and a row's numbers are judged by its own. Neither is asked for the
-# guide's own draws if the chains have forgotten their starts: then **the chains decide**, and k-hat
-# only says whether the draws may also be reweighted. That is why recipes 1, 4c and 4d have fits
-# with a joint k-hat above 0.7 that are called reliable. Here the chains have *not* mixed; what is
-# left is the weights, and they say no.
+# for each entry of a plate, and a row's numbers are judged by its own. *Global* weights are those
+# of the latents outside every plate, here $\mu$ and $\tau$, with the rows summed out. None is asked
+# for the guide's own draws if the chains have forgotten their starts: then **the chains decide**,
+# and k-hat only says whether the draws may also be reweighted. That is why recipes 1, 4c and 4d
+# have fits with a joint k-hat above 0.7 that are called reliable. Here the chains have *not* mixed;
+# what is left is the weights, and they say no.
 #
 # Where this verdict fails: a mode that no chain and no climb has found goes unnoticed; and a fit
 # whose error is near the limit (a quarter of an sd) can be called either way.
@@ -424,10 +425,10 @@ assert kl[0] > 12
 #
 # <details><summary>Answer</summary>
 #
-# There is nowhere to end. In each step $\log \tau$ falls by about 0.02: to
-# $4\,e^{-4} = 0.07$ after 200 steps, to $4\,e^{-8} = 0.001$ or a little more after 400. The log
-# density (of $\tau$ here, not of $\log \tau$: a point has no Jacobian) rises by up to
-# $8 \times 4 = 32$ nats in each 200 steps. A density is not a probability: there is less and less
+# There is nowhere to end. In each step $\log \tau$ falls by about 0.02: to about
+# $4\,e^{-4} = 0.07$ after 200 steps, and to a few thousandths after 400. The log density (of $\tau$
+# here, not of $\log \tau$: a point has no Jacobian) rises by about $8 \times 4 = 32$ nats in the
+# first 200 steps, and goes on. A density is not a probability: there is less and less
 # mass around the point.
 # </details>
 
@@ -533,8 +534,8 @@ plt.show()
 # ### Why the guide is so sure of $\tau$
 #
 # Mean field needs *one* width for $h - \mu$ at all $\tau$. Let $q$ have independent factors, with
-# $\log \tau \sim \mathcal N(\ell, \omega)$. The bound needs the mean of each school's factor, and
-# by independence $\mathbb E\,[(h_j - \mu)^2/\tau^2]$ is a product. With
+# $\log \tau \sim \mathcal N(\ell, \omega^2)$. The bound needs the mean of the log of each school's
+# factor, and by independence $\mathbb E\,[(h_j - \mu)^2/\tau^2]$ is a product. With
 # $Q = \sum_j \mathbb E\,(h_j - \mu)^2$, the terms of the bound that contain $\ell$ or $\omega$ are
 #
 # $$-8\,\ell \;-\; \tfrac12 Q\, e^{-2\ell + 2\omega^2} \;+\; \ell
@@ -900,8 +901,8 @@ print("verdict:", pc.diagnose(missed).verdict)
 print(f"mean {abs(missed_mean):.1f}, true mean 1.05")
 
 # %% [markdown]
-# No local method sees it, NUTS no more than this: what points at the needle is not in the density
-# near the hill. If you suspect such mass, start climbs there yourself.
+# No method that starts from what it has seen can find it, for nothing in the density near the hill
+# points at the needle. If you suspect such mass, start climbs there yourself.
 #
 # **A case that it refuses without need.** Two latents of correlation 0.65 in mean field: each sd
 # is $1 - \sqrt{1 - 0.65^2} = 24\%$ too small, just within what counts as accurate here (25%). The
@@ -1119,7 +1120,7 @@ assert abs(ledger.loc["non-centred, mean field", "family gap"] - 0.3 / 8) < 0.01
 # **What this recipe leaves open.** The verdict judges $q$ given the model. Whether a *restricted*
 # $q$ bends the model that is learnt with it is recipe 4d's question. Two-dimensional pictures of
 # where each divergence and each family goes wrong, this funnel among them, are recipe 5's. What
-# accuracy costs in seconds, for eight methods on three problems, is recipe 6's.
+# accuracy costs in seconds, for nine methods on three problems, is recipe 6's.
 #
 # ## Exercises
 #
