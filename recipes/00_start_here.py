@@ -32,7 +32,8 @@
 #
 # And the judgement behind them: an approximation spends accuracy to buy time, so it has to say how
 # much accuracy it spent. Here every answer is checked against an exact one, and every fit ends in a
-# verdict.
+# verdict. Where the text gives a range, or says "more than", the range is what a cell asserts: on
+# another machine the printed number may differ a little.
 
 # %%
 import matplotlib.pyplot as plt
@@ -124,8 +125,8 @@ assert 400**4 == 25_600e6
 # $$\mathcal L(q) = \mathbb E_q[\log p(v, h)] + \mathrm H(q)
 # = \log p(v) - \mathrm{KL}\big(q(h)\,\|\,p(h\mid v)\big)\ \le\ \log p(v).$$
 #
-# The left-hand side needs draws from $q$ and the model, no integral. The right-hand side says what
-# raising it does: $\log p(v)$ does not depend on $q$, so the divergence falls. In Pyro, $q$ is a
+# The first expression needs draws from $q$ and the model, no integral. The second says what raising
+# it does: $\log p(v)$ does not depend on $q$, so the divergence falls. In Pyro, $q$ is a
 # function as well, the **guide**: it samples the same sites. This one keeps $\alpha$ and $\beta$
 # independent, which is called **mean field**.
 
@@ -274,10 +275,11 @@ plt.show()
 # with rows, each row has weights of its own, and the global latents have theirs: small blocks, for
 # which weights work long after the weights of everything at once have stopped to.
 #
-# **Chains.** Many short Markov chains start at draws of $q$. If the draws were of the posterior,
-# the chains would leave them so. The verdict measures how far the chains carry each mean, in
-# posterior standard deviations, and each standard deviation. Up to 22% either way the fit is
-# *reliable*.
+# **Chains.** A Markov chain is a random walk; one of the kind used here, Hamiltonian Monte Carlo,
+# leaves the posterior as it is. Many short ones start at draws of $q$. If the draws were of the
+# posterior, so would be the chains' ends. The verdict measures how far the chains carry each mean,
+# in posterior standard deviations, and each standard deviation, in per cent. Up to 0.22 of a
+# standard deviation, and 22%, the fit is *reliable*.
 #
 # The chains say whether *the numbers* are right. The weights say whether draws can be *repaired*.
 # So a fit may have a $\hat k$ far above 0.7 and be reliable all the same: here full rank.
@@ -384,9 +386,9 @@ assert intervals["exact"][0] - apart > 0.03
 # | Why does raising a bound infer? What is the gap? | [1 Inference as optimisation][1] | 1 |
 # | How do I learn parameters? How many components? | [2 Expectation maximisation][2] | 2 |
 # | What does a point estimate leave out? How do I learn features? | [3 Sparse coding][3] | 3 |
-# | My posterior is correlated or a funnel: what then? | [4c Continuous latents][4c] | 4 |
 # | My latents are on or off: which gradient? | [4a Discrete latents][4a] | 4 |
 # | Why is the normal the default? | [4b Calculus of variations][4b] | 4 |
+# | My posterior is correlated or a funnel: what then? | [4c Continuous latents][4c] | 4 |
 # | What does a restricted $q$ do to what I learn? | [4d Learning meets inference][4d] | 4 |
 # | Which way round is the divergence? | [A laboratory in two dimensions][lab] | 1, 4 |
 # | Can a network learn to infer from dreams? | [5a Wake-sleep][5a] | 5 |

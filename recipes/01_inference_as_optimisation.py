@@ -14,7 +14,7 @@
 # # 1 · Inference as optimisation
 #
 # Chapter 19 of *Deep Learning* (Goodfellow, Bengio and Courville, 2016), section 19.1. Of the
-# book's five thoughts this recipe carries **thought 1**:
+# chapter's five thoughts this recipe carries **thought 1**:
 #
 # > **Inference can be written as maximising the evidence lower bound with respect to $q$.**
 #

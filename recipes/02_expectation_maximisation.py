@@ -14,7 +14,7 @@
 # # 2 · Expectation maximisation
 #
 # Chapter 19 of *Deep Learning* (Goodfellow, Bengio and Courville, 2016), section 19.2. Of the
-# book's five thoughts this recipe carries **thought 2**:
+# chapter's five thoughts this recipe carries **thought 2**:
 #
 # > **EM alternates an E step ($q$ := posterior under the current $\theta$) and an M step
 # > ($\theta := \arg\max \mathcal L$).**
@@ -163,7 +163,7 @@ print(source[: source.index('"""')] + "..." + source[source.rindex('"""') + 3 :]
 # a time.
 #
 # **E step: hold $\theta$, move $q$.** The left side does not contain $q$. So $\mathcal L$ is
-# largest where the KL is smallest, and it is 0 at $q := p(h \mid v; \theta)$. There
+# largest where the KL is smallest, and the KL is 0 at $q := p(h \mid v; \theta)$. There
 # $\mathcal L = \log p(v; \theta)$: **the bound touches**. By Bayes' rule
 #
 # $$q(h_n = k) = r_{nk} = \frac{\pi_k\, \mathcal N(v_n;\mu_k,\Sigma_k)}
@@ -602,7 +602,7 @@ assert (ends < -370).sum() >= 3
 #
 # In five starts a component shrank until the 1e-6 in the M step held it. The likelihood is
 # unbounded there: the density of a Gaussian on a few rows grows without limit as its sd goes to 0.
-# Start 238 even ends *above* the best regular optimum.
+# Start 238, which is not one of the sixty, even ends *above* the best regular optimum.
 
 # %%
 trap = gmm.em(v, 3, seed=238)
@@ -930,10 +930,11 @@ assert abs(lead_bound - 1.1) < 0.15
 assert kept[6] <= 4
 
 # %% [markdown]
-# $q$ covers one of $K!/(K - \text{kept})!$ equal copies of the posterior, which renumbering makes;
-# the log of their number belongs to the bound. With it $K = 2$ leads $K = 3$ by 1.1 nats: odds of
-# three to one if the two bounds fall equally short of their evidence. That is a hint, not a choice.
-# It agrees with BIC; the held-out flowers could not tell. With $K = 6$ at most four components are
+# $q$ covers one of $K!/(K - \text{kept})!$ equal copies of the posterior, which renumbering makes.
+# A mixture of copies of $q$ that do not overlap has the same energy, and more entropy by the log of
+# their number: that belongs to the bound. With it $K = 2$ leads $K = 3$ by 1.1 nats: odds of three
+# to one if the two bounds fall equally short of their evidence. That is a hint, not a choice. It
+# agrees with BIC; the held-out flowers could not tell. With $K = 6$ at most four components are
 # kept; the others are emptied. But local optima remain. The solution of $K = 2$, with four empty
 # components beside it, beats the best of these ten starts.
 

@@ -14,7 +14,7 @@
 # # 3 · MAP inference and sparse coding
 #
 # Chapter 19 of *Deep Learning* (Goodfellow, Bengio and Courville, 2016), section 19.3. Of the
-# book's five thoughts this recipe carries **thought 3**:
+# chapter's five thoughts this recipe carries **thought 3**:
 #
 # > **MAP inference is the same bound with a delta for $q$; with a sparse prior it yields sparse
 # > coding.**
@@ -324,7 +324,14 @@ assert np.diff(J_ista).max() < 1e-9
 # to be of the order $1/i^2$ at most, ISTA's of $1/i$.
 #
 # When to stop? The problem has a dual: for any $u$ with $|\beta W_k^\top u| \le \lambda$ for all
-# $k$, the number $\beta u^\top (v - b) - \tfrac\beta2 \lVert u \rVert^2$ is at most $\min J$. The
+# $k$, the number $\beta u^\top (v - b) - \tfrac\beta2 \lVert u \rVert^2$ is at most $\min J$, since
+# for every $h$
+#
+# $$J(h) - \Bigl(\beta u^\top (v - b) - \tfrac\beta2 \lVert u \rVert^2\Bigr)
+# = \tfrac\beta2 \lVert v - b - W h - u \rVert^2
+# + \sum_k \bigl(\lambda |h_k| - \beta h_k W_k^\top u\bigr) \ge 0.$$
+#
+# The
 # residual $v - b - W h$, shrunk until it satisfies the constraints, is such a $u$. $J(h)$ minus
 # that number is the *duality gap*: **a certificate of how far above its minimum $J(h)$ can be at
 # most**. `fista.fista` stops each row by its own gap.

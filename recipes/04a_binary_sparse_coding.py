@@ -255,7 +255,7 @@ assert inhibition[:4, :4].abs().max() == inhibition[4:, 4:].abs().max() == 0
 # $$\hat h_i = \sigma\Big(b_i + \beta v^\top W_{:i} - \tfrac12 \beta W_{:i}^\top W_{:i}
 # - \beta \sum_{j \ne i} W_{:j}^\top W_{:i}\, \hat h_j\Big),$$
 #
-# which is equation 19.44 of the book. The second derivative by $\hat h_i$ is
+# which is equation 19.44 of *Deep Learning*. The second derivative by $\hat h_i$ is
 # $-1/\hat h_i - 1/(1 - \hat h_i) < 0$. So, with the others held, the equation gives *the maximum*
 # over $\hat h_i$. **Unit after unit, the bound can never fall.** Here is the formula by hand,
 # beside the library's.
@@ -521,7 +521,7 @@ assert evidence - exactly > 800
 # %% [markdown]
 # ## 8 The variance of the gradient
 #
-# In the score function, $f(h)$ multiplies the gradient. It holds the whole log joint, some −15 nats
+# In the score function, $f(h)$ multiplies the gradient. It holds the whole log joint, tens of nats
 # an image, though only its *differences* between states say where to go. Subtract a *baseline* that
 # does not depend on $h$. Since $\mathbb E_q[\nabla \log q] = 0$, the mean stays:
 #
@@ -918,7 +918,7 @@ plt.show()
 # 1797 handwritten digits, 8 × 8 pixels, 1 where the ink is above half and 0 elsewhere; 36 atoms. (A
 # normal likelihood for pixels that are 0 or 1 is wrong as a model of ink; it is kept for the sake
 # of the algebra. Recipe 5c compares likelihoods.) $2^{36}$ states are out of reach, so there is no
-# exact evidence here. Mean field costs 36² a row.
+# exact evidence here. A sweep of mean field costs 36² multiplications a row.
 
 # %%
 digits = datasets.load_digits()

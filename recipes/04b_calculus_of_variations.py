@@ -14,7 +14,7 @@
 # # 4b · Calculus of variations
 #
 # Chapter 19 of *Deep Learning* (Goodfellow, Bengio and Courville, 2016), section 19.4.2. Of the
-# book's five thoughts this recipe carries **thought 4**:
+# chapter's five thoughts this recipe carries **thought 4**:
 #
 # > **Restricting $q$ makes the bound tractable, for discrete and for continuous latents, by
 # > fixed-point equations or by gradients.**

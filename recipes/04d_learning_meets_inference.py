@@ -551,7 +551,7 @@ assert b.loc[0, "bars found"] < 0.7
 # ## 5 A better bound need not be a better model
 #
 # **Predict, then run (3).** Twenty $\theta$ from section 4. Somebody who can compute only the
-# mean-field bound picks the one with the highest. Which kind does he pick, and is it the best
+# mean-field bound picks the one with the highest. Which kind do they pick, and is it the best
 # model?
 #
 # <details><summary>Answer</summary>

@@ -162,7 +162,7 @@ for name, sd in (("banana", (1, 1.5)), ("two modes", (mixture_sd,) * 2), ("funne
 # $$\mathrm{KL}(q \,\|\, p) = \int q \log \frac qp, \qquad
 #   \mathrm{KL}(p \,\|\, q) = \int p \log \frac pq.$$
 #
-# Both are at least 0, and 0 only if q = p. They differ in who holds the pen:
+# Both are at least 0, and 0 only if q = p. They differ in whose draws the average is over:
 #
 # $$\underbrace{\mathbb E_q[\log \tilde p(z) - \log q(z)]}_{\mathcal L(q)} = \log Z -
 # \mathrm{KL}(q \,\|\, p), \qquad
@@ -513,8 +513,8 @@ for name, plane in planes.items():
 #   two modes with independent normals.
 #
 # So neither is "too narrow" or "too wide" as such. One has the widths of what it covers, the other
-# those of the whole. (In one dimension of freedom more, as for the sum of two correlated latents,
-# KL(q‖p) can also be too wide: exercise 1.)
+# those of the whole. (What is computed *from* the latents is another matter: the sum of two
+# negatively correlated ones comes out too wide under KL(q‖p). See exercise 1.)
 #
 # ### The widths on paper
 #
@@ -573,7 +573,7 @@ for name, (mean, sd) in paper.items():
 # ## 5 Points: MAP and Laplace
 #
 # The funnel's highest point is at $z_1 = -1$ (the derivative of $-\frac12 z_1^2 - z_1$ is zero
-# there), one sd below the mean: up in the neck the density is high and the space is small. Laplace
+# there), one sd below the mean: in the neck the density is high and there is little space. Laplace
 # is built around that point, with $e^{-1} = 0.37$ for the sd of $z_2$ in place of 2.72.
 #
 # **Predict, then run (3).** The kink. Laplace's covariance is $-H^{-1}$ at the mode, where $z_2 =
@@ -786,7 +786,7 @@ assert gaps["full rank"] < 0.6 * gaps["mean field"]
 # %% [markdown]
 # For the banana, the modes and the funnel **a full covariance buys nothing**: the best full-rank
 # normal has the gap of the best independent one. Their difficulty is no tilt. For the kink, where
-# the coefficients are correlated, it takes 40% off.
+# $z_1$ and $z_2$ are correlated, it takes more than 40% off.
 
 # %%
 board = {}

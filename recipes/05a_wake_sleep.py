@@ -300,27 +300,28 @@ assert np.ptp(ideal["exact posterior"]) < 1e-3
 #
 # ## 4 All methods: two numbers for each draw
 #
-# Draw $h_1 \dots h_K$ from q for a row (K is now the number of draws, *particles*). Every method
-# moves
+# Draw $h_1 \dots h_S$ from q for a row (S draws, *particles*). Every method moves
 #
-# $$\theta \text{ along } \sum_k a_k \nabla_\theta \log p(v, h_k), \qquad
-# \phi \text{ along } \sum_k c_k \nabla_\phi \log q(h_k \mid v).$$
+# $$\theta \text{ along } \sum_s a_s \nabla_\theta \log p(v, h_s), \qquad
+# \phi \text{ along } \sum_s \alpha_s \nabla_\phi \log q(h_s \mid v).$$
 #
-# | method | $a_k$ | $c_k$ |
+# | method | $a_s$ | $\alpha_s$ |
 # |---|---|---|
-# | wake-sleep | $1/K$ | dreams instead |
-# | its θ with weights: reweighted sleep | $\hat w_k$ | dreams instead |
-# | reweighted wake-sleep (Bornschein and Bengio, 2015) | $\hat w_k$ | $\hat w_k$ |
-# | importance-weighted (Burda et al., 2016) | $\hat w_k$ | $\hat L - \hat L_{-k} - \hat w_k$ |
-# | score function, `Trace_ELBO` | $1/K$ | $(\log w_k - \text{baseline})/K$ |
+# | wake-sleep | $1/S$ | dreams instead |
+# | its θ with weights: reweighted sleep | $\hat w_s$ | dreams instead |
+# | reweighted wake-sleep (Bornschein and Bengio, 2015) | $\hat w_s$ | $\hat w_s$ |
+# | importance-weighted (Burda et al., 2016) | $\hat w_s$ | $\hat L - \hat L_{-s} - \hat w_s$ |
+# | score function, `Trace_ELBO` | $1/S$ | $(\log w_s - \text{baseline})/S$ |
 #
-# $\hat w_k = w_k / \sum_j w_j$ are importance weights: draws that explain the row count. They
+# $\hat w_s = w_s / \sum_j w_j$ are importance weights: draws that explain the row count. They
 # estimate $\nabla_\theta \log p(v)$ itself and, for φ, $-\nabla_\phi \mathrm{KL}(p\,\|\,q)$ **on
-# the data**: the sleep phase's divergence, without dreams, with a bias that fades like 1/K. And
-# $\hat L = \log \tfrac1K \sum_k w_k$ is the importance-weighted bound. It is a lower bound on log
-# p(v) that rises with K. Its score-function gradient needs a baseline for each draw: VIMCO (Mnih
-# and Rezende, 2016) takes $\hat L_{-k}$, the bound with $w_k$ replaced by the geometric mean of
-# the other weights.
+# the data**: the sleep phase's divergence, without dreams, with a bias that fades like 1/S. And
+# $\hat L = \log \tfrac1S \sum_s w_s$ is the importance-weighted bound, a lower bound on log p(v)
+# that rises with S. Its derivative by $\log w_s$ is $\hat w_s$, and $\log w_s$ holds
+# $-\log q(h_s \mid v)$: that is the $-\hat w_s$. But the draws depend on φ, too, and that part is
+# the score function's, with $\hat L$ for a reward and a baseline for each draw: VIMCO (Mnih and
+# Rezende, 2016) takes $\hat L_{-s}$, the bound with $w_s$ replaced by the geometric mean of the
+# other weights.
 #
 # The library has them as Pyro ELBOs. Why not Pyro's own? `RenyiELBO` at α = 0 is the
 # importance-weighted bound for guides that can be reparametrised; the guide of a discrete latent
@@ -707,10 +708,11 @@ assert test_log_p.min() > alone + 4
 #
 # ## 8 Scoreboard and ledger
 #
-# For the bars, in nats a row. The *price in θ* is the log p(v) of the truth less that of the
-# learnt θ. The gap KL(q ‖ p) splits in three: the *family* gap is left when every row has its own
-# best product; the *amortisation* gap is what a linear network adds, trained on the exact bound;
-# the *optimiser* gap is what the method's own φ adds to that.
+# For the bars, in nats a row. The *price in θ* is here the log p(v) of the θ that made the rows
+# less that of the learnt θ (recipe 4d compares with the best θ instead). The gap KL(q ‖ p) splits
+# in three: the *family* gap is left when every row has its own best product; the *amortisation* gap
+# is what a linear network adds, trained on the exact bound; the *optimiser* gap is what the
+# method's own φ adds to that.
 
 
 # %%
@@ -795,7 +797,7 @@ assert all(found.bad_rows for found in verdicts.values())  # a probability off b
 #
 # Solutions are in `recipes/solutions/05a_wake_sleep.ipynb`.
 #
-# 1. **Two rules.** Show that for K = 2 draws the weights are
+# 1. **Two rules.** Show that for S = 2 draws the weights are
 #    $\hat w_1 = \sigma(\log w_1 - \log w_2)$. What becomes of reweighted wake-sleep when q is the
 #    exact posterior? Check with `rules.coefficients`.
 # 2. **Early dreams.** How far are the dreams of an untrained model from data? Hold θ at the start

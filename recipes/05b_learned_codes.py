@@ -156,7 +156,8 @@ assert float(rows["new"].std()) > 1.5 * float(other.std())
 # $$\min_\phi\ \frac1N \sum_n J\bigl(f_\phi(v_n); v_n\bigr).$$
 #
 # No row has parameters of its own: mini-batches will do, and rows never seen have a code. The
-# price is the **amortisation gap**: one f has to serve all rows, and the mean excess is that gap.
+# price is the **amortisation gap**: one f has to serve all rows. The mean excess is that gap, and
+# what the training has not found (exercise 1).
 #
 # Model and guide in bare Pyro, with the encoder of PSD, $f(v) = g \circ \tanh(F v + c)$:
 

@@ -18,8 +18,9 @@
 #
 # > **A network can learn to do the optimisation in one pass: amortised inference, the VAE.**
 #
-# Recipes 1 to 4 fitted a $q$ to each row. Here one network, the *encoder*, reads a row and gives
-# its $q$; a second one, the *decoder*, is the model; both climb the same bound. After it you can
+# The recipes before fitted a $q$ to each row, and now and then a small network beside it. Here the
+# network is the matter: the *encoder* reads a row and gives its $q$; a second one, the *decoder*,
+# is the model; both climb the same bound. After it you can
 #
 # - write a VAE in Pyro in twelve lines, and check it against an exact answer;
 # - predict at which noise a latent *collapses*, and see it happen there;
@@ -453,7 +454,8 @@ assert (np.diff(by_enc) < 0).all()
 assert by_thirty > 100 * by_encoder
 
 # %% [markdown]
-# Nearly all of what the bound lacks is amortisation: about half a nat, while the family lacks less
+# Nearly all of what the bound lacks is amortisation, and what early stopping has left of it: about
+# half a nat, while the family lacks less
 # than 0.11 (an upper bound: the better of two starts, after 100 steps). Thirty steps from the
 # encoder's values take more than 60% of the amortisation gap. From the prior, the encoder's bound
 # is passed only between ten and thirty steps, and thirty steps cost more than a hundred times one
@@ -603,7 +605,9 @@ assert abs(reached["Bernoulli mixture"] - reached["auto-encoder, bernoulli"]) < 
 # networks the beta-binomial likelihood is worth more than 25 nats: every Gaussian here is behind 64
 # histograms that know of no other pixel, and the beta-binomial auto-encoder is more than 20 nats
 # ahead of them. On the ink alone, a mixture of Bernoulli templates is level with the auto-encoder
-# to half a nat. All are bounds, but none rises by a nat from 100 draws to 1000. **The likelihood
+# to half a nat. Those of the models with continuous latents are bounds, but none rises by a nat
+# from
+# 100 draws to 1000. **The likelihood
 # mattered more than the depth.**
 #
 # ## 8 The encoder as a feature extractor
@@ -769,11 +773,12 @@ assert abs(ledger.iloc[3] - float(iw[1].mean())) < 0.05
 #
 # Solutions are in `recipes/solutions/05c_variational_autoencoder.ipynb`.
 #
-# 1. **The rate.** Check the KL of section 1 against a numerical integral. 2. **Water-filling.**
-# Show that the drawn code of the best linear model leaves the error $\min(\lambda_k, \sigma^2)$
-# along axis $k$, and check it on the wines. 3. **A weight on the rate.** Put a weight $\beta$ on
-# the KL. At which $\beta$ do the networks of section 2 collapse, if $\sigma$ is half its threshold?
+# 1. **The rate.** Check the KL of section 1 against a numerical integral.
+# 2. **Water-filling.** Show that the drawn code of the best linear model leaves the error
+#    $\min(\lambda_k, \sigma^2)$ along axis $k$, and check it on the wines.
+# 3. **A weight on the rate.** Put a weight $\beta$ on the KL. At which $\beta$ do the networks of
+#    section 2 collapse, if $\sigma$ is half its threshold?
 # 4. **How many draws.** Suppose a row's log weights are normal with variance $\tau^2$. How many
-# draws does the importance-weighted bound need? What does that say of section 4? 5. **A full
-# covariance** (open). Let the encoder give a Cholesky factor. How much of the family's share goes,
-# and does the amortisation gap grow?
+#    draws does the importance-weighted bound need? What does that say of section 4?
+# 5. **A full covariance** (open). Let the encoder give a Cholesky factor. How much of the family's
+#    share goes, and does the amortisation gap grow?

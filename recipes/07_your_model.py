@@ -825,9 +825,9 @@ plt.show()
 # - The **richer family does not repair it**: full rank in the centred coordinates stays unreliable,
 #   with an sd that is off by more than 40%.
 # - The **right coordinates do**: both non-centred fits are accepted, with means within 0.3 sd and
-#   sds within 35% of NUTS, whose own are good to some 5%. What is left is a share of 0.3 nats that
-#   full rank does not win back. It cannot: in the posterior $\log \tau$ is skewed (its third
-#   standardised moment is below $-1$), and no normal is.
+#   sds within 35% of NUTS. A gap of 0.3 nats is left, of which full rank wins back a part. The rest
+#   it cannot: in the posterior $\log \tau$ is skewed (its third standardised moment is below $-1$),
+#   and no normal is.
 
 # %% tags=["checks"]
 centre = float(weight @ log_tau)
@@ -1132,7 +1132,7 @@ assert abs(ledger.loc["non-centred, mean field", "family gap"] - 0.3 / 8) < 0.01
 #    schools repeated 2 and 5 times, and compare the guide's sd of $\log \tau$ with your formula.
 # 3. **A forgotten Jacobian.** Someone non-centres by hand and writes $p(h \mid \mu, \tau)$ with
 #    $h = \mu + \tau\eta$ in place of $p(\eta)$: the factor $\tau^8$ is missing. Which prior of
-#    $\tau$ has he used in truth? Is it proper? Write it with `pyro.factor` and see what the fit
+#    $\tau$ have they used in truth? Is it proper? Write it with `pyro.factor` and see what the fit
 #    does.
 # 4. **Open: heavy tails.** Let $h$ have Student's t with 4 degrees of freedom in place of the
 #    normal. Does the advice suffice this time? If not, go down the list of section 10 until a
