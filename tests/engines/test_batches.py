@@ -291,3 +291,24 @@ def test_a_scale_has_to_be_right_to_a_millionth(error, refused):
         return
     with pytest.raises(ValueError, match=r"site 'y' of the model has scale 4\.004 on 5 of 20 rows"):
         check_scale(batch, guide, 20)
+
+
+def test_an_observation_outside_of_every_plate_needs_the_scale_too():
+    def model(y, num_obs=None):
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(h, 1.0).expand(y.shape).to_event(1), obs=y)
+
+    def guide(y, num_obs=None):
+        pyro.sample("h", dist.Normal(0.0, 1.0))
+
+    program = take_rows(Program(model, (torch.zeros(6),)), torch.arange(3), 6)
+    with pytest.raises(ValueError, match="site 'y' of the model has scale 1 on 3 of 6 rows"):
+        check_scale(program, guide, 6)
+
+
+@pytest.mark.parametrize("length", [5, 7])
+def test_tensors_of_another_length_are_passed_on(length):
+    other = torch.zeros(length)
+    taken = take_rows(Program(None, (torch.zeros(6), other)), torch.arange(3), 6)
+    assert taken.args[1] is other
+    assert taken.args[0].shape == (3,)

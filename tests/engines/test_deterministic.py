@@ -14,7 +14,7 @@ from pyro.distributions import constraints
 import pyro_cookbook as pc
 from pyro_cookbook.engines import bound as deterministic
 from pyro_cookbook.engines.bound import GAUSSIAN, make, maximise
-from pyro_cookbook.engines.climbing import Centre, look
+from pyro_cookbook.engines.climbing import Centre, Guard, look
 from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
@@ -296,3 +296,57 @@ def test_every_mode_is_reported_with_its_mass():
 
 
 HILLS = ((0.3, -1.0, 0.05), (0.7, 1.0, 0.1))
+
+
+def test_the_best_whitened_mean_field_has_no_error_though_its_coordinates_are_not_round():
+    """What is left between the coordinates no member of the family can mend."""
+    covariance = 0.8 ** np.abs(np.subtract.outer(range(4), range(4)))
+    density = UnconstrainedDensity(Program(normal(np.zeros(4), covariance)))
+    root = some_centre(4, 1, dense=True).coordinates.root
+    centre = Centre(Coordinates(np.zeros(4), root), -10.0, 0.0, True, np.ones(4), 0)
+    family = make("whitened_mean_field", centre)
+    inward = np.linalg.solve(root, np.linalg.solve(root, covariance).T)
+    parameters = np.concatenate([np.zeros(4), np.log(mean_field_variances(inward)) / 2])
+    error, _ = deterministic._error(density, family, parameters, 64, seed=0)
+    assert error < 1e-9
+
+
+def test_a_low_rank_fit_does_not_stop_at_its_start_though_its_sds_are_right_there():
+    """Of independent factors: the sds of a mean field are stationary, its zero loadings are not."""
+    dim = 12
+    covariance = np.eye(dim) + 0.3
+    scale = mean_field_variances(covariance) ** 0.5
+    density = UnconstrainedDensity(Program(normal(np.zeros(dim), covariance)))
+    centre = Centre(Coordinates(np.zeros(dim), scale), -10.0, 0.0, True, np.ones(dim), 0)
+    start = make("low_rank", centre)
+    error, _ = deterministic._error(density, start, start.start, 128, seed=0)
+    assert error < deterministic.TOLERANCE  # or the test shows nothing
+    q = maximise(density, "low_rank", centre, seed=0, max_steps=2000).gaussian
+    assert gaussian_kl(q.loc, q.covariance(), np.zeros(dim), covariance) < 1e-2
+
+
+def test_all_rounds_together_take_no_more_than_max_steps(monkeypatch):
+    def poisson(y):
+        rate = pyro.sample("rate", dist.Normal(torch.zeros(2).to(y), 3.0).to_event(1))
+        mean = (rate[..., 0] * y + rate[..., 1]).exp()
+        pyro.sample("y", dist.Poisson(mean).to_event(1), obs=y**2)
+
+    density = UnconstrainedDensity(Program(poisson, (torch.arange(3.0, dtype=torch.float64),)))
+    centre = Centre(Coordinates(np.zeros(2), np.ones(2)), -10.0, 1.0, True, np.ones(2), 0)
+    monkeypatch.setattr(deterministic, "TOLERANCE", 1e-4)
+    monkeypatch.setattr(deterministic, "MAX_DRAWS", 64)
+    first = maximise(density, "mean_field", centre, seed=0, max_steps=5000)
+    monkeypatch.setattr(deterministic, "MAX_DRAWS", 1024)
+    most = len(first.losses) + 1  # one is left to the second round
+    outcome = maximise(density, "mean_field", centre, seed=0, max_steps=most)
+    assert len(outcome.losses) == most
+    assert not outcome.converged
+
+
+def test_a_value_whose_gradient_is_no_number_is_walled_off():
+    guard, best = Guard(), np.array([1.0, 2.0])
+    assert guard(best, 5.0, np.ones(2))[0] == 5.0
+    value, gradient = guard(best + 1, 3.0, np.array([0.0, np.nan]))
+    assert value > 5.0
+    np.testing.assert_array_equal(gradient, [1.0, 1.0])  # back to the best point
+    np.testing.assert_array_equal(guard.x, best)

@@ -1,18 +1,24 @@
 """The stopping rule knows the noise: it is neither fooled by it nor blind behind it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from scipy import stats
 from scipy.stats import binom
+from torch import nn
 
 import pyro_cookbook as pc
 from pyro_cookbook.engines.choosing import Stochastic
-from pyro_cookbook.engines.stopping import Trend, fall, trend
-from pyro_cookbook.engines.svi import DECAY, SVI
+from pyro_cookbook.engines.stochastic import _redraw, run_starts
+from pyro_cookbook.engines.stopping import NUM_BATCHES, Trend, fall, trend
+from pyro_cookbook.engines.svi import DECAY, MIN_FIRST, SVI, NonFiniteELBO
 from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.state.isolation import isolated
 
 NUM_SERIES, NUM_STEPS = 200, 2000
 
@@ -155,3 +161,144 @@ def test_a_fit_whose_elbo_ended_below_its_best_has_not_converged(end):
     run._consider_stopping()
     assert run.converged == (end == 0.0)
     assert ("below its best, at step" in run.reason) == (end > 0)
+
+
+def test_rise_and_error_are_those_of_a_regression_on_batch_means():
+    losses = np.random.default_rng(7).standard_normal(400)
+    line = stats.linregress(np.arange(NUM_BATCHES), -losses.reshape(NUM_BATCHES, -1).mean(1))
+    found = trend(losses)
+    assert found.rise == pytest.approx(NUM_BATCHES / 2 * line.slope, rel=1e-9)
+    assert found.se == pytest.approx(NUM_BATCHES / 2 * line.stderr, rel=1e-9)
+
+
+def test_a_fall_names_the_step_at_which_the_best_block_ends():
+    losses = np.concatenate([np.full(30, 9.0), np.full(200, 5.0), np.zeros(100), np.full(100, 3.0)])
+    found = fall(losses)
+    assert (found.nats, found.se, found.step) == (3.0, 0.0, 330)
+
+
+def test_a_later_stage_has_its_own_learning_rate():
+    run = SVI(Program(None), Program(None), Stochastic(Trace_ELBO(), 0.03, 10_000, 1.0))
+    run.optimizer = SimpleNamespace(param_groups=[{"lr": 0.03}])
+    for stage in range(1, len(DECAY)):
+        run.losses += [0.0] * MIN_FIRST
+        run._consider_stopping()
+        assert run.stage == stage
+        assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.03 * DECAY[stage])
+
+
+class Stops:
+    """A guide that is interrupted once it has drawn, when it is told to be."""
+
+    def __init__(self):
+        self.now = False
+
+    def __call__(self):
+        loc = pyro.param("loc", lambda: torch.zeros(()))
+        pyro.sample("h", dist.Normal(loc, 1.0))
+        if self.now:
+            raise KeyboardInterrupt
+
+
+def prior():
+    pyro.sample("h", dist.Normal(3.0, 1.0))
+
+
+def test_a_step_that_was_interrupted_is_taken_again_with_the_same_random_numbers():
+    guide = Stops()
+    run = SVI(Program(prior), Program(guide), Stochastic(Trace_ELBO(), 0.03, 1000, 1.0))
+    with isolated(0):
+        run.prepare()
+        run.step()
+        before, guide.now = torch.get_rng_state(), True
+        with pytest.raises(KeyboardInterrupt):
+            run.step()
+        assert not torch.equal(torch.get_rng_state(), before)  # it had begun to draw
+    assert torch.equal(run.state_dict()["rng"], before)
+
+
+class Memory:
+    def __init__(self):
+        self.starts = {}
+
+    def save(self, start, state):
+        pass
+
+
+def test_every_start_has_a_seed_of_its_own():
+    options = {"elbo": Trace_ELBO(), "lr": 0.03, "max_steps": 60, "tol": 1.0}
+
+    def losses(seed, num_starts):
+        both = Stochastic(**options, num_starts=num_starts)
+        ends = run_starts(
+            Program(prior), "mean_field", both, seed=seed, memory=Memory(), progress=False
+        )
+        return [end.losses for end in ends]
+
+    first, second = losses(5, 2)
+    assert first == losses(5, 1)[0]
+    assert second == losses(6, 1)[0]
+    assert first != second
+
+
+def test_every_part_that_can_be_redrawn_is():
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    assert _redraw(net)
+    assert net[0].weight.abs().min() > 0
+    assert net[2].weight.abs().min() > 0
+    assert not _redraw(nn.Sequential(nn.Tanh()))
+
+
+def test_the_trend_of_the_first_stage_is_saved():
+    rose = trend(np.linspace(5, 0, 400))
+    with isolated(0):
+        first, second = (
+            SVI(Program(prior), Program(Stops()), Stochastic(Trace_ELBO(), 0.03, 1000, 1.0))
+            for _ in range(2)
+        )
+        first.prepare()
+        second.prepare()
+        first.rose = rose
+        second.load_state_dict(first.state_dict())
+    assert second.rose == rose
+
+
+def test_where_the_bound_is_no_number_the_parameters_are_the_last_good_ones():
+    height = torch.zeros(())
+
+    def model():
+        prior()
+        pyro.factor("height", height)
+
+    run = SVI(Program(model), Program(Stops()), Stochastic(Trace_ELBO(), 0.03, 1000, 1.0))
+    with isolated(0):
+        run.prepare()
+        for _ in range(5):
+            run.step()
+        assert float(run.params["loc"].detach()) != 0
+        height.fill_(-torch.inf)
+        with pytest.raises(NonFiniteELBO, match="at step 5, at site 'height'"):
+            run.step()
+    assert float(run.params["loc"].detach()) == 0  # kept every hundred steps: those of the first
+
+
+def test_an_epoch_begins_with_the_first_step():
+    """The estimate that finds the parameters has taken a mini-batch of its own."""
+
+    def by_rows(y, num_obs=None):
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", num_obs or len(y), subsample_size=len(y)):
+            pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+    def guide(y, num_obs=None):
+        Stops()()
+
+    options = Stochastic(Trace_ELBO(), 0.03, 1000, 1.0, batch_size=4)
+    run = SVI(Program(by_rows, (torch.arange(12.0),)), Program(guide), options)
+    with isolated(0):
+        run.prepare()
+        epochs = [torch.cat([run._next().args[0] for _ in range(3)]).tolist() for _ in range(2)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2

@@ -251,3 +251,15 @@ def test_the_number_of_chains_falls_with_the_cost_of_a_run(gaussian):
     assert num_chains(gaussian) == 76  # 2e8 / (52 · 5) / 10,000
     gaussian.scalars = 30_000
     assert num_chains(gaussian) == 0
+
+
+def test_memory_is_the_correlation_of_where_chains_began_and_ended():
+    def model():
+        pyro.sample("h", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
+
+    starts = np.random.default_rng(0).standard_normal((64, 2))
+    chains = run_chains(UnconstrainedDensity(Program(model)), starts, seed=0)
+    number = chains.draws.shape[1]
+    for d in range(2):
+        expected = np.corrcoef(starts[:number, d], chains.draws[-1][:, d])[0, 1]
+        np.testing.assert_allclose(chains.memory[d], expected, atol=1e-12)

@@ -1,5 +1,7 @@
 """Chains from a fit's draws: they reach the exact posterior, and say so only where they have."""
 
+from types import SimpleNamespace
+
 import arviz as az
 import numpy as np
 import pyro
@@ -10,6 +12,7 @@ from arviz_stats.base.array import array_stats
 
 import pyro_cookbook as pc
 from pyro_cookbook.posterior.refining import agreement as limits
+from pyro_cookbook.posterior.refining import refine as refining
 from pyro_cookbook.posterior.refining.agreement import (
     MAX_RHAT,
     MAX_TAIL,
@@ -362,3 +365,13 @@ def test_nuts_in_the_place_of_a_guide_is_judged_by_the_same_rules(monkeypatch):
     short = refine_by_nuts(fit, num_draws=20, num_warmup=20)
     assert not short.converged
     assert "effective draws" in " ".join(short.refinements[-1].reasons)
+
+
+def test_a_fit_that_has_not_converged_is_never_better(monkeypatch):
+    fit = pc.fit(centred, "mean_field", torch.tensor([28.0, 8.0, -3.0], dtype=torch.float64))
+    assert fit.converged
+    higher = SimpleNamespace(value=fit.elbo.value + 1)
+    for converged in (False, True):
+        other = SimpleNamespace(converged=converged, elbo=higher)
+        monkeypatch.setattr(refining, "fit_again", lambda *args, other=other, **options: other)
+        assert (refining.better_centred(fit) is other) == converged

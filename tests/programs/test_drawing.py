@@ -24,8 +24,8 @@ from pyro_cookbook.algorithms.gaussian_mixture.variational_bayes import fit_vari
 from pyro_cookbook.programs import drawing as draws
 from pyro_cookbook.programs.density import log_density as densities
 from pyro_cookbook.programs.density.log_density import log_density
-from pyro_cookbook.programs.drawing import Draws, draw
-from pyro_cookbook.programs.predictive import predictive
+from pyro_cookbook.programs.drawing import Draws, draw, has_moving_support
+from pyro_cookbook.programs.predictive import derived_values, predictive
 from pyro_cookbook.programs.program import Program
 
 X = torch.linspace(-1, 1, 60).reshape(20, 3)
@@ -315,3 +315,75 @@ def test_a_computed_value_inside_a_plate_stays_computed():
     new = predictive(Program(model, (s, torch.zeros(8))), latents, 6)
     assert new["y"].shape == (6, 8)
     assert torch.equal(new["theta"], torch.full((6, 8), 5.0))
+
+
+def test_draws_that_are_coupled_in_few_places_are_not_taken_at_once():
+    """Only in the tail, which the draws that are repeated one at a time seldom reach."""
+
+    def coupled():
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        b = torch.where(a > 2.0, a.mean(), 0.0)  # the mean over all draws, or of one
+        pyro.sample("b", dist.Normal(b, 0.1))
+
+    drawn = draw(Program(coupled), 400)
+    assert not (drawn.values["a"][:3] > 2.0).any()  # or the test shows nothing
+    far = drawn.values["a"] > 2.0
+    own = dist.Normal(torch.where(far, drawn.values["a"], 0.0), 0.1).log_prob(drawn.values["b"])
+    torch.testing.assert_close(drawn.log_prob["b"], own)
+    assert not drawn.vectorised
+
+
+def test_a_support_moves_inside_to_event_too():
+    def model(high):
+        top = pyro.sample("top", dist.LogNormal(0.0, 1.0)) if high is None else high
+        pyro.sample("y", dist.Uniform(0.0, top).expand([3]).to_event(1), obs=torch.ones(3))
+
+    assert has_moving_support(Program(model, (None,)), "y")
+    assert not has_moving_support(Program(model, (2.0,)), "y")
+
+
+def test_rows_that_no_plate_declares_are_predicted_one_by_one():
+    def model(y):
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+    rows = predictive(Program(model, (torch.zeros(7),)), {"h": torch.zeros(50)}, 50)["y"]
+    assert rows.shape == (50, 7)
+    assert rows.unique().numel() == 350
+
+
+def test_computed_values_are_computed_in_double_precision():
+    """Single precision has steps of 0.06 at a million."""
+
+    def model(y):
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        pyro.deterministic("shifted", (h + y) - y)
+
+    h = torch.linspace(-1, 1, 11)
+    found = derived_values(Program(model, (torch.full((2,), 1e6),)), {"h": h})["shifted"]
+    torch.testing.assert_close(found, h[:, None].expand(11, 2), rtol=1e-6, atol=1e-6)
+    assert found.dtype == torch.float32
+
+
+def test_a_category_without_mass_and_without_counts_costs_nothing():
+    """0 · −∞ is 0 there, as it is in torch."""
+    logits, counts = torch.tensor([0.0, 0.5, -torch.inf]), torch.tensor([3.0, 1.0, 0.0])
+
+    def model():
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Multinomial(4, logits=logits + h), obs=counts)
+
+    found = log_density(Program(model), {"h": torch.tensor([0.0, 2.0])})["y"]
+    exact = dist.Multinomial(4, logits=logits.double()).log_prob(counts.double())
+    torch.testing.assert_close(found.double(), exact.expand(2), rtol=1e-6, atol=1e-6)
+
+
+def test_a_draw_at_which_a_matrix_is_singular_has_no_density():
+    def model():
+        h = pyro.sample("h", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+        root = torch.linalg.cholesky(torch.eye(2, dtype=torch.float64) * h)
+        pyro.factor("volume", root.diagonal().log().sum())
+
+    values = {"h": torch.tensor([1.0, -1.0, 4.0], dtype=torch.float64)}
+    found = log_density(Program(model), values)["volume"]
+    torch.testing.assert_close(found, found.new_tensor([0.0, -torch.inf, torch.tensor(4.0).log()]))

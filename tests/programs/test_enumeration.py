@@ -230,3 +230,38 @@ def test_the_elbo_of_a_guide_without_the_discrete_site_is_that_of_the_sum():
     for seed in range(3):
         elbo = pc.as_fit(model, guide, Y, seed=seed).elbo
         assert abs(elbo.value - exact) < 4 * elbo.se < 0.2
+
+
+def test_sites_of_one_sum_that_are_scaled_differently_are_refused():
+    """The scale stands outside of the sum: there is one, or there is none."""
+
+    def model():
+        w = pyro.sample("w", dist.Beta(Y.new_tensor(2.0), 2.0))
+        with pyro.plate("row", 4, dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(w))
+            with poutine.scale(scale=3.0):
+                pyro.sample("y", dist.Normal(2 * z, 0.7), obs=Y)
+
+    with pytest.raises(ValueError, match=r"could not be summed out .*'z', 'y' are scaled diff"):
+        log_density(Program(model), {"w": Y.new_tensor([0.3])})
+
+
+def test_a_masked_latent_that_depends_on_the_sum_does_not_count():
+    seen = Y < 3
+
+    def model():
+        w = pyro.sample("w", dist.Beta(Y.new_tensor(2.0), 2.0))
+        with pyro.plate("row", 4, dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(w))
+            with poutine.mask(mask=seen):
+                h = pyro.sample("h", dist.Normal(2 * z, 0.5))
+            pyro.sample("y", dist.Normal(h, 1.0), obs=Y)
+
+    w, h = Y.new_tensor([0.3]), Y.new_tensor([[0.1, 1.8, -0.7, 2.2]])
+    found = log_density(Program(model), {"w": w, "h": h})
+    parts = [
+        share.log() + dist.Normal(2.0 * k, 0.5).log_prob(h) for k, share in ((0, 1 - w), (1, w))
+    ]
+    expected = torch.where(seen, torch.logaddexp(*parts), 0.0)
+    torch.testing.assert_close(found["h"], expected)
+    torch.testing.assert_close(found["y"], dist.Normal(h, 1.0).log_prob(Y))

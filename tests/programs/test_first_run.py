@@ -11,8 +11,9 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import pyro_cookbook as pc
-from pyro_cookbook.programs.checks import check_names, first_run, tree_name
+from pyro_cookbook.programs.checks import check_names, first_run, same_sites, tree_name
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
+from pyro_cookbook.programs.observing import as_tensor
 from pyro_cookbook.programs.program import Program
 
 N = 40
@@ -210,3 +211,50 @@ def test_a_support_that_stays_is():
 
     with pytest.raises(ValueError, match=r"site 'y': observation \[\d+\] \(-.*\) is outside"):
         first_run(Program(model, (Y,)))
+
+
+def test_arrays_stay_arrays_where_tensors_would_give_another_density():
+    """The sd of an array divides by n, that of a tensor by n − 1."""
+
+    def model(y):
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(h, float(y.std())), obs=y)
+
+    y = np.array([0.0, 1.0, 4.0], dtype=np.float32)
+    assert first_run(Program(model, (y,))).args[0] is y
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
+def test_whole_numbers_without_sign_are_tensors_that_one_can_compute_with(dtype):
+    tensor = as_tensor(np.arange(3, dtype=dtype))
+    assert tensor.dtype == (torch.uint8 if dtype is np.uint8 else torch.int64)
+    assert tensor.tolist() == [0, 1, 2]
+
+
+def test_a_guide_needs_num_obs_for_mini_batches_too():
+    def model(y, num_obs=None):
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", num_obs or len(y), subsample_size=len(y)):
+            pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+    def guide(y):
+        pyro.sample("h", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="batch_size: the guide takes no num_obs"):
+        first_run(Program(model, (torch.zeros(6),)), guide=guide, batch_size=3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_two_rows_need_a_plate_and_one_does_not(rows):
+    def guide():
+        pyro.sample("h", dist.Normal(torch.zeros(rows), 1.0))
+
+    def model():
+        pyro.sample("h", dist.Normal(torch.zeros(rows), 1.0).to_event(1))
+
+    if rows == 1:
+        same_sites(Program(model), Program(guide))
+    else:
+        with pytest.raises(ValueError, match=f"guide: site 'h' has {rows} rows in no plate"):
+            same_sites(Program(model), Program(guide))

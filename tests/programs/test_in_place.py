@@ -283,3 +283,14 @@ def test_ranges_and_loaders_can_be_read_again():
     loader = torch.utils.data.DataLoader(torch.arange(3))
     refuse_iterators(Program(standardising, (range(3),)))
     refuse_iterators(Program(standardising, (loader,)))
+
+
+def test_a_change_of_the_dtype_alone_is_a_change():
+    def model(y):
+        y.data = y.data.double()
+
+    program = Program(model, (torch.ones(3),))
+    trial = copy_data(program)
+    trial()
+    with pytest.raises(ValueError, match=r"changes its argument 'y' in place; .* y\.clone\(\)"):
+        refuse_in_place(program, trial)

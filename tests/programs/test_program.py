@@ -1,13 +1,16 @@
 """A program shows its sites by one run, keeps them, and takes no random numbers for it."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import nn
 from pyro.distributions import constraints
 
 from pyro_cookbook.programs import drawing
 from pyro_cookbook.programs.density.log_density import chunk_size, over_draws
+from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.program import Program
 
@@ -160,3 +163,22 @@ def test_densities_that_write_into_tensors_are_followed_and_the_same(density):
         alone = torch.stack([density(one)["x"] for one in values])
     assert obstacle == ""
     torch.testing.assert_close(found["x"], alone)
+
+
+class Steep(nn.PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.b = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self):
+        h = pyro.sample("h", dist.Normal(0.0, 1.0))
+        pyro.factor("slope", self.b * h)
+
+
+def test_a_density_made_before_training_is_not_that_of_the_trained_program():
+    program, z = Program(Steep()), np.array([[2.0]])
+    before = unconstrained_density(program).value(z)
+    with torch.no_grad():
+        program.function.b.fill_(5.0)
+    after = unconstrained_density(program.keeping({})).value(z)
+    np.testing.assert_allclose(after - before, 8.0, rtol=1e-12)

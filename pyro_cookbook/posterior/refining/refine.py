@@ -75,12 +75,12 @@ def refine(
     Notes
     -----
     Sites that can be non-centred are, where that gives the fit a higher bound. Chains are accepted
-    if, for every latent and derived scalar, nested R-hat is below 1.01 and there are 400 effective
-    draws of the mean and of the square, whose tail index has to be below 0.7; and if equipartition
-    holds, E[−(z − E z) ∂ log p/∂z] = 1 for each coordinate, which looks at the density where the
-    chains are, and so needs no chain to have moved. Where a fit has found several modes, chains
-    start in each of them: chains that do not pass between them never agree. A mode that nothing
-    has found is not seen.
+    if nested R-hat is below 1.01 for every latent and derived scalar and for the log density; if
+    there are 400 effective draws of each scalar's mean and square, whose tail index has to be below
+    0.7; and if equipartition holds, E[−(z − E z) ∂ log p/∂z] = 1 for each coordinate, which looks
+    at the density where the chains are, and so needs no chain to have moved. Where a fit has found
+    several modes, chains start in each of them: chains that do not pass between them never agree. A
+    mode that nothing has found is not seen.
 
     References
     ----------
