@@ -659,7 +659,7 @@ assert gap["funnel"]["full rank"] > 2 * gap["funnel"]["mean field, non-centred"]
 #
 # - Nothing here is amortised: each posterior is of one table, and its latents belong to no row.
 #   What an encoder buys and costs is in **5a** and **5c**.
-# - Three problems are no study: `benchmarks/verdict` has 71 models, and how often the verdict is
+# - Three problems are no study: `benchmarks/verdict` has 86 models, and how often the verdict is
 #   right.
 # - Several modes (**5**), and models of your own (**7**).
 #
