@@ -40,7 +40,7 @@ class NonFiniteELBO(ArithmeticError):
     table : pandas.DataFrame
         Log density of every site in the model and in the guide.
     fit : Fit or None
-        The fit with the last good parameters, not converged.
+        The fit with the parameters of the last copy before, at most 99 steps old; not converged.
 
     Examples
     --------
@@ -60,8 +60,8 @@ class NonFiniteELBO(ArithmeticError):
     def __init__(self, step: int, site: str, table: "pd.DataFrame") -> None:
         where = f"at site {site!r}" if site else "in the gradient only"
         super().__init__(
-            f"the ELBO is not finite at step {step}, {where}; the parameters kept are those of the"
-            " last good step. See .table for every site's log density."
+            f"the ELBO is not finite at step {step}, {where}; the parameters kept are those after"
+            f" {step - step % CHECK_EVERY} steps. See .table for every site's log density."
         )
         self.step, self.site, self.table = step, site, table
         self.fit: Any = None
@@ -119,7 +119,7 @@ class SVI:
         Raises
         ------
         NonFiniteELBO
-            With the parameters set back to the last good ones.
+            With the parameters set back to those of the last copy.
         """
         with pyro.validation_enabled(False):
             while not self.reason:

@@ -111,7 +111,7 @@ def fit(
     Raises
     ------
     NonFiniteELBO
-        Naming the step and the site; its ``.fit`` holds the last good parameters.
+        Naming the step and the site; its ``.fit`` holds the parameters of at most 99 steps before.
     ValueError
         If an argument is not as above, or the model cannot be fitted, in one line.
 
