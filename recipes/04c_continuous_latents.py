@@ -594,7 +594,7 @@ sds = pd.DataFrame(sd, index=["intercept", *names])
 sds = sds[["NUTS", "mean field", "mean field + linear response", "full rank"]]
 share = sds.div(sds["NUTS"], axis=0)
 by_size = share.loc[["radius", "perimeter", "area"], "mean field"]
-sds.round(2)
+sds.round(1)
 
 # %% tags=["checks"]
 assert (share["mean field"] < 0.85).all()

@@ -203,7 +203,9 @@ def test_discrete_latents_are_refused(iris):
 
 @pytest.mark.parametrize(("name", "least"), [("num_draws", 4), ("num_chains", 1)])
 def test_bad_options_are_named(fit, name, least):
-    with pytest.raises(ValueError, match=f"{name}: got {least - 1}, expected at least {least}"):
+    with pytest.raises(
+        ValueError, match=f"{name}: got {least - 1}, expected a whole number of at least {least}"
+    ):
         pc.sample(fit, **{name: least - 1})
 
 
