@@ -62,7 +62,8 @@ class Graphs:
                 value, gradient = graph(z)
         except torch.linalg.LinAlgError:  # at some of the vectors: one by one shows which
             return None
-        return value, gradient
+        # In older versions of torch a singular matrix gives no error in a graph, but NaN.
+        return None if bool(value.isnan().any()) else (value, gradient)
 
     def _trace(self, z: Tensor) -> Any:
         from torch.fx.experimental.proxy_tensor import make_fx
