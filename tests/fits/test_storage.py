@@ -36,11 +36,11 @@ def draws(fit):
     ("recipe", "guide"), [(r.name, g) for r in catalogue.RECIPES for g in r.guides]
 )
 def test_every_fit_of_the_catalogue_comes_back(recipe, guide, tmp_path, monkeypatch):
-    monkeypatch.setattr(variational_autoencoder, "_NUM_STEPS", 450)
+    monkeypatch.setattr(variational_autoencoder, "_NUM_STEPS", 60)
     entry = catalogue.recipe(recipe)
-    rows = entry.rows(data.load(entry.data))
+    rows = entry.rows(data.load(entry.data))[:200]
     prepared = entry.guides[guide].prepare(rows, entry.size, 0)
-    prepared.options["max_steps"] = 450
+    prepared.options["max_steps"] = 60  # any fit will do: what is compared is what comes back
     fit = prepared.fit()
     pc.save(fit, tmp_path / "fit.pt")
     again = pc.load(tmp_path / "fit.pt")
