@@ -15,6 +15,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_cookbook.programs.density.folding import fold_constants
 from pyro_cookbook.programs.density.log_density import batchable, first_line
 
 # So many shapes have a graph.
@@ -86,9 +87,7 @@ class Graphs:
         except Exception as error:  # operators without a trace
             self.obstacle = first_line(error)
             return None
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        self._kept[z.shape] = graph
+        self._kept[z.shape] = fold_constants(graph)
         return graph
 
 
@@ -130,7 +129,7 @@ def graph_of_one(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pyro.validation_enabled(False):
-                graph = make_fx(both)(torch.zeros(dim, dtype=dtype))
+                graph = fold_constants(make_fx(both)(torch.zeros(dim, dtype=dtype)))
 
         def run(z: Tensor) -> Both:
             gradient, value = graph(z.to(dtype))
