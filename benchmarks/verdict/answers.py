@@ -1,6 +1,6 @@
 """How often does `infer` answer, is the answer right, and how long does it take?
 
-    python benchmarks/verdict/answers.py [--models NAME …] [--budget SECONDS] [--seed N]
+    python benchmarks/verdict/answers.py [--held-out] [--models NAME …] [--budget SECONDS] …
 
 Asks for every model of the zoo and compares the numbers with the known answer. Writes answers.csv
 (a row for each model) and answers.md beside this file. An answer is wrong if a mean is off by more
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from study import MAX_SHIFT, MAX_STRETCH, known_models, truth
 from tqdm import tqdm
-from zoo import ZOO
+from zoo import MODELS
 
 import pyro_cookbook as pc
 
@@ -29,7 +29,7 @@ def one(name: str, budget: float, seed: int) -> dict:
     """Ask for one model."""
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    entry = ZOO[name]
+    entry = MODELS[name]
     started = time.perf_counter()
     nothing = {"rung": "", "shift": np.nan, "stretch": np.nan, "where": ""}
     row = {"model": name, "kind": entry.kind, **nothing}
@@ -95,16 +95,20 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--held-out", action="store_true", help="the models that came later")
+    parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    names = chosen.models or known_models()
+    out = chosen.out or (HERE / "held_out" if chosen.held_out else HERE)
+    out.mkdir(parents=True, exist_ok=True)
+    names = chosen.models or known_models(chosen.held_out)
     rows = []
     with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(one, name, chosen.budget, chosen.seed) for name in names]
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="model"):
             rows.append(job.result())
             table = pd.DataFrame(rows).sort_values("model")
-            table.to_csv(HERE / "answers.csv", index=False, float_format="%.4g")
-    (HERE / "answers.md").write_text(summary(table), encoding="utf-8")
+            table.to_csv(out / "answers.csv", index=False, float_format="%.4g")
+    (out / "answers.md").write_text(summary(table), encoding="utf-8")
     print(summary(table))
 
 

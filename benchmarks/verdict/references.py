@@ -14,7 +14,7 @@ import arviz as az
 import numpy as np
 import pandas as pd
 import torch
-from zoo import ZOO, Entry
+from zoo import MODELS, Entry
 
 import pyro_cookbook as pc
 
@@ -22,7 +22,15 @@ HERE = Path(__file__).parent
 FILE = HERE / "references.csv"
 NUM_DRAWS, NUM_WARMUP, NUM_CHAINS = 1000, 300, 4
 # Posteriors whose corners need short steps.
-CAREFUL = {"horseshoe": 0.98, "crossed_effects": 0.9, "stochastic_volatility": 0.9}
+CAREFUL = {
+    "horseshoe": 0.98,
+    "crossed_effects": 0.9,
+    "stochastic_volatility": 0.9,
+    "volatility_centred": 0.95,
+    "ordered_logit_groups": 0.9,
+    "bradley_terry": 0.9,
+    "regularised_horseshoe": 0.98,
+}
 
 # A tail so rare that its weight in the sd needs many more draws.
 LONG = {"one_compartment": 6000}
@@ -57,11 +65,13 @@ def reference(entry: Entry) -> pd.DataFrame:
 def main(names: list[str]) -> None:
     torch.set_default_dtype(torch.float64)
     done = pd.read_csv(FILE) if FILE.exists() else pd.DataFrame({"model": []})
-    missing = [e.name for e in ZOO.values() if e.exact is None and e.name not in set(done["model"])]
+    missing = [
+        e.name for e in MODELS.values() if e.exact is None and e.name not in set(done["model"])
+    ]
     for name in names or missing:
         started = time.perf_counter()
         try:
-            table = reference(ZOO[name])
+            table = reference(MODELS[name])
         except Exception as error:
             print(f"{name:28s} FAILED {type(error).__name__}: {error}", flush=True)
             continue

@@ -1,6 +1,6 @@
 """How often is the verdict right? Models with known posteriors × families × seeds.
 
-    python benchmarks/verdict/study.py [--models NAME …] [--families NAME …] [--seeds N] [--add]
+    python benchmarks/verdict/study.py [--held-out] [--models NAME …] [--families NAME …] …
 
 Fits every model of the zoo with every family, asks for the verdict, and compares the numbers that
 the verdict speaks of with the known answer. Writes results.csv (a row for each fit), summary.md and
@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
-from zoo import ZOO
+from zoo import HELD_OUT, MODELS, ZOO
 
 import pyro_cookbook as pc
 
@@ -44,7 +44,7 @@ KHAT, MEASURED = 0.7, 0.22
 
 def truth(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Known means and sds, site by site."""
-    exact = ZOO[name].exact
+    exact = MODELS[name].exact
     if exact is not None:
         return {site: (np.ravel(m), np.ravel(s)) for site, (m, s) in exact().items()}
     table = pd.read_csv(HERE / "references.csv")
@@ -85,7 +85,7 @@ def one(name: str, family: str, seed: int) -> dict:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    entry, known = ZOO[name], truth(name)
+    entry, known = MODELS[name], truth(name)
     row = {"model": name, "kind": entry.kind, "family": family, "seed": seed}
     started = time.perf_counter()
     try:
@@ -247,15 +247,16 @@ def figure(results: pd.DataFrame, path: Path) -> None:
     fig.savefig(path, dpi=130)
 
 
-def known_models() -> list[str]:
+def known_models(held_out: bool = False) -> list[str]:
     """Models with an exact answer or a reference run."""
     sampled = set(pd.read_csv(HERE / "references.csv")["model"])
-    return [name for name, entry in ZOO.items() if entry.exact is not None or name in sampled]
+    models = HELD_OUT if held_out else ZOO
+    return [name for name, entry in models.items() if entry.exact is not None or name in sampled]
 
 
 def jobs(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
     for seed in range(args.seeds):
-        for name in args.models or known_models():
+        for name in args.models or known_models(args.held_out):
             for family in args.families or FAMILIES:
                 yield name, family, seed
 
@@ -266,8 +267,10 @@ def main() -> None:
     parser.add_argument("--families", nargs="*")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--add", action="store_true", help="keep the fits in results.csv")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--held-out", action="store_true", help="the models that came later")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    args.out = args.out or (HERE / "held_out" if args.held_out else HERE)
     args.out.mkdir(parents=True, exist_ok=True)
     part = args.out / "results.part.csv"
     kept = part if part.exists() or not args.add else args.out / "results.csv"
