@@ -324,7 +324,7 @@ assert np.allclose(at_optimum, true_entropy, atol=1e-8)
 # At the exact normal every single draw gives the entropy, 1.5269: $q$ is the normalised
 # $e^{\lambda^\top T}$, and the ratio is constant, as in recipe 1.
 #
-# The library's program has the house's form, with a row for each wine, so that `fit` and `diagnose`
+# The library's program has a plate with a row for each wine, so that `fit` and `diagnose`
 # can run it: t are averages over the wines, and row n has $\lambda^\top(T(h_n) - T(v_n))$. All rows
 # have the same $q$, so its bound is 178 times the one above; for the entropy one row would do.
 

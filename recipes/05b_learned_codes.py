@@ -461,9 +461,10 @@ assert abs(by_codes["excess"][1] / by_J["excess"][1] - 1) < 0.1
 
 # %% [markdown]
 # On new patches: with one layer the two losses give the same; with more, training on J gives the
-# lower J, and no worse a code. arXiv:2509.01331 says that only the first reaches ISTA's solution.
-# Our networks of four layers reach nobody's solution, but the order is the same. And J needs no
-# teacher: the cell above spent FISTA on all 8,000 training patches first.
+# lower J, and no worse a code. A study of unfolded ISTA (arXiv:2509.01331) finds that only the
+# first reaches ISTA's solution. Our networks of four layers reach nobody's solution, but the order
+# is the same. And J needs no teacher: the cell above spent FISTA on all 8,000 training patches
+# first.
 #
 # ## 6 A handful of numbers
 #
@@ -724,7 +725,7 @@ plt.show()
 assert cost["PSD"][0] < min(cost["LISTA"][-1], cost["learned steps"][-1])
 
 # %% [markdown]
-# ## 10 The house's way, and its verdict
+# ## 10 By `pc.fit`, and its verdict
 #
 # `pc.fit` trains a guide in mini-batches, keeps the best parameters, and stops by itself.
 

@@ -361,7 +361,7 @@ shown.round(1)
 
 # %% [markdown]
 # Errors are the largest over all latents: of a mean in true posterior sds, of an sd as a share.
-# *Accepted* is the house's verdict "reliable" (for the reweighted row "reliable after reweighting"
+# *Accepted* is the verdict "reliable" as drawn (for the reweighted row "reliable after reweighting"
 # counts too); for NUTS it is R-hat below 1.05, an ESS above 100 and no divergence. What is missing
 # has refused to answer: Laplace has no mode to stand on in the funnel, and weights with a k-hat
 # above 0.7 are not used.
@@ -422,7 +422,8 @@ legend(fig)
 plt.show()
 
 # %% [markdown]
-# The pale band is an error of at most 0.25, the house's limit. The black line is NUTS after 20, 40,
+# The pale band is an error of at most 0.25, what this cookbook calls accurate. The black line is
+# NUTS after 20, 40,
 # 80 and 160 draws a chain.
 
 # %% tags=["checks"]
