@@ -30,6 +30,8 @@ CAREFUL = {
     "ordered_logit_groups": 0.9,
     "bradley_terry": 0.9,
     "regularised_horseshoe": 0.98,
+    "blocker_trials": 0.9,
+    "seeds_overdispersed": 0.9,
 }
 
 # A tail so rare that its weight in the sd needs many more draws.

@@ -100,7 +100,7 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     plot = az.plot_ppc_dist(
         xr.DataTree.from_dict(groups),
         var_names=[name],
-        num_samples=40,
+        num_samples=25,
         group="posterior_predictive",
         figure_kwargs={"figsize": (9.0 if size else 7.0, height), "layout": "constrained"},
         **panels,

@@ -1,0 +1,126 @@
+"""Seconds from a cold process to numbers that may be used, beside NumPyro's NUTS.
+
+    python benchmarks/speed/answers/run.py --peers PYTHON [--runs 5] [MODEL …]
+
+PYTHON is an interpreter that has numpyro. Each answer is a process of its own, timed from its
+start to its end, imports and compilation included: `pc.infer` with its defaults, and NUTS with
+four chains of 1,000 draws after 1,000 of warm-up. Runs are interleaved. Their means and sds are
+compared with the known ones of `benchmarks/verdict`: "error" is the largest, of a mean in sds or of
+an sd as a share. Writes results.md beside this file.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "verdict"))
+
+import torch  # noqa: E402
+
+torch.set_default_dtype(torch.float64)
+
+from study import truth  # noqa: E402
+from zoo import MODELS  # noqa: E402
+
+NAMES = (
+    "logistic", "poisson", "negative_binomial", "robust_t", "weibull_censored", "rasch",
+    "gp_hyperparameters", "local_level", "radon_centred", "pumps", "batting", "varying_slopes",
+    "logistic_120_groups",
+)  # fmt: skip
+MAX_SHIFT, MAX_STRETCH = 0.1, 0.1
+INTRODUCTION = """\
+Each answer is a process of its own, timed from its start to its end, imports and compilation
+included: `pc.infer` with its defaults, and NumPyro's NUTS with four chains of 1,000 draws after
+1,000 of warm-up, one after the other, as it does by default on a processor. "Error" is the largest
+over all latent scalars, of means in posterior sds and of sds as a share, against exact answers or
+long runs; bold if both are at most a tenth. Written by `run.py`, run by run in turn."""
+
+
+def run(python: str, script: str, name: str, file: Path) -> tuple[float, dict]:
+    """Run one process; give its seconds and what it printed."""
+    command = [python, str(HERE / script), name, str(file)]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    return seconds, json.loads(done.stdout.splitlines()[-1])
+
+
+def errors(found: dict, known: dict) -> tuple[float, float]:
+    """Largest error of a mean, in sds, and of an sd, as a share."""
+    shift = stretch = 0.0
+    for site, (mean, sd) in known.items():
+        if site not in found["mean"]:
+            continue
+        varies = sd > 1e-9 * np.maximum(1e-300, np.abs(mean))
+        shift = max(
+            shift, (np.abs(np.array(found["mean"][site]) - mean)[varies] / sd[varies]).max()
+        )
+        stretch = max(stretch, np.abs(np.array(found["std"][site])[varies] / sd[varies] - 1).max())
+    return float(shift), float(stretch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=NAMES)
+    parser.add_argument("--peers", required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    sides = {"ours": (sys.executable, "ours.py"), "NumPyro": (chosen.peers, "with_numpyro.py")}
+    lines = [
+        "# Seconds from a cold process to an answer",
+        "",
+        INTRODUCTION,
+        "",
+        f"{platform.machine()}, {os.cpu_count()} cores, medians of {chosen.runs}"
+        " (smallest to largest).",
+        "",
+        "| model | `pc.infer`, s | rung | error | NumPyro NUTS, s | error | times faster |",
+        "|---|--:|---|--:|--:|--:|--:|",
+    ]
+    ahead, header = 0, len(lines)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in chosen.models:
+            file, known = Path(folder) / f"{name}.npz", truth(name)
+            np.savez(file, *[value.numpy() for value in MODELS[name].data()])
+            seconds: dict[str, list[float]] = {side: [] for side in sides}
+            found: dict[str, dict] = {}
+            for _ in range(chosen.runs):
+                for side, (python, script) in sides.items():
+                    spent, found[side] = run(python, script, name, file)
+                    seconds[side].append(spent)
+            cells, median = {}, {side: statistics.median(s) for side, s in seconds.items()}
+            for side, spent in seconds.items():
+                shift, stretch = errors(found[side], known)
+                good = shift <= MAX_SHIFT and stretch <= MAX_STRETCH
+                error = f"{shift:.2f}, {stretch:.0%}"
+                cells[side] = (
+                    f"{median[side]:.1f} ({min(spent):.1f} to {max(spent):.1f})",
+                    f"**{error}**" if good else error,
+                )
+            ratio = median["NumPyro"] / median["ours"]
+            ahead += ratio > 1
+            lines.append(
+                f"| {name} | {cells['ours'][0]} | {found['ours']['rung']} | {cells['ours'][1]} |"
+                f" {cells['NumPyro'][0]} | {cells['NumPyro'][1]} | {ratio:.1f} |"
+            )
+            print(lines[-1], flush=True)
+            text = "\n".join([*lines, "", f"Ahead on {ahead} of {len(lines) - header}."]) + "\n"
+            (HERE / "results.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
