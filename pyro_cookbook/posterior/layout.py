@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_cookbook.programs.arguments import holders, named_arguments
-from pyro_cookbook.programs.checks import tree_name
+from pyro_cookbook.programs.checks import dimension_name, tree_name
 from pyro_cookbook.programs.observing import GIVEN
 from pyro_cookbook.programs.program import Program, Site
 
@@ -167,7 +167,8 @@ class Layout:
         if len(given) == len(shape):
             return given
         if site is not None:  # a site without data may be of fewer dimensions than with them
-            plates = [tree_name(plate) for plate in site.plates if len(shape) >= len(site.plates)]
+            inside = len(shape) >= len(site.plates)
+            plates = [dimension_name(plate) for plate in site.plates if inside]
         else:  # an argument
             plates = [self._rows[shape[0]]] if shape and shape[0] in self._rows else []
         own = tree_name(name)
@@ -199,7 +200,7 @@ def _row_plates(sites: Mapping[str, Site], data_sites: Collection[str]) -> dict[
     sizes = list(plates.values())
     around = {plate for name in data_sites if name in sites for plate in sites[name].plates}
     return {
-        size: tree_name(plate)
+        size: dimension_name(plate)
         for plate, size in plates.items()
         if plate in around and sizes.count(size) == 1 and size not in others
     }

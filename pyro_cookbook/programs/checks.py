@@ -126,29 +126,40 @@ def tree_name(name: str) -> str:
     return name.replace("/", ".")
 
 
+def dimension_name(plate: str) -> str:
+    """Give the name that a plate's dimension has in a tree.
+
+    A plate called like a dimension of the draws makes way: ``sample`` becomes ``sample_plate``.
+    """
+    name = tree_name(plate)
+    return f"{name}_plate" if name in RESERVED else name
+
+
 def check_names(model: Program) -> None:
     """Refuse names that a tree of draws cannot keep apart.
 
     Raises
     ------
     ValueError
-        If a site or a plate is called like a dimension that every tree has, or two have one name
-        in a tree.
+        If a site is called like a dimension that every tree has, or two sites or plates have one
+        name in a tree.
     """
-    plates = {plate for site in model.sites.values() for plate in site.plates if plate}
-    kept: dict[str, str] = {}
-    for name in (*model.sites, *sorted(plates - set(model.sites))):
-        kind = "site" if name in model.sites else "plate"
+    for name in model.sites:
         if tree_name(name) in RESERVED:
             raise ValueError(
-                f"model: {kind} {name!r} is called like a dimension of the draws; expected any name"
+                f"model: site {name!r} is called like a dimension of the draws; expected any name"
                 f" but {', '.join(map(repr, RESERVED))}"
             )
-        other = kept.setdefault(tree_name(name), name)
+    plates = {plate for site in model.sites.values() for plate in site.plates if plate}
+    names = {name: tree_name(name) for name in model.sites}
+    names = {plate: dimension_name(plate) for plate in sorted(plates)} | names
+    kept: dict[str, str] = {}
+    for name, own in sorted(names.items(), key=lambda pair: pair[0] not in model.sites):
+        other = kept.setdefault(own, name)
         if other != name:
             raise ValueError(
-                f"model: {other!r} and {name!r} have the same name in a tree of draws,"
-                f" {tree_name(name)!r}; rename one of them"
+                f"model: {other!r} and {name!r} have the same name in a tree of draws, {own!r};"
+                " rename one of them"
             )
 
 

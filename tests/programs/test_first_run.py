@@ -143,10 +143,30 @@ def named(name, plate="row"):
 
 
 @pytest.mark.parametrize("name", ["chain", "draw", "sample"])
-def test_names_of_the_trees_dimensions_are_refused(name):
-    for model, kind in ((named(name), "site"), (named("mu", plate=name), "plate")):
-        with pytest.raises(ValueError, match=f"{kind} '{name}'"):
-            pc.fit(model, "full_rank", Y)
+def test_a_site_called_like_a_dimension_of_the_draws_is_refused(name):
+    with pytest.raises(ValueError, match=f"site '{name}'"):
+        pc.fit(named(name), "full_rank", Y)
+
+
+@pytest.mark.parametrize("name", ["chain", "draw", "sample"])
+@pytest.mark.parametrize("sample_dims", [("chain", "draw"), ("sample",)])
+def test_a_plate_called_like_a_dimension_of_the_draws_makes_way(name, sample_dims):
+    fit = pc.fit(named("mu", plate=name), "full_rank", Y)
+    tree = pc.to_datatree(fit, num_draws=20, sample_dims=sample_dims)
+    predicted = pc.predict(fit, num_draws=20, sample_dims=sample_dims)
+    for group in (tree.posterior_predictive, tree.log_likelihood, predicted.predictions):
+        assert group["y"].dims == (*sample_dims, f"{name}_plate")
+    assert pc.diagnose(fit).verdict == "reliable"
+
+
+def test_a_plate_that_makes_way_must_have_a_place():
+    def model(y):
+        pyro.sample("draw_plate", dist.Normal(0.0, 1.0))
+        with pyro.plate("draw", len(y)):
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="'draw_plate' and 'draw' have the same name"):
+        pc.fit(model, "full_rank", Y)
 
 
 def test_a_name_with_a_slash_is_kept_with_a_dot():
