@@ -18,6 +18,8 @@ from pyro_cookbook.programs.program import Program, Site, describe, quietly, run
 _OUTER_PLATE = "_draws"
 # Draws of a vectorised run that are repeated one at a time, to see that the two agree.
 _NUM_CHECKED = 3
+# So many draws are tried first: where shapes meet that should not, all draws would fill S × S.
+_NUM_TRIED = 4
 # Runs that show whether a support moves.
 _NUM_SUPPORTS = 4
 
@@ -71,11 +73,22 @@ def draw(program: Program, num_draws: int, given: Values | None = None) -> Draws
             for name, site in sites.items()
             if not site.observed or site.deterministic or name in given
         ]
-        if num_draws > _NUM_CHECKED:
+        if num_draws > _NUM_TRIED and _can_be_drawn_at_once(program, sites, kept, given):
             vectorised = _draw_at_once(program, num_draws, sites, kept, given)
             if vectorised is not None:
                 return vectorised
         return _draw_one_by_one(program, num_draws, sites, kept, given)
+
+
+def _can_be_drawn_at_once(
+    program: Program, sites: Mapping[str, Site], kept: list[str], given: Values
+) -> bool:
+    """Try a few draws; the random state is left as it is."""
+    rng_state = torch.get_rng_state()
+    few = {name: value[:_NUM_TRIED] for name, value in given.items()}
+    drawn = _draw_at_once(program, _NUM_TRIED, sites, kept, few)
+    torch.set_rng_state(rng_state)
+    return drawn is not None
 
 
 def _draw_one_by_one(

@@ -222,3 +222,23 @@ def test_the_peak_is_that_of_the_tree_and_of_one_chunk(function):
     chunk = 8 * groups._CHUNK_SCALARS
     # Half a chunk more: what the allocator does not give back.
     assert int(done.stdout) < max_gib * GIB + 1.5 * chunk
+
+
+def test_shapes_that_meet_by_mistake_are_tried_with_few_draws():
+    """An event beside a plate of as many rows: under an outer plate S draws would fill S × S."""
+    sizes = []
+
+    def model(x, y):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        f = pyro.sample("f", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
+        loc = a * x + f
+        sizes.append(loc.numel())
+        with pyro.plate("row", 5):
+            pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+    x = torch.linspace(-1, 1, 5)
+    fit = pc.fit(model, "full_rank", x, x.sin())
+    sizes.clear()
+    tree = pc.to_datatree(fit, num_draws=300)
+    assert max(sizes) <= 4 * 4 * 5
+    assert tree.posterior_predictive.y.shape == (1, 300, 5)
