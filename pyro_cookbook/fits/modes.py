@@ -10,11 +10,15 @@ from pyro_cookbook.engines.choosing import Mode
 from pyro_cookbook.engines.multistart import Improper, dispersed, find_modes, has_valley
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
+from pyro_cookbook.programs.program import is_improper
 
 Array = npt.NDArray[np.float64]
 
 # Dispersed starts where the fit has looked for no modes, and draws of large weight to start at.
 _NUM_DISPERSED, _NUM_HEAVY = 8, 4
+# Where a prior cannot be drawn from, nothing says how far apart the hills may be: draws of the guide
+# are pushed out, to so many times their distance from its mean.
+_FAR = np.geomspace(4.0, 16.0, 32)[:, None]
 # With more scalars a climb costs more than the chains, and ends in no mode that counts.
 MAX_SCALARS = 500
 
@@ -40,8 +44,8 @@ def look_for_modes(
     """Look for modes from where the fit's own search did not begin, up to 500 scalars.
 
     From dispersed points, if the fit has looked for none: guides of your own, flows and models with
-    parameters do not. And from the guide's draws with the largest weights, which are where it has
-    too little mass.
+    parameters do not. From the guide's draws with the largest weights, which are where it has too
+    little mass. And under a flat prior from far outside the guide.
 
     Parameters
     ----------
@@ -59,11 +63,20 @@ def look_for_modes(
     points = draws[np.argsort(-log_weights, kind="stable")[:_NUM_HEAVY]]
     if not known:
         points = np.vstack([points, dispersed(density, _NUM_DISPERSED, seed)])
+    if has_flat_prior(density):
+        centre, out = draws.mean(0), draws[: len(_FAR)]
+        points = np.vstack([points, centre + _FAR[: len(out)] * (out - centre)])
     try:
         modes = find_modes(density, points, known)
     except Improper:  # the density does not fall on the way of some climb: what is known stays
         modes = fit.modes
     return Found(modes, _beyond(density, draws.mean(0), modes))
+
+
+def has_flat_prior(density: UnconstrainedDensity) -> bool:
+    """Whether a latent has a prior that cannot be drawn from."""
+    nodes = density.program.nodes
+    return any(is_improper(nodes[name]["fn"]) for name in density.shapes)
 
 
 def known_modes(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from pyro_cookbook.fits.modes import Found, known_modes, look_for_modes
+from pyro_cookbook.fits.modes import Found, has_flat_prior, known_modes, look_for_modes
 from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Estimate, Fit, check_fit
 from pyro_cookbook.posterior.chains.short import NUM_STEPS
@@ -318,7 +318,9 @@ def _look_for_modes(
         drawn = weights.draws.values
         z = density.unconstrain({n: drawn[n].to(density.dtype) for n in density.shapes})
         placed = np.isfinite(z).all(1)
-        found = look_for_modes if heavy or unsearched else known_modes
+        # A flat prior says nothing of where to begin: the fit's search may have been too narrow.
+        flat = not fit.lost_starts and has_flat_prior(density)
+        found = look_for_modes if heavy or unsearched or flat else known_modes
         return found(fit, density, z[placed], weights.joint[placed], seed)
 
 

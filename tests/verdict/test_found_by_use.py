@@ -50,6 +50,17 @@ def sixty_to_forty():
     pyro.factor("hills", hills(x, locs, shares.log()))
 
 
+def apart(distance):
+    """Under a flat prior, and with a density that falls fast: no draw has a large weight."""
+
+    def model():
+        x = pyro.sample("x", dist.ImproperUniform(constraints.real_vector, (), (2,)))
+        locs, shares = torch.tensor([[0.0, 0.0], [0.8, -0.6]]), torch.tensor([0.7, 0.3])
+        pyro.factor("hills", hills(x, distance * locs, shares.log()))
+
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "guide"),
     [
@@ -59,6 +70,8 @@ def sixty_to_forty():
         pytest.param(two_far_apart, AutoNormal(two_far_apart), id="a guide of one's own"),
         pytest.param(TwoFarApart(), "mean_field", id="a model with a parameter"),
         pytest.param(sixty_to_forty, "full_rank", id="found from a draw of large weight"),
+        pytest.param(apart(8.0), "full_rank", id="eight sds away under a flat prior"),
+        pytest.param(apart(15.0), "mean_field", id="fifteen sds away under a flat prior"),
     ],
 )
 def test_a_second_mode_is_found(model, guide):
