@@ -16,8 +16,8 @@ Array = npt.NDArray[np.float64]
 
 # Dispersed starts where the fit has looked for no modes, and draws of large weight to start at.
 _NUM_DISPERSED, _NUM_HEAVY = 8, 4
-# Where a prior cannot be drawn from, nothing says how far apart the hills may be: draws of the guide
-# are pushed out, to so many times their distance from its mean.
+# Where a prior cannot be drawn from, nothing says how far apart the hills may be: draws of the
+# guide are pushed out, to so many times their distance from its mean.
 _FAR = np.geomspace(4.0, 16.0, 32)[:, None]
 # With more scalars a climb costs more than the chains, and ends in no mode that counts.
 MAX_SCALARS = 500
