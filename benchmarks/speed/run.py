@@ -12,12 +12,8 @@ Writes results.md beside this file.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +21,7 @@ import torch
 
 torch.set_default_dtype(torch.float64)
 
+from cold import run  # noqa: E402
 from pyro_models import MODELS, data  # noqa: E402
 
 from pyro_cookbook.engines.base_draws import base_draws  # noqa: E402
@@ -34,17 +31,6 @@ HERE = Path(__file__).parent
 RATES, STEPS = (0.1, 0.03, 0.01), (1_000, 2_000, 5_000, 10_000, 20_000)
 ITERATIONS = (10_000, 20_000, 50_000, 100_000, 200_000)
 WITHIN = 0.1
-
-
-def run(python: str, script: str, *options: object) -> tuple[float, dict]:
-    """Run one process; give its seconds and what it printed."""
-    command = [python, str(HERE / script), *map(str, options)]
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    return seconds, json.loads(done.stdout.splitlines()[-1])
 
 
 def elbo(density: UnconstrainedDensity, found: dict) -> float:
@@ -83,7 +69,7 @@ def main() -> None:
         for tool, lengths in settings.items():
             for commands in lengths:
                 for command in commands:
-                    seconds, found = run(*command)
+                    seconds, found = run(command[0], HERE / command[1], *command[2:])
                     tried[command] = (tool, seconds, elbo(density, found))
                     best = max(best, tried[command][2])
                     print(name, *command[1:], f"{seconds:.2f} s, ELBO {tried[command][2]:.3f}",
@@ -100,7 +86,9 @@ def main() -> None:
             gap = best - own[chosen][1]
             setting = ", ".join(map(str, chosen[3:]))
             if good:
-                times = [run(*chosen)[0] for _ in range(args.runs)]
+                python, script, *options = chosen
+                again = [run(python, HERE / script, *options) for _ in range(args.runs)]
+                times = [seconds for seconds, _ in again]
                 cell = f"{statistics.median(times):.2f} ({min(times):.2f}–{max(times):.2f})"
             else:
                 cell = f"> {own[chosen][0]:.2f}, not within {WITHIN} nats"

@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from study import MAX_SHIFT, MAX_STRETCH, known_models, truth
+import xarray as xr
+from study import MAX_SHIFT, MAX_STRETCH, errors, known_models, truth
 from tqdm import tqdm
 from zoo import MODELS
+from zoo.entry import Moments
 
 import pyro_cookbook as pc
 
@@ -47,25 +49,17 @@ def one(name: str, budget: float, seed: int) -> dict:
     known = truth(name)
     options = {} if answer.fit.refinements else {"num_draws": 20_000}
     posterior = answer.tree(**options)["posterior"].to_dataset()
-    return row | errors(posterior, known)
+    shift, stretch, where = errors(moments(posterior), known)
+    return row | {"shift": shift, "stretch": stretch, "where": where}
 
 
-def errors(posterior, known: dict) -> dict:
-    """Largest error of a mean, in sds, and of an sd, relative; and where."""
-    worst = {"shift": 0.0, "stretch": 0.0, "where": ""}
-    for site, (mean, sd) in known.items():
-        if site not in posterior:
-            continue
-        count = posterior.sizes["chain"] * posterior.sizes["draw"]
-        draws = posterior[site].to_numpy().reshape(count, -1)
-        varies = sd > 1e-9 * np.maximum(1e-300, np.abs(mean))
-        shift = (np.abs(draws.mean(0) - mean)[varies] / sd[varies]).max(initial=0.0)
-        stretch = np.abs(draws.std(0)[varies] / sd[varies] - 1).max(initial=0.0)
-        if max(shift, stretch) > max(worst["shift"], worst["stretch"]):
-            worst["where"] = site
-        worst["shift"] = max(worst["shift"], float(shift))
-        worst["stretch"] = max(worst["stretch"], float(stretch))
-    return worst
+def moments(posterior: xr.Dataset) -> Moments:
+    """Means and sds of draws, site by site."""
+    by_draw = posterior.stack(all=("chain", "draw"), create_index=False)
+    return {
+        str(site): tuple(np.ravel(found) for found in (draws.mean("all"), draws.std("all")))
+        for site, draws in by_draw.items()
+    }
 
 
 def summary(table: pd.DataFrame) -> str:

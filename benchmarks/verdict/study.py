@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 from zoo import HELD_OUT, MODELS, ZOO
+from zoo.entry import Moments
 
 import pyro_cookbook as pc
 
@@ -42,7 +44,8 @@ MAX_SHIFT = MAX_STRETCH = 0.25
 KHAT, MEASURED = 0.7, 0.22
 
 
-def truth(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+@cache
+def truth(name: str) -> Moments:
     """Known means and sds, site by site."""
     exact = MODELS[name].exact
     if exact is not None:
@@ -57,27 +60,31 @@ def truth(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def errors(table: pd.DataFrame, which: str, known: dict) -> tuple[float, float, str]:
+def errors(found: Moments, known: Moments) -> tuple[float, float, str]:
     """Largest true error of means (in sds) and of sds (relative), and where."""
     worst = (0.0, 0.0, "")
-    sites = table.index.str.partition("[").get_level_values(0)
     for site, (mean, sd) in known.items():
-        rows = table[sites == site]
-        if rows.empty:
+        if site not in found:
             continue
         varies = sd > 1e-9 * np.maximum(1e-300, np.abs(mean))
+        own_mean, own_sd = map(np.asarray, found[site])
         with np.errstate(all="ignore"):
-            shift = np.abs(rows[f"{which}mean"].to_numpy() - mean)[varies] / sd[varies]
-            stretch = np.abs(rows[f"{which}sd"].to_numpy()[varies] / sd[varies] - 1)
+            shift = np.abs(own_mean - mean)[varies] / sd[varies]
+            stretch = np.abs(own_sd[varies] / sd[varies] - 1)
         shift, stretch = np.nan_to_num(shift, nan=np.inf), np.nan_to_num(stretch, nan=np.inf)
-        most = float(max(shift.max(initial=0), stretch.max(initial=0)))
-        where = site if most > max(worst[:2]) else worst[2]
-        worst = (
-            max(worst[0], float(shift.max(initial=0))),
-            max(worst[1], float(stretch.max(initial=0))),
-            where,
-        )
+        largest = float(shift.max(initial=0)), float(stretch.max(initial=0))
+        where = site if max(largest) > max(worst[:2]) else worst[2]
+        worst = (max(worst[0], largest[0]), max(worst[1], largest[1]), where)
     return worst
+
+
+def told(table: pd.DataFrame, which: str = "") -> Moments:
+    """Means and sds of a diagnosis, site by site."""
+    sites = table.index.str.partition("[").get_level_values(0)
+    return {
+        str(site): (rows[f"{which}mean"].to_numpy(), rows[f"{which}sd"].to_numpy())
+        for site, rows in table.groupby(sites)
+    }
 
 
 def one(name: str, family: str, seed: int) -> dict:
@@ -109,9 +116,9 @@ def one(name: str, family: str, seed: int) -> dict:
         "elbo": fit.elbo.value,
         "reason": " | ".join(diagnosis.reasons),
     }
-    row["shift"], row["stretch"], row["where"] = errors(table, "", known)
+    row["shift"], row["stretch"], row["where"] = errors(told(table), known)
     if "reweighted_mean" in table:
-        row["rw_shift"], row["rw_stretch"], _ = errors(table, "reweighted_", known)
+        row["rw_shift"], row["rw_stretch"], _ = errors(told(table, "reweighted_"), known)
     for which in ("", "reweighted_"):
         if f"{which}shift" in table:
             row[f"{which}measured"] = float(table[[f"{which}shift", f"{which}stretch"]].max(None))

@@ -2,6 +2,7 @@
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -47,15 +48,40 @@ def test_what_is_drawn_is_drawn_each_time():
     assert not torch.equal(folded(Z), folded(Z))
 
 
-def test_a_constant_that_is_changed_in_place_is_made_anew_each_time():
-    def function(z):
-        total = torch.zeros(3, dtype=z.dtype)
-        total.add_(1.0)
-        return z * total
+def added_in_place(z):
+    total = torch.zeros(3, dtype=z.dtype)
+    total.add_(1.0)
+    return z * total
 
-    plain, folded = both(function)
+
+def put_in_place(z):
+    total = torch.ones(3, dtype=z.dtype)
+    total[torch.tensor([0, 2])] *= 2.0
+    return z * total
+
+
+def put_into_a_view(z):
+    total = torch.ones(3, dtype=z.dtype)
+    total[1:].mul_(2.0)
+    return z * total
+
+
+@pytest.mark.parametrize("function", [added_in_place, put_in_place, put_into_a_view])
+def test_a_constant_that_is_changed_in_place_is_made_anew_each_time(function):
+    _, folded = both(function)
     for _ in range(3):
-        assert torch.equal(folded(Z), plain(Z))
+        assert torch.equal(folded(Z), function(Z))
+
+
+def test_what_depends_on_the_argument_may_be_changed_in_place():
+    def function(z):
+        value = z.square().sub_(torch.tensor(2.0, dtype=z.dtype).log())
+        value[z < 0] = -torch.inf
+        return value
+
+    _, folded = both(function)
+    for z in (Z, -Z, Z.abs()):
+        assert torch.equal(folded(z), function(z))
 
 
 def test_a_constant_that_is_returned_is_returned():

@@ -10,27 +10,25 @@ an sd as a share. Writes results.md beside this file.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "verdict"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "verdict")]
 
 import torch  # noqa: E402
 
 torch.set_default_dtype(torch.float64)
 
-from study import truth  # noqa: E402
+from cold import run  # noqa: E402
+from study import errors, truth  # noqa: E402
 from zoo import MODELS  # noqa: E402
 
 NAMES = (
@@ -45,31 +43,6 @@ included: `pc.infer` with its defaults, and NumPyro's NUTS with four chains of 1
 1,000 of warm-up, one after the other, as it does by default on a processor. "Error" is the largest
 over all latent scalars, of means in posterior sds and of sds as a share, against exact answers or
 long runs; bold if both are at most a tenth. Written by `run.py`, run by run in turn."""
-
-
-def run(python: str, script: str, name: str, file: Path) -> tuple[float, dict]:
-    """Run one process; give its seconds and what it printed."""
-    command = [python, str(HERE / script), name, str(file)]
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    return seconds, json.loads(done.stdout.splitlines()[-1])
-
-
-def errors(found: dict, known: dict) -> tuple[float, float]:
-    """Largest error of a mean, in sds, and of an sd, as a share."""
-    shift = stretch = 0.0
-    for site, (mean, sd) in known.items():
-        if site not in found["mean"]:
-            continue
-        varies = sd > 1e-9 * np.maximum(1e-300, np.abs(mean))
-        shift = max(
-            shift, (np.abs(np.array(found["mean"][site]) - mean)[varies] / sd[varies]).max()
-        )
-        stretch = max(stretch, np.abs(np.array(found["std"][site])[varies] / sd[varies] - 1).max())
-    return float(shift), float(stretch)
 
 
 def main() -> None:
@@ -100,11 +73,12 @@ def main() -> None:
             found: dict[str, dict] = {}
             for _ in range(chosen.runs):
                 for side, (python, script) in sides.items():
-                    spent, found[side] = run(python, script, name, file)
+                    spent, found[side] = run(python, HERE / script, name, file)
                     seconds[side].append(spent)
             cells, median = {}, {side: statistics.median(s) for side, s in seconds.items()}
             for side, spent in seconds.items():
-                shift, stretch = errors(found[side], known)
+                moments = {s: (m, found[side]["std"][s]) for s, m in found[side]["mean"].items()}
+                shift, stretch, _ = errors(moments, known)
                 good = shift <= MAX_SHIFT and stretch <= MAX_STRETCH
                 error = f"{shift:.2f}, {stretch:.0%}"
                 cells[side] = (

@@ -37,13 +37,10 @@ def fold_constants(graph: GraphModule) -> GraphModule:
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             values[node] = getattr(graph, node.target)
-        elif node.op == "call_function" and _is_written_to(node) and set(node.args) & set(values):
+        elif node.op == "call_function" and _writes_into(node, values):
             return graph  # a constant is changed in place, at each call anew
         elif node.op == "call_function" and _is_constant(node, values):
             values[node] = _value(node, values)
-    for node in graph.graph.nodes:  # derivatives of squares
-        if node.target is _ATEN.pow.Tensor_Scalar and node.args[1] == 1:
-            node.replace_all_uses_with(node.args[0])
     for number, node in enumerate(values):
         outside = [user for user in node.users if user not in values]
         if node.op == "get_attr" or not outside:
@@ -59,9 +56,13 @@ def fold_constants(graph: GraphModule) -> GraphModule:
     return graph
 
 
-def _is_written_to(node: Node) -> bool:
+def _writes_into(node: Node, values: dict[Node, Any]) -> bool:
+    """Whether an operation changes its first argument, and that is one of the constants."""
     schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    if schema is None or not schema.is_mutable:
+        return False
+    written = pytree.tree_leaves(node.args[0])
+    return any(isinstance(one, Node) and one in values for one in written)
 
 
 def _is_constant(node: Node, values: dict[Node, Any]) -> bool:
