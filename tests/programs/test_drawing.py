@@ -387,3 +387,12 @@ def test_a_draw_at_which_a_matrix_is_singular_has_no_density():
     values = {"h": torch.tensor([1.0, -1.0, 4.0], dtype=torch.float64)}
     found = log_density(Program(model), values)["volume"]
     torch.testing.assert_close(found, found.new_tensor([0.0, -torch.inf, torch.tensor(4.0).log()]))
+
+
+def test_the_draws_that_are_tried_first_take_no_random_numbers(monkeypatch):
+    program, found = Program(hierarchy), []
+    for _ in range(2):
+        torch.manual_seed(len(program.sites))
+        found.append(draw(program, 50).values)
+        monkeypatch.setattr(draws, "_can_be_drawn_at_once", lambda *_: True)
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
