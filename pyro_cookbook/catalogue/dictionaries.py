@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models.sparse_coding import SparseCoding
 from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
+from pyro_cookbook.programs.state.holding import hold
 
 _RATE, _SCALE = 2.0, 0.65
 
@@ -30,7 +31,4 @@ def learned_model(v: Tensor, size: int, seed: int) -> Any:
         v, size, rate=_RATE, scale=_SCALE, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
     )
     learned = alternate(v, online.theta, tol=1e-4)
-    model: Any = SparseCoding(v.shape[1], size, rate=_RATE, scale=_SCALE).to(v)
-    model.W, model.b = learned.theta.W, learned.theta.b
-    model.requires_grad_(False)
-    return model
+    return hold(SparseCoding(v.shape[1], size, rate=_RATE, scale=_SCALE), learned.theta)

@@ -112,8 +112,6 @@ class Recipe:
         Exact log p(v; θ) of a fit, in nats, or None where it is not known.
     dims : mapping of str to tuple of str
         Names of the event dimensions of its variables.
-    site : str
-        The latent to draw in the report.
     standardised : bool, default True
         Whether `prepare` gets columns of mean 0 and sd 1, or columns in their own units.
     has_outcome : bool, default False
@@ -139,7 +137,6 @@ class Recipe:
     because: str
     log_evidence: Callable[[Fit], float | None]
     dims: Mapping[str, tuple[str, ...]]
-    site: str
     standardised: bool = True
     has_outcome: bool = False
     check: Callable[[Table, int], None] = anything

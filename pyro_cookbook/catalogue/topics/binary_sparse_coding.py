@@ -12,6 +12,7 @@ from pyro_cookbook.algorithms.binary_sparse_coding.elbo import ClosedFormELBO
 from pyro_cookbook.algorithms.binary_sparse_coding.em import em
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
+from pyro_cookbook.programs.state.holding import hold
 
 _NUM_STARTS = 10
 
@@ -19,10 +20,7 @@ _NUM_STARTS = 10
 def _learned(v: Tensor, size: int, seed: int) -> Any:
     """Hold the model at the best of several EM optima: the guides differ, θ does not."""
     theta = em(v, size, inference="exact", num_restarts=_NUM_STARTS, seed=seed).theta
-    model: Any = BinarySparseCoding(v.shape[1], size).to(v)
-    model.W, model.b, model.scale = theta.W, theta.b, theta.scale
-    model.requires_grad_(False)
-    return model
+    return hold(BinarySparseCoding(v.shape[1], size), theta)
 
 
 def _point(v: Tensor, size: int, seed: int) -> Prepared:
@@ -75,7 +73,6 @@ RECIPE = Recipe(
     because="of the three its bound is the nearest to the evidence",
     log_evidence=sum_of_rows(fixed_point.log_evidence),
     dims={"h": ("unit",), "v": ("feature",), "W": ("feature", "unit"), "b": ("unit",)},
-    site="h",
     standardised=False,
     max_size=lambda v: 12,  # every state is enumerated
 )

@@ -51,7 +51,6 @@ RECIPE = Recipe(
     because="non-centred there is no funnel, and it keeps the correlations",
     log_evidence=lambda fit: None,
     dims={},
-    site="theta",
     standardised=False,
     has_outcome=True,
     check=estimates_with_errors,

@@ -12,16 +12,14 @@ from pyro_cookbook.algorithms import explaining_away
 from pyro_cookbook.catalogue.checks import one_column
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows, vectorised_bound
+from pyro_cookbook.programs.state.holding import hold
 
 
 def _model(v: Tensor, size: int) -> Any:
     """Causes of unequal strength, of the length that the rows' variance asks for."""
     strength = torch.linspace(1.5, 1.0, size)
     length = (v.square().mean() - 1).clamp_min(0.1).sqrt()
-    model: Any = ExplainingAway(size).to(v)
-    model.w = (length * strength / strength.norm()).to(v)
-    model.requires_grad_(False)
-    return model
+    return hold(ExplainingAway(size), {"w": (length * strength / strength.norm()).to(v)})
 
 
 def _per_row(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
@@ -64,7 +62,6 @@ RECIPE = Recipe(
     because="the exact posterior is in its family, for rows never seen as well",
     log_evidence=sum_of_rows(_log_evidence),
     dims={"h": ("cause",), "v": ("feature",), "w": ("cause",), "h_loc": ("cause",)},
-    site="h",
     standardised=False,
     check=one_column,
     max_size=lambda v: 10,

@@ -13,15 +13,13 @@ from pyro_cookbook.algorithms import factor_analysis
 from pyro_cookbook.catalogue.checks import noise_left_by_factors
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows, vectorised_bound
+from pyro_cookbook.programs.state.holding import hold
 
 
 def _factor_model(v: Tensor, size: int, seed: int) -> Any:
     """Hold the model at its maximum-likelihood parameters: the guides differ, θ does not."""
     theta, _ = factor_analysis.em(v, size, seed=seed)
-    model: Any = FactorAnalysis(v.shape[1], size).to(v)
-    model.W, model.b, model.scale = theta.W, theta.b, theta.scale
-    model.requires_grad_(False)
-    return model
+    return hold(FactorAnalysis(v.shape[1], size), theta)
 
 
 def _per_row(guide: Callable[[int, int], Any], v: Tensor, size: int, seed: int) -> Prepared:
@@ -68,6 +66,5 @@ RECIPE = Recipe(
         "scale": ("feature",),
         "h_loc": ("factor",),
     },
-    site="h",
     check=noise_left_by_factors,
 )

@@ -15,6 +15,7 @@ from pyro_cookbook.catalogue.checks import independent_columns
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
 from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.programs.state.holding import hold
 
 _NUM_STARTS = 20
 
@@ -22,11 +23,7 @@ _NUM_STARTS = 20
 def _mixture(v: Tensor, size: int, seed: int) -> tuple[Any, em.EMResult]:
     """Hold the model at the best of twenty EM optima."""
     result = em.em(v, size, num_restarts=_NUM_STARTS, seed=seed)
-    model: Any = models.GaussianMixture(v.shape[1], size).to(v)
-    model.weights, model.loc = result.theta.weights, result.theta.loc
-    model.scale_tril = result.theta.scale_tril
-    model.requires_grad_(False)
-    return model, result
+    return hold(models.GaussianMixture(v.shape[1], size), result.theta), result
 
 
 def _from_em(guide: Callable[[int, int], Any], v: Tensor, size: int, seed: int) -> Prepared:
@@ -123,6 +120,5 @@ RECIPE = Recipe(
     because="the E step is the exact posterior of the labels",
     log_evidence=_mixture_evidence,
     dims={"v": ("feature",), "loc": ("feature",)},
-    site="h",
     check=independent_columns,
 )

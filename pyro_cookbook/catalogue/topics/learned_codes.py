@@ -50,7 +50,6 @@ RECIPE = Recipe(
     because="its few numbers serve rows that it has not seen",
     log_evidence=lambda fit: None,  # an integral over every code
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
-    site="h",
     standardised=False,
     max_size=len,
 )

@@ -12,15 +12,14 @@ from pyro_cookbook.algorithms import factor_analysis, variational_em
 from pyro_cookbook.catalogue.checks import noise_left_by_factors
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
+from pyro_cookbook.programs.state.holding import hold
 
 
 def _learned(inference: str, v: Tensor, size: int, seed: int) -> Prepared:
     """Learn θ with W triangular: a W that may rotate makes mean field free of charge."""
     free = torch.ones(v.shape[1], size, dtype=torch.bool).tril()
     result = variational_em.em(v, size, inference=inference, mask=free, seed=seed, tol=1e-8)
-    model: Any = FactorAnalysis(v.shape[1], size).to(v)
-    model.W, model.b, model.scale = result.theta.W, result.theta.b, result.theta.scale
-    model.requires_grad_(False)
+    model = hold(FactorAnalysis(v.shape[1], size), result.theta)
     mean, covariance = factor_analysis.posterior(result.theta, v)
     guide: Any
     if inference == "exact":
@@ -67,6 +66,5 @@ RECIPE = Recipe(
         "scale": ("feature",),
         "h_loc": ("factor",),
     },
-    site="h",
     check=noise_left_by_factors,
 )

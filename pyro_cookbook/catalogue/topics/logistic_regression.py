@@ -75,7 +75,6 @@ RECIPE = Recipe(
     because="it keeps the correlations, which the mode's curvature understates",
     log_evidence=lambda fit: None,  # an integral over the coefficients
     dims={"coefficient": ("covariate",), "x": ("covariate",)},
-    site="coefficient",
     standardised=False,
     has_outcome=True,
     check=covariates_and_classes,

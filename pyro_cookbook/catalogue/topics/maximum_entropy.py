@@ -57,5 +57,4 @@ RECIPE = Recipe(
     dims=dict.fromkeys(
         ("h", "v", "h_loc", "h_scale", "multipliers_linear", "multipliers_quadratic"), ("feature",)
     ),
-    site="h",
 )

@@ -11,6 +11,7 @@ from pyro_cookbook.algorithms.wake_sleep.learning import Learnt, learn
 from pyro_cookbook.catalogue.checks import zeros_and_ones
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
+from pyro_cookbook.programs.state.holding import hold
 
 _NUM_SEEDS, _NUM_PARTICLES, _NUM_STEPS = 4, 5, 1500
 # Settled: from the last measurement but one to the last the bound moved by less, in nats a row.
@@ -24,10 +25,8 @@ def _learned(v: Tensor, size: int, seed: int) -> tuple[Any, Learnt, int]:
         num_steps=_NUM_STEPS,
     )  # fmt: skip
     best = int(found.log_evidence[-1].argmax())
-    model: Any = SigmoidBeliefNetwork(v.shape[1], size).to(v)
-    model.W, model.b, model.c = (value[best] for value in found.theta)
-    model.requires_grad_(False)
-    return model, found, best
+    theta = {name: value[best] for name, value in found.theta._asdict().items()}
+    return hold(SigmoidBeliefNetwork(v.shape[1], size), theta), found, best
 
 
 def _point(v: Tensor, size: int, seed: int) -> Prepared:
@@ -83,7 +82,6 @@ RECIPE = Recipe(
     log_evidence=sum_of_rows(enumeration.log_evidence),
     dims={"h": ("cause",), "v": ("feature",), "W": ("feature", "cause"), "b": ("cause",),
           "c": ("feature",)},
-    site="h",
     standardised=False,
     check=zeros_and_ones,
     max_size=lambda v: 12,  # every state is enumerated

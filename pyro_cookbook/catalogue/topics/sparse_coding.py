@@ -67,7 +67,6 @@ RECIPE = Recipe(
     because="its bound is the highest of those with a spread",
     log_evidence=lambda fit: None,  # an integral over every code
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
-    site="h",
     standardised=False,
     max_size=len,
 )

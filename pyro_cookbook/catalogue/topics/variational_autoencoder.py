@@ -97,6 +97,5 @@ RECIPE = Recipe(
     because="it learns the decoder too, and serves rows never seen; refine where rows matter",
     log_evidence=lambda fit: None,
     dims={"h": ("latent",), "v": ("feature",), "h_loc": ("latent",), "h_scale": ("latent",)},
-    site="h",
     standardised=False,
 )
