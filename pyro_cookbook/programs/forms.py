@@ -1,6 +1,7 @@
 """Data in a form with which a model runs: as given, as tensors, or as tensors of floats."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -61,15 +62,17 @@ def _converted(model: Program, error: Exception) -> Program:
     tensors = _map_data(model, _to_tensor) or model
     for other in (tensors, *_as_floats(tensors)):
         try:
-            _computed(other)
+            with warnings.catch_warnings(action="ignore"):  # of an attempt, not of the model
+                _computed(other)
             return other
         except Exception as its_own:  # as above
             error = its_own if other is tensors else error
     if isinstance(error, BadObservation):
         raise BadObservation(str(error)) from None
-    raise ValueError(
-        f"model: it does not run on these data ({first_line(error)}); got {described(model)}"
-    ) from error
+    told = f"model: it does not run on these data ({first_line(error)}); got {described(model)}"
+    if any(hasattr(value, "columns") for value in (*model.args, *model.kwargs.values())):
+        told += "; a table arrives as one tensor: pass its columns, as df['x'], or dict(df)"
+    raise ValueError(told) from error
 
 
 def _with_tensors(model: Program) -> Program | None:

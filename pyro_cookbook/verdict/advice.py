@@ -50,6 +50,23 @@ def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str])
     return (*steps, SAMPLE)
 
 
+def vectorise(obstacle: str) -> tuple[str, ...]:
+    """Say that a model is slow for want of a form that vmap can follow.
+
+    Parameters
+    ----------
+    obstacle : str
+        What stood in vmap's way; "" if nothing did.
+    """
+    if not obstacle:
+        return ()
+    why = obstacle.partition(". ")[0]  # torch goes on to ask for a report
+    return (
+        "write the model so that torch.vmap can follow it, such as torch.where in place of if: it"
+        f" was run once for each draw ({why})",
+    )
+
+
 def richer(family: str, size: int, worst: str, missed: str) -> list[str]:
     """Name the family to fit next, if there is one.
 

@@ -90,6 +90,8 @@ class ChainCheck:
         Unconstrained draws of all chains; None where none were run.
     labels : list of str
         Names of the unconstrained scalars.
+    obstacle : str
+        Why the model had to be run once for each draw; "" if it had not.
     """
 
     table: pd.DataFrame
@@ -98,6 +100,7 @@ class ChainCheck:
     directions: pd.DataFrame
     positions: Array | None
     labels: list[str]
+    obstacle: str = ""
 
     @property
     def plain(self) -> Displacement | None:
@@ -157,7 +160,8 @@ def check_chains(
     placed = np.isfinite(starts).all(1)
     round_at = from_draws(starts[placed], max_dense=MAX_DENSE, shrinkage=SHRINKAGE)
     if not num_chains(density) or placed.mean() < MIN_PLACED:
-        return ChainCheck(table, False, round_at, pd.DataFrame(), None, density.labels())
+        nothing, labels = pd.DataFrame(), density.labels()
+        return ChainCheck(table, False, round_at, nothing, None, labels, density.obstacle)
     chains = run_chains(density, starts[placed], seed, tick)
     ends = _with_derived(density, density.constrain(chains.positions))
     found = summarise(ends, chains.draws.shape[1])
@@ -173,7 +177,10 @@ def check_chains(
     labels = [label for name in density.shapes for label in labels_of(name, own[name])]
     along = directions_table(own_side, reached, labels, smoothed)
     directions = along if along.empty else with_errors(along, moved)
-    return ChainCheck(table, conclusive, round_at, directions, chains.positions, density.labels())
+    return ChainCheck(
+        table, conclusive, round_at, directions, chains.positions, density.labels(),
+        density.obstacle,
+    )  # fmt: skip
 
 
 def _side_by_side(values: Mapping[str, Tensor], names: Collection[str]) -> Array:

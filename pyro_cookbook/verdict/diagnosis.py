@@ -25,7 +25,7 @@ from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.options import check_whole
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
-from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise
+from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise, vectorise
 from pyro_cookbook.verdict.by_chains import (
     ChainCheck,
     check_chains,
@@ -339,6 +339,8 @@ def _with_advice(
     finding: Finding, fit: Fit, weights: Weights, chains: ChainCheck | None, seed: int
 ) -> Finding:
     """Say what to do next, given what all judges have said."""
+    if chains is not None:
+        finding += Finding(advice=vectorise(chains.obstacle))
     if finding.verdict == REWEIGHT:
         first = "use the reweighted draws: to_datatree(fit, reweight=True)"
         return Finding(advice=(first,)) + finding

@@ -278,3 +278,21 @@ def test_two_rows_need_a_plate_and_one_does_not(rows):
     else:
         with pytest.raises(ValueError, match=f"guide: site 'h' has {rows} rows in no plate"):
             same_sites(Program(model), Program(guide))
+
+
+def by_columns(table):
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(table["x"])):
+        pyro.sample("y", dist.Normal(slope * table["x"], 1.0), obs=table["y"])
+
+
+TABLE = pd.DataFrame({"x": [0.0, 1.0, 2.0], "y": [0.1, 0.9, 2.2]})
+
+
+def test_a_table_whose_columns_a_model_takes_by_name_is_to_be_given_by_columns():
+    with pytest.raises(ValueError, match=r"^model: it does not run .* pass its columns") as caught:
+        pc.fit(by_columns, "full_rank", TABLE)
+    assert "table: DataFrame (3, 2)" in str(caught.value)
+    fit = pc.fit(by_columns, "full_rank", dict(TABLE))
+    mean = pc.to_datatree(fit)["posterior"]["slope"].mean()
+    assert abs(float(mean) - 5.3 / 6) < 5 * 6**-0.5 / 1000**0.5

@@ -12,6 +12,7 @@ from scipy import stats
 
 import pyro_cookbook as pc
 from pyro_cookbook.fits.result import Estimate, Mode, Restart
+from pyro_cookbook.posterior.chains import short
 from pyro_cookbook.posterior.importance import weigh
 from pyro_cookbook.verdict import diagnosis
 
@@ -51,6 +52,21 @@ def test_convergence_is_judged():
     verdict, told = reasons(fitted(converged=False, reason="out of patience"))
     assert verdict == "unreliable"
     assert told.startswith("the fit has not converged: out of patience short chains")
+
+
+def test_a_model_that_vmap_cannot_follow_is_named_beside_a_good_verdict(monkeypatch):
+    def branching(v):
+        h = pyro.sample("h", dist.Normal(v, v + 1.0))
+        pyro.factor("data", -0.5 * h**2 if h > 0 else -0.5 * h * h)
+
+    monkeypatch.setattr(short, "_MIN_CHAINS", 8)  # each costs a run of the model at every step
+    found = pc.diagnose(
+        pc.as_fit(branching, lambda v: pyro.sample("h", dist.Normal(v, v + 0.5**0.5)), ORIGIN),
+        num_draws=200,
+    )
+    (step,) = found.advice
+    assert step.startswith("write the model so that torch.vmap can follow it")
+    assert step.endswith("data-dependent control flow)")
 
 
 def mode(location, distance, share=0.5):
