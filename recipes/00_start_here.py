@@ -427,7 +427,11 @@ assert intervals["exact"][0] - apart > 0.03
 # | $\mathrm H(q)$ | | entropy of $q$ |
 # | $\mathrm{KL}(q\,\Vert\,p)$ | gap | $\log p(v;\theta) - \mathcal L$ |
 # | $w$, $\hat k$ | `log_weights`, `khat` | $p(v, h)/q(h \mid v)$, and the index of its tail |
+# | $\hat R$ | `rhat` | spread of all chains over the spread within each: 1 if they agree |
 # | $\sigma(\cdot)$ | `sigmoid` | the logistic function |
+#
+# To use a number, ask its chains for an $\hat R$ of at most 1.01. Where short chains are a referee
+# or a picture only, a recipe asks for less and says so.
 #
 # Everything is in **nats**: logarithms are natural. One nat is a factor of $e \approx 2.7$ in
 # probability. Spreads are reported as standard deviations, as Pyro's `scale` is; in formulas

@@ -1028,8 +1028,8 @@ assert abs(right([1, 2]) - 129) <= 4
 # Most recipes end with such tables. The *ledger* splits what was paid, in nats a row (here: a
 # wine): the **family gap** of the best $q$ of the family; the **amortisation gap**, if $q$ has to
 # come out of a network; the **optimiser gap** between that $q$ and the one we got; and the **price
-# in $\theta$**, what the model itself lost since $\theta$ was learnt under this $q$. A dash: not to
-# be had, or no such thing.
+# in $\theta$**, what the model itself lost since $\theta$ was learnt under this $q$. The later
+# recipes keep these columns, and say where theirs differ. A dash: not to be had, or no such thing.
 
 # %%
 scoreboard = gaps[["gap", "k-hat", "verdict"]].copy()

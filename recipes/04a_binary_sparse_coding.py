@@ -456,8 +456,8 @@ assert gaps.iloc[3] < gaps["all at ½"]
 # %% [markdown]
 # The best of several starts is the *family's* price, 12.4 nats (eight more random starts find
 # nothing better). Started at the prior or with all switches off, coordinate ascent leaves another
-# 10 or 24 nats lying; started from one half, less than two. So a bad start can cost more than the
-# family, and a good one much less.
+# 10 or 24 nats unclaimed; started from one half, less than two. So a bad start can cost more than
+# the family, and a good one much less.
 
 # %% tags=["checks"]
 rng = torch.Generator().manual_seed(0)
@@ -1033,11 +1033,9 @@ assert choice["training rows"][64] > choice["training rows"][48] + 2
 #
 # ## Scoreboard and ledger
 #
-# The **ledger**, which goes through the whole book, splits the gap, in nats a row: what the family
-# cannot express, what an encoder loses against separate optimisation, what the optimiser has left
-# lying, and what the parameters $\theta$ pay for being learnt with this $q$. New images for the
-# encoder; for it the two middle entries are bounds, as said in section 9. The family gap of the
-# last row is the one at the true $\theta$.
+# The ledger, in nats a row, has the columns of recipe 1. New images for the encoder; for it the two
+# middle entries are bounds, as said in section 9. The family gap of the last row is the one at the
+# true $\theta$.
 
 # %%
 family = gaps.iloc[3] / num_rows

@@ -632,34 +632,6 @@ plt.show()
 # $1/\sqrt{V_{ii} (V^{-1})_{ii}}$ is the share of an sd that is left once the others are held, and
 # mean field's shares are within 0.1 of it. Linear response brings all to within 20%, at the cost of
 # one Hessian.
-#
-# The whole posteriors, side by side:
-
-# %% tags=["helpers"]
-COLOURS = {"MAP": GREY, "mean field": ORANGE, "mean field + linear response": BLUE, "NUTS": "black"}
-
-
-def forest(ax, trees):
-    """Medians with 50 and 89% intervals of every coefficient, one line for each method."""
-    for shift, (name, colour) in zip((-0.3, -0.1, 0.1, 0.3), COLOURS.items(), strict=True):
-        found = trees[name]["posterior"]["coefficient"].to_numpy().reshape(-1, len(names))
-        low, left, mid, right, high = np.quantile(found, [0.055, 0.25, 0.5, 0.75, 0.945], axis=0)
-        place = np.arange(len(mid)) + shift
-        ax.hlines(place, low, high, color=colour, lw=1.2)
-        ax.hlines(place, left, right, color=colour, lw=3.5)
-        ax.plot(mid, place, "o", color=colour, mfc="white", ms=4.5, label=name)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-
-
-# %%
-fig, ax = plt.subplots(figsize=(8, 6.4))
-forest(ax, comparison.trees)
-ax.set(xlabel="coefficient (log odds for 1 sd of the column); median, 50 and 89% intervals")
-ax.set_title("Right middles, short bars: mean field; linear response has both")
-ax.set_ylim(len(names) + 0.7, -0.7)
-ax.legend(loc="lower left", ncols=2)
-plt.show()
 
 # %% [markdown]
 # ## 6 What it does to predictions
@@ -1051,10 +1023,8 @@ assert 0.5 < float(drawn.mean()) < 0.95
 # ## Scoreboard and ledger
 #
 # The gap is the log evidence less the bound; for the regression the log evidence is known only by
-# importance weights. The **ledger**, which goes through the whole book, splits it, in nats a row:
-# what the family cannot express, what an encoder loses against separate optimisation, what the
-# optimiser has left lying, and what the parameters $\theta$ pay for being learnt with this $q$
-# (none is learnt here). A dash: not measured.
+# importance weights. The ledger splits it, in nats a row, in the columns of recipe 1. No parameter
+# is learnt here, so there is no price. A dash: not measured.
 
 # %%
 best_evidence = pc.diagnose(full_rank).evidence.value

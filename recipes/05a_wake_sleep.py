@@ -703,16 +703,16 @@ assert test_log_p.min() > alone + 4
 # %% [markdown]
 # The order is that of the bars: with weights on θ the held-out digits gain more than half a nat
 # each, and the guide that is nearest to its posterior is wake-sleep's. All four are more than 4
-# nats above independent pixels. Ten causes of one layer are
-# few: the dreams are blurred strokes more often than digits.
+# nats above independent pixels. Ten causes of one layer are few: the dreams are blurred strokes
+# more often than digits.
 #
 # ## 8 Scoreboard and ledger
 #
-# For the bars, in nats a row. The *price in θ* is here the log p(v) of the θ that made the rows
-# less that of the learnt θ (recipe 4d compares with the best θ instead). The gap KL(q ‖ p) splits
-# in three: the *family* gap is left when every row has its own best product; the *amortisation* gap
-# is what a linear network adds, trained on the exact bound; the *optimiser* gap is what the
-# method's own φ adds to that.
+# For the bars, in nats a row, in the columns of recipe 1. Each can be measured here: the *family*
+# gap is left when every row has its own best product; the *amortisation* gap is what a linear
+# network adds, trained on the exact bound; the *optimiser* gap is what the method's own φ adds to
+# that. The *price in θ* is here the log p(v) of the θ that made the rows less that of the learnt θ
+# (recipe 4d compares with the best θ instead).
 
 
 # %%

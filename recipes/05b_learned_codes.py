@@ -751,7 +751,8 @@ assert verdict.verdict == "unreliable"
 
 # %% [markdown]
 # The verdict is the delta's, not the network's: a point has no spread, whoever finds it (recipe 3,
-# section 10). What the network adds is the excess. The ledger splits it: what is left on training
+# section 10). What the network adds is the excess. A point's family gap is infinite (recipe 3), so
+# this ledger has other columns than recipe 1's. It splits the excess: what is left on training
 # patches (layers too few, and optimiser), what new patches add, and what the raised picture adds.
 
 # %%

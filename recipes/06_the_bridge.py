@@ -362,7 +362,8 @@ shown.round(1)
 # %% [markdown]
 # Errors are the largest over all latents: of a mean in true posterior sds, of an sd as a share.
 # *Accepted* is the verdict "reliable" as drawn (for the reweighted row "reliable after reweighting"
-# counts too); for NUTS it is R-hat below 1.05, an ESS above 100 and no divergence. What is missing
+# counts too); for NUTS it is R-hat below 1.05 (its runs are short; ask your own for 1.01), an ESS
+# above 100 and no divergence. What is missing
 # has refused to answer: Laplace has no mode to stand on in the funnel, and weights with a k-hat
 # above 0.7 are not used.
 #

@@ -1084,11 +1084,9 @@ assert again.elbo == repaired.elbo
 # %% [markdown]
 # ## Scoreboard and ledger
 #
-# The gap is $\log p(y) - \mathcal L$. The **ledger**, which goes through the whole book, splits it,
-# in nats a row (here a school: the total divided by eight): what the family cannot express, what an
-# encoder loses against separate optimisation (none here), what the optimiser has left lying, and
-# what the parameters $\theta$ pay for being learnt with this $q$ (none is learnt here: $\mu$ and
-# $\tau$ are latents).
+# The gap is $\log p(y) - \mathcal L$. The ledger splits it in the columns of recipe 1, in nats a
+# row (here a school: the total divided by eight). There is no encoder, and no parameter is learnt:
+# $\mu$ and $\tau$ are latents.
 
 # %%
 by_svi = pc.as_fit(centred, guide, se, y)
