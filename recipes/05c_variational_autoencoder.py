@@ -734,7 +734,8 @@ assert diagnosis.verdict == "unreliable"
 # ## 10 The ledger
 #
 # What is spent, in nats an image of the test rows, for the two-latent auto-encoder of section 3,
-# from the evidence down to the bound. (The price in $\theta$ is missing: no best $\theta$ is known.)
+# from the evidence down to the bound. (The price in $\theta$ is missing: nobody knows the best
+# $\theta$.)
 
 # %%
 ledger = pd.Series(
