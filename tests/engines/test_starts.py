@@ -14,7 +14,13 @@ import pyro_cookbook as pc
 from pyro_cookbook.engines.choosing import Mode
 from pyro_cookbook.engines.climbing import _diagonal, look
 from pyro_cookbook.engines.deterministic import _pack_start, _unpack_start
-from pyro_cookbook.engines.multistart import Start, _same, find_start, has_valley
+from pyro_cookbook.engines.multistart import (
+    Start,
+    _same,
+    dispersed,
+    find_start,
+    has_valley,
+)
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
 
@@ -91,3 +97,15 @@ def test_a_mode_whose_gaussian_has_no_density_is_no_start():
     start = find_start(UnconstrainedDensity(Program(model)), 4, seed=0)
     assert start.modes == ()
     assert start.centre.scale.max() < 10
+
+
+def test_no_two_starts_are_the_same_under_a_flat_prior():
+    """Such a prior gives one value many times where it is asked for draws."""
+
+    def model():
+        x = pyro.sample("x", dist.ImproperUniform(constraints.positive, (2,), ()).to_event(1))
+        pyro.sample("y", dist.Normal(x, ORIGIN + 1.0).to_event(1), obs=torch.ones(2) + ORIGIN)
+
+    points = dispersed(UnconstrainedDensity(Program(model)), 100, 0)
+    assert len(points) > 20
+    assert len(np.unique(points, axis=0)) == len(points)
