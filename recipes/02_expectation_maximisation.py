@@ -442,9 +442,10 @@ assert abs(lengths_sampled[-100:].mean() / lengths_sampled[-300:-200].mean() - 1
 #
 # No: it ends within 0.002 nats of EM's optimum, and its steps shrink to nothing, as the gradient
 # does. With drawn $h$ the fit hovers 0.7 nats below, the bound falls from time to time, and the
-# steps shrink to a sixth of their first length and no further. Adam divides the gradient by the
-# root mean square of its recent values; near the top those are nearly all noise, and noise over
-# noise does not vanish. Nothing but the noise differs between the two loops.
+# steps shrink to a sixth of their first length and no further. Adam divides an average of some ten
+# gradients by the root mean square of about a thousand; near the top they are nearly all noise,
+# which ten gradients do not average out (recipe 1, section 4). Nothing but the noise differs
+# between the two loops.
 #
 # </details>
 #
@@ -476,7 +477,7 @@ assert per_row["stepwise EM"].iloc[-1] > truth - 0.03
 assert per_row["EM"].iloc[-1] < truth - 0.6
 
 # %% [markdown]
-# After three passes over 20 000 rows stepwise EM is within 0.03 nats a row of the parameters that
+# After three passes over 20,000 rows stepwise EM is within 0.03 nats a row of the parameters that
 # made them. EM, which moves once a pass, is more than 0.6 nats a row away.
 
 # %% [markdown]
@@ -602,7 +603,8 @@ assert (ends < -370).sum() >= 3
 #
 # In five starts a component shrank until the 1e-6 in the M step held it. The likelihood is
 # unbounded there: the density of a Gaussian on a few rows grows without limit as its sd goes to 0.
-# Start 238, which is not one of the sixty, even ends *above* the best regular optimum.
+# Start 238, which is not one of the sixty (it was searched for), even ends *above* the best regular
+# optimum.
 
 # %%
 trap = gmm.em(v, 3, seed=238)
@@ -813,6 +815,7 @@ print(
 assert "by default 0.03" in inspect.getdoc(pc.fit)
 assert fast.converged
 assert fast_diagnosis.gap.value > 3000
+assert 65 < fast_diagnosis.gap.value / 50 < 75
 assert fast_diagnosis.verdict == "unreliable"
 assert stuck.max() < 1e-4
 assert slope.max() < 0.1
@@ -821,10 +824,10 @@ assert slope_untrained.max() > 5
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# More than 3500 nats below the evidence: all 50 setosa have the wrong label. A step raised the
-# logits of a wrong label so far that the softmax is flat there: the right label has a probability
-# below 1e-4, and the KL, 70 nats for such a flower, has a slope below 0.1. (The KL *counts* only
-# what $q$ does, and $q$ does next to nothing on the right label.)
+# Some 3500 nats below the evidence: all 50 setosa have the wrong label. A step raised the logits of
+# a wrong label so far that the softmax is flat there: the right label has a probability below 1e-4,
+# and the KL, some 70 nats for each of the 50, has a slope below 0.1. (The KL *counts* only what $q$
+# does, and $q$ does next to nothing on the right label.)
 #
 # </details>
 #
@@ -901,7 +904,7 @@ print(source[source.rindex('"""') + 4 :])
 
 # %%
 def make_prior(k):
-    """Weak, in the scale of the data: a component has the weight of 1/k flowers before any."""
+    """Weak: before any data a component counts as 1/k of a flower, spread like all of them."""
     return MixturePrior(
         concentration=torch.full((k,), 1 / k),
         loc=v.mean(0),
@@ -915,7 +918,7 @@ by_k = {
     k: fit_variational_mixture(v, make_prior(k), num_restarts=10, tol=1e-8) for k in range(1, 7)
 }
 kept = {k: int((one.responsibilities.sum(0) > 1).sum()) for k, one in by_k.items()}
-print("components with more than one flower are kept")
+print("kept: a component with more than one flower")
 for k, one in by_k.items():
     print(f"K = {k}: bound {one.elbo[-1]:.1f} nats, {kept[k]} kept")
 copies = {k: math.log(math.perm(k, kept[k])) for k in by_k}
@@ -1057,8 +1060,7 @@ assert abs(rest) < 0.1
 # control: leave the empty components out. At $K = 2$ the same family is judged "reliable", and the
 # evidence, whose weights may now be used, is within 0.1 nats of the bound.
 #
-# One more thing: the weights look only where $q$ has mass, so they do not see the other copies of
-# the posterior. Read q's components as *this* fit's labels.
+# (Read q's components as *this* fit's labels: $q$ covers one of the copies.)
 
 # %% [markdown]
 # ## 11 A look with ArviZ

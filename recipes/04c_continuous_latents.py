@@ -66,9 +66,7 @@ from pyro_cookbook.algorithms import logistic_regression as logistic
 
 torch.set_num_threads(1)  # the tensors are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-# Stock Pyro keeps parameters by name: a second guide of the same class starts at the trained values
-# of the first. This setting, which importing pyro_cookbook makes as well, gives each its own.
-pyro.settings.set(module_local_params=True)
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 plt.style.use("cookbook.mplstyle")
 BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
@@ -207,8 +205,8 @@ assert np.diff(library.elbo).min() > -1e-12
 # Now without any algebra. The plain Pyro way: a model, a guide (a normal for each cause), SVI,
 # `Trace_ELBO`, a loop.
 #
-# **Predict, then run (1).** The guide's sds are free. Will SVI find the posterior's sds, which are
-# 0.83 and 0.67, or those of the updates, 0.55 and 0.45?
+# > **Predict, then run (1).** The guide's sds are free. Will SVI find the posterior's sds, which
+# > are 0.83 and 0.67, or those of the updates, 0.55 and 0.45?
 #
 # <details><summary>Answer</summary>
 #
@@ -318,8 +316,9 @@ plt.show()
 # field is too narrow. That is the direction of the $\mathrm{KL}$, not the product: in
 # $\mathrm{KL}(q \Vert p)$ the $q$ pays where it puts mass and $p$ has hardly any, so it keeps to
 # the middle of the ridge. The product that is best by $\mathrm{KL}(p \Vert q)$ has the posterior's
-# own sds (the checks below compare both). It cannot be found from draws of $q$; recipe 5 goes on
-# there.
+# own sds: for a product $\mathbb E_p[\log q]$ is a sum over the latents, and each term is largest
+# at p's own marginal (the checks below compare both). It cannot be found from draws of $q$; recipe
+# 5 goes on there.
 #
 # Look at the other direction, across the ridge. There the ellipse of mean field sticks *out*: $q$
 # does not know that the causes make up for each other.
@@ -468,12 +467,12 @@ assert abs(extreme - 0.78) < 0.02
 # %% [markdown]
 # The library's `logistic_regression` is this program. Its prior looks as if it said nothing: an sd
 # of 5 for each coefficient. In truth it says a lot. Ten such terms, on columns that go together,
-# add up to log odds with an sd of 17, and before any tumour is seen the model is surer than 98% of
-# four tumours in five. It is kept here because one meets it everywhere; section 6 measures what
-# follows from it.
+# add up to log odds with an sd of 17, and before any tumour is seen the model gives four tumours in
+# five a probability below 2% or above 98%. It is kept here because one meets it everywhere; section
+# 6 measures what follows from it.
 #
-# Radius, perimeter and area measure nearly the same (correlations above 0.97): the data know the
-# sum of their coefficients and little of each. That is explaining away among coefficients.
+# Radius, perimeter and area measure nearly the same (correlations of 0.99 and more): the data know
+# the sum of their coefficients and little of each. That is explaining away among coefficients.
 #
 # **The classical road** is Newton's method for the mode. With
 # $p = \operatorname{sigmoid}(a + x^\top c)$ and the intercept $a$ taken as one more coefficient,
@@ -508,14 +507,15 @@ assert apart < 5 * math.hypot(by_newton.elbo.se, by_name["laplace"].elbo.se)
 # scaled by the full-rank fit, two by Laplace's. R-hat then compares chains from different starts.
 # (The log posterior is concave, so there is no second mode to miss.)
 #
-# **Predict, then run (2).** Which coefficients will mean field be surest of, compared with NUTS:
-# those of columns that say something of their own, or those of radius, perimeter and area?
+# > **Predict, then run (2).** Which coefficients will mean field be surest of, compared with NUTS:
+# > those of columns that say something of their own, or those of radius, perimeter and area?
 #
 # <details><summary>Answer</summary>
 #
-# Radius, perimeter and area, but compactness and fractal dimension as much: a table of correlations
-# between columns does not show those. By section 4 the sd shrinks by $\sqrt{1 - \rho^2}$, with
-# $\rho^2$ now the share of a coefficient's posterior variance that all the others explain.
+# Radius, perimeter and area, but compactness, fractal dimension and smoothness as much: a table of
+# correlations between columns does not show those. By section 4 the sd shrinks by
+# $\sqrt{1 - \rho^2}$, with $\rho^2$ now the share of a coefficient's posterior variance that all
+# the others explain.
 # </details>
 
 # %%
@@ -765,8 +765,9 @@ assert 0.02 < calibration_error(p_bayes) < calibration_error(p_plug)
 # Where does the gain come from? Two things differ: the plug-in uses the *mode*, and it uses *one*
 # coefficient vector. And there is the prior, which made the model so sure to begin with.
 #
-# **Predict, then run (3).** Replace the mode by the posterior's mean, and still plug in one vector.
-# Then, instead, keep the plug-in at the mode and take a prior sd of 1. Which of the two gains more?
+# > **Predict, then run (3).** Replace the mode by the posterior's mean, and still plug in one
+# > vector. Then, instead, keep the plug-in at the mode and take a prior sd of 1. Which of the two
+# > gains more?
 #
 # <details><summary>Answer</summary>
 #
@@ -815,7 +816,9 @@ assert prior_predictive(1.0)[1] < 0.5 * extreme
 # other choices of the tumours: exercise 4.) Averaging over the
 # posterior accounts for not knowing $c$ within the model; it does not choose the model.
 #
-# ## Further: 7 Wrong family or wrong coordinates? Eight schools
+# # Further
+#
+# ## 7 Wrong family or wrong coordinates? Eight schools
 #
 # Eight American schools tried a coaching course for a college entrance test. From each there is an
 # estimated effect and its standard error $s_j$, in points. The model of recipe 7, with the priors
@@ -899,8 +902,8 @@ assert at["non-centred, flow", "below_best"] < 0.5
 #   $\tau \to 0$ with all $h_j = \mu$ (recipe 7 lets a point climb there): there is no mode, and the
 #   row is empty. The point where the search was given up is no estimate, however near to the means
 #   it may happen to lie. Non-centred, the density of $\tau$ itself is highest at the edge,
-#   $\tau = 0$ (next cell): no mode either. Laplace finds a mode in $\log \tau$, but at 29 points,
-#   where NUTS's median is below 4: the bound is more than 10 nats below the best.
+#   $\tau = 0$ (next cell): no mode either. Laplace finds a mode in $\log \tau$, but at 20 to 40
+#   points, where NUTS's median is below 4: the bound is more than 10 nats below the best.
 # - **Centred**, full rank is better than mean field by more than 0.5 nats, and both are unreliable.
 # - **Non-centred mean field**, the poorer family, is more than 0.7 nats above centred full rank.
 #   Mean field, full rank and flow are all within 0.25 sd in the means and 35% in the sds.
@@ -975,7 +978,7 @@ assert np.exp(np.median(log_tau["PyMC's NUTS"])) < 4
 # model by itself and keeps the higher bound; it is the bound of the model written by hand. Recipe 7
 # derives the funnel and its repair.
 #
-# ## Further: 8 Your own table
+# ## 8 Your own table
 #
 # Three lines change: the file, the columns, the column to predict. To have a file to read, the
 # first cell writes one: scikit-learn's 178 wines, and whether each is of the second cultivar.

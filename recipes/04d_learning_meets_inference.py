@@ -33,7 +33,7 @@
 # in both the evidence is exact. The data are the 178 wines that ship with scikit-learn, and images
 # of bars, drawn by the cookbook. Nothing is downloaded. All bounds are in nats. Sections 1 to 5 are
 # one lecture. Three boxes say **Predict, then run**; cells tagged `checks` hold the `assert` lines
-# that keep every number and every reason true.
+# that keep the numbers, and most reasons, true.
 
 # %%
 import tempfile
@@ -62,9 +62,7 @@ from pyro_cookbook.data import bars
 
 torch.set_num_threads(1)  # the matrices are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
-# Stock Pyro keeps parameters by name: a second guide of the same class starts at the trained values
-# of the first. This setting, which importing pyro_cookbook makes as well, gives each its own.
-pyro.settings.set(module_local_params=True)
+pyro.settings.set(module_local_params=True)  # else a second guide starts where the first ended
 plt.style.use("cookbook.mplstyle")
 BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
@@ -78,8 +76,8 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 # - \underbrace{\mathrm{KL}\big(q(h\mid v)\,\|\,p(h\mid v;\theta)\big)}
 # _{\text{a posterior that q can imitate}}.$$
 #
-# Raise $L$ in $\theta$, and **both** terms are at work. $\theta$ can gain by describing the data
-# better. It can also gain by bending its own posterior towards what $q$ can imitate. The
+# Raise $\mathcal L$ in $\theta$, and **both** terms are at work. $\theta$ can gain by describing
+# the data better. It can also gain by bending its own posterior towards what $q$ can imitate. The
 # approximation is wrong, and learning makes it less wrong, by changing the model.
 #
 # Two numbers say how far a posterior $p(h \mid v)$ is from factorial. The **total correlation** is
@@ -98,7 +96,7 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 # The model of recipe 1: $h \sim \mathcal N(0, I)$, $v \mid h \sim \mathcal N(Wh + b, \Psi)$ with
 # $\Psi$ diagonal. Now $\theta = (W, b, \text{scale})$ is learnt together with $q$. SVI climbs the
 # bound in both at once: the parameters of the model and those of the guide are handed to the same
-# optimiser.
+# optimiser. (In this cell `W` is transposed: it has a row for each factor.)
 
 # %%
 wine = data.load("wine")
@@ -178,7 +176,8 @@ assert losses[-100:].mean() > -paths.loc["SVI, mean field", "bound"]
 #
 # ### EM with a factorised E step
 #
-# The same bound, without noise. In the E step $q(h_n) = N(m_n, S)$: exactly, or factorised,
+# The same bound, without noise. In the E step $q(h_n) = \mathcal N(m_n, S)$: exactly, or
+# factorised,
 #
 # $$S_{\text{exact}} = \Lambda^{-1}, \qquad S_{\text{mean field}} =
 # \operatorname{diag}(1/\Lambda_{kk}),$$
@@ -187,9 +186,9 @@ assert losses[-100:].mean() > -paths.loc["SVI, mean field", "bound"]
 # in both. `variational_em.em` does this for either `inference`. Ten starts of each, mean field for
 # 1000 iterations:
 #
-# **Predict, then run (1).** Factor analysis has many $\theta$ with the same evidence: $W$ may be
-# rotated. Will mean field end with a lower evidence than exact EM, and with which of these
-# rotations?
+# > **Predict, then run (1).** Factor analysis has many $\theta$ with the same evidence: $W$ may be
+# > rotated. Will mean field end with a lower evidence than exact EM, and with which of these
+# > rotations?
 #
 # <details><summary>Answer</summary>
 #
@@ -279,9 +278,9 @@ assert slow == 4
 # %% [markdown]
 # ## 3 The same model, without the rotation
 #
-# **Predict, then run (2).** Take the rotation away by fixing zeros in $W$. Exact EM still reaches
-# the same evidence. What happens to the three numbers under mean field: evidence, gap,
-# $\mathrm{TC}$?
+# > **Predict, then run (2).** Take the rotation away by fixing zeros in $W$. Exact EM still reaches
+# > the same evidence. What happens to the three numbers under mean field: evidence, gap,
+# > $\mathrm{TC}$?
 #
 # <details><summary>Answer</summary>
 #
@@ -336,7 +335,8 @@ assert (summary["gap, mean field"] < 3).all()
 # $\theta_{\text{exact}}$, is below 3 nats at $\theta_{\text{mf}}$.
 #
 # The large prices may include plateaus or poor local optima. To take the start out of the
-# comparison, begin *at* the best $\theta$, and go on with mean field.
+# comparison, begin *at* a best $\theta$ (that of start 9: all ten reach the maximum), and go on
+# with mean field.
 
 # %%
 onward = variational_em.em(v, 3, mask=triangular, start=fixed["exact"][9].theta, tol=1e-8)
@@ -399,9 +399,10 @@ assert judged["θ mean field"].khat < judged["θ exact"].khat
 # It rests on the short chains: they forget their starts and move no mean and no sd beyond the
 # limits. Recipe 7, section 3, says which k-hat is asked what.) Both are "reliable", and mean
 # field's own $\theta$ has the smaller gap and the smaller k-hat. **The verdict is about $q$ given
-# $\theta$. It says that the means and sds of the draws are within its tolerances; it does not check
-# correlations, and it cannot say that the model was bent to make it so.** For that, compare the
-# evidence, or predictions for rows that were not used.
+# $\theta$. It says that the means and sds of the draws are within its tolerances; with 534 latents
+# it looks at each by itself, not at their correlations (up to 300 it looks at sums of them, too),
+# and it cannot say that the model was bent to make it so.** For that, compare the evidence, or
+# predictions for rows that were not used.
 #
 # What happened: two factors of one wine, drawn from the exact posterior under both $\theta$.
 
@@ -550,9 +551,9 @@ assert b.loc[0, "bars found"] < 0.7
 # %% [markdown]
 # ## 5 A better bound need not be a better model
 #
-# **Predict, then run (3).** Twenty $\theta$ from section 4. Somebody who can compute only the
-# mean-field bound picks the one with the highest. Which kind do they pick, and is it the best
-# model?
+# > **Predict, then run (3).** Twenty $\theta$ from section 4. Somebody who can compute only the
+# > mean-field bound picks the one with the highest. Which kind do they pick, and is it the best
+# > model?
 #
 # <details><summary>Answer</summary>
 #
@@ -612,7 +613,9 @@ assert len(better) >= 1
 # (`pc.diagnose` gives one: the evidence by importance weights), or compare predictions.
 
 # %% [markdown]
-# ## Further: 6 Your own table
+# # Further
+#
+# ## 6 Your own table
 #
 # Does learning with mean field cost anything on your data? Three lines change. With `mask=None` the
 # price at the optimum is 0 (section 2); a difference then means that a run has not reached the
@@ -640,8 +643,9 @@ assert abs(difference) < 1e-3  # one factor: every posterior is factorial
 # %% [markdown]
 # ## Scoreboard and ledger
 #
-# The ledger, in nats a row, has the columns of recipe 1. There is no encoder here; the price in
-# $\theta$ is the column that this recipe fills.
+# The ledger, in nats a row, has the columns of recipe 1 (whose family gap of 0.229 is that of
+# another start, in other coordinates). There is no encoder here; the price in $\theta$ is the
+# column that this recipe fills.
 
 # %%
 tri_exact, tri_mf = look(fixed["exact"][9].theta), look(onward.theta)
@@ -688,7 +692,7 @@ assert tri_exact["gap"] - tri_mf["gap"] > best - tri_mf["evidence"]  # what it b
 # 1. **Two factors.** Show that for $K = 2$ the total correlation and the mean-field gap of a
 #    Gaussian posterior are the same number. Is that so for $K = 3$?
 # 2. **Patience.** In section 2 some mean-field starts sit on a plateau. Are they local optima? Run
-#    start 6 for 20 000 iterations.
+#    start 6 for 20,000 iterations.
 # 3. **The remedy.** Go on from each $\theta_{\text{mf}}$ of section 4 with a few exact EM steps.
 #    How much of the price comes back? Is it a question of $\theta$, or of the basin it lies in?
 # 4. **Price and noise.** Repeat section 4 with noise of sd 0.3, 0.45 and 0.6. When is mean field

@@ -55,7 +55,8 @@ BLUE, ORANGE, GREEN, GREY = "C0", "C1", "C2", "0.47"
 # ## 1 Four densities
 #
 # Each is given as a posterior is given: a log density with its constant missing,
-# $\log \tilde p(z) = \log p(z) + \log Z$ with $z = (z_1, z_2)$.
+# $\log \tilde p(z) = \log p(z) + \log Z$ with $z = (z_1, z_2)$. (What is $h$ elsewhere is $z$ here,
+# and $\log Z$ plays the part of $\log p(v)$.)
 #
 # - **Banana**: $z_1 \sim \mathcal N(0, 1)$, and
 #   $z_2 \mid z_1 \sim \mathcal N(z_1^2 - 1, \tfrac14)$.
@@ -232,7 +233,8 @@ print(f"KL(p || q) = {plane.kl(plane.log_p, log_q):.2f} nats")
 
 # %% [markdown]
 # The same loop, as functions, for any of the four densities and for three families: independent
-# normals, a full-rank normal, and a normalising flow. The flow sends $u \sim \mathcal N(0, I)$ to
+# normals, a full-rank normal, and a normalising flow. The flow sends
+# $u \sim \mathcal N(0, \operatorname{diag}(s^2))$, with sds s that are learnt, from 1.5 on, to
 # $z_1 = f(u_1)$ and $z_2 = g(u_2; u_1)$ with monotone splines f and g, the second's shape from a
 # small network. In the plane such a map can make nearly any density.
 
@@ -286,9 +288,9 @@ def fit_p_to_q(data, family, steps, lr, seed=0):
 
 
 # %% [markdown]
-# **Predict, then run (1).** Two modes, with weights 0.6 and 0.4, far apart. A full-rank normal is
-# fitted by `fit_q_to_p`, from a start near the upper mode. Where does it end, and at how many nats?
-# And from a start near the lower one?
+# > **Predict, then run (1).** Two modes, with weights 0.6 and 0.4, far apart. A full-rank normal is
+# > fitted by `fit_q_to_p`, from a start near the upper mode. Where does it end, and at how many
+# > nats? And from a start near the lower one?
 #
 # <details><summary>Answer</summary>
 #
@@ -456,8 +458,8 @@ plt.show()
 # %% [markdown]
 # Read the rows.
 #
-# - **Blue**, KL(q‖p): no contour leaves the grey. A normal takes the bottom of the banana, one of
-#   the modes, the middle of the funnel.
+# - **Blue**, KL(q‖p): the contours keep to the grey, or nearly. A normal takes the bottom of the
+#   banana, one of the modes, the middle of the funnel.
 # - **Orange**, KL(p‖q): every contour goes round the grey, over whatever is empty inside.
 # - **The flow** bends with the shape. Under KL(p‖q) it covers; under KL(q‖p) it reaches less far
 #   than p does, and of two modes it has one (section 6 asks why).
@@ -518,9 +520,9 @@ for name, plane in planes.items():
 #
 # ### The widths on paper
 #
-# **Predict, then run (2).** The funnel, with independent normals
-# $q = \mathcal N(m, s_1)\, \mathcal N(0, s_2)$. Write the bound down and find $s_1$ and $s_2$ that
-# maximise it. The exact sds are 1 and e = 2.72.
+# > **Predict, then run (2).** The funnel, with independent normals
+# > $q = \mathcal N(m, s_1^2)\, \mathcal N(0, s_2^2)$. Write the bound down and find $s_1$ and
+# > $s_2$ that maximise it. The exact sds are 1 and e = 2.72.
 #
 # <details><summary>Answer</summary>
 #
@@ -572,13 +574,16 @@ for name, (mean, sd) in paper.items():
 #
 # ## 5 Points: MAP and Laplace
 #
+# The banana's highest point is its bottom, $(0, -1)$. Laplace lies along the tangent there, with
+# sds 1 and ½, and sticks out at both ends: 6 nats of KL(q‖p), ten times mean field's (section 8).
+#
 # The funnel's highest point is at $z_1 = -1$ (the derivative of $-\frac12 z_1^2 - z_1$ is zero
 # there), one sd below the mean: in the neck the density is high and there is little space. Laplace
 # is built around that point, with $e^{-1} = 0.37$ for the sd of $z_2$ in place of 2.72.
 #
-# **Predict, then run (3).** The kink. Laplace's covariance is $-H^{-1}$ at the mode, where $z_2 =
-# 0$. Is it narrower or wider than p? What happens to it when the prior's rate is halved, from 1.5
-# to 0.75?
+# > **Predict, then run (3).** The kink. Laplace's covariance is $-H^{-1}$ at the mode, where
+# > $z_2 = 0$. Is it narrower or wider than p? What happens to it when the prior's rate is halved,
+# > from 1.5 to 0.75?
 #
 # <details><summary>Answer</summary>
 #
@@ -680,7 +685,7 @@ assert two.kl(two.log_p, log_qs["two modes", "full rank", "q‖p"]) > 25
 # %% [markdown]
 # In the funnel k-hat is above 0.7: the neck and the mouth join the middle, and some draws get near.
 # Of the other mode it knows nothing, with 40% of p missing. This cookbook's verdict therefore also
-# climbs from dispersed starts (recipe 7).
+# lets an optimiser climb from scattered points (*Start here*, section 5).
 #
 # **Why then not always minimise KL(p‖q)?** It needs draws of p, and to draw from p is the very
 # task. In a latent-variable model there is a way round: draws of the *joint* p(v, h) are free.
@@ -813,6 +818,9 @@ assert (seekers.drop(columns="kink") == "wrong").all(axis=None)
 assert (verdict.loc[[("mean field", "p‖q"), ("full rank", "p‖q")]] == "within 0.25").all(axis=None)
 assert (verdict.loc[("flow", "p‖q")] == "within 0.25").all()
 assert verdict.loc[("flow", "q‖p"), "two modes"] == "wrong"
+own = board["KL(q‖p)"]
+assert abs(own["banana", "Laplace", "-"] - 6) < 0.1
+assert own["banana", "Laplace", "-"] > 9 * own["banana", "mean field", "q‖p"]
 
 # %% [markdown]
 # Means and sds are right, to a quarter of p's sd, for every q that was fitted by KL(p‖q), even

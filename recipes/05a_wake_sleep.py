@@ -93,8 +93,8 @@ def guide(v, num_obs=1):
 
 
 # %% [markdown]
-# The data: 400 images of 4 × 4 pixels. Each line and each column is a bar, present with probability
-# ¼; a pixel is on where a bar is, and about 2 % of the pixels are flipped. Where two bars cross,
+# The data: 400 images of 4 × 4 pixels. Each row and each column is a bar, present with probability
+# ¼; a pixel is on where a bar is, and about 2% of the pixels are flipped. Where two bars cross,
 # either explains the pixel. Eight causes have $2^8 = 256$ states, so log p(v) is a short sum, and
 # so is the exact posterior: every method below is measured against them.
 
@@ -103,7 +103,7 @@ bars = make_bars(400, 4, scale=0.25, seed=1)
 v = (bars.v > 0.5).double()  # (400, 16)
 truth = exact.BeliefParameters(
     W=7.5 * bars.atoms, b=torch.full((K,), -1.1), c=torch.full((D,), -3.75)
-)  # close to what made the images: crossings are flipped less often than this says
+)  # nearly what made the images (a crossing, twice as bright, is flipped less often)
 
 
 def show(ax, pixels, side=4, limit=1.0):
@@ -411,7 +411,7 @@ table = pd.DataFrame(
                 ("KL(p ‖ q)", one.forward),
             )
         }
-        for name, one in {**race, "wake-sleep, 3,000 steps": patient}.items()
+        for name, one in {**race, "wake-sleep, 3,000 steps (two seeds)": patient}.items()
     }
 ).T  # fmt: skip
 table.index.name = "mean (range) of three seeds"
@@ -462,7 +462,8 @@ for weighted in ("reweighted", "importance-weighted"):
 assert log_p["reweighted, 20"] > log_p["score, baseline"] + 1
 assert abs(log_p["wake-sleep, 20"] - log_p["wake-sleep"]) < 0.3
 assert abs(log_p["reweighted sleep, 20"] - log_p["reweighted, 20"]) < 0.5
-assert float(patient.log_evidence[-1].mean()) > log_p["wake-sleep"] + 0.5
+assert float(patient.log_evidence[-1].mean()) > log_p["wake-sleep"] + 0.8
+assert float(patient.log_evidence[-1].mean()) > log_p["reweighted, 20"] - 0.5
 assert max(away["wake-sleep"], away["wake-sleep, 20"], away["score, baseline"]) < 0.35
 assert min(away[name] for name in away if name[-1] in "25") > 0.3
 assert away["importance-weighted, 20"] > 2 * away["importance-weighted, 2"]
@@ -475,9 +476,9 @@ assert away["importance-weighted, 20"] > 2 * away["importance-weighted, 2"]
 # Is it the weights, or the number of draws? 20 draws without weights ("wake-sleep, 20") gain next
 # to nothing. Is it the weights on θ, or those on φ? "Reweighted sleep" has them on θ only, and
 # learns φ from dreams as before: it is as high. So **the weights on θ** make the difference: a
-# draw that does not explain the row is not learnt from. Is wake-sleep stuck, then? No: given
-# three times the steps it gains more than half a nat, so much of its lag is speed, and not
-# the bias of section 3.
+# draw that does not explain the row is not learnt from. Is wake-sleep stuck, then? No: given three
+# times the steps it gains about a nat and comes near the weighted methods, so most of its lag is
+# speed, and not the bias of section 3.
 #
 # And look at the guides. Those nearest to their posteriors, within 0.35 nats, belong to
 # wake-sleep and to the score function with a baseline, whose models are more than a nat behind

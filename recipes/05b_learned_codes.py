@@ -69,7 +69,7 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "C0", "C1", "C2", "C3", "0.47"
 
 # %%
 SIZE, D, K = 6, 36, 72
-RATE, SCALE = 1.5, 0.3  # λ and β^−½
+RATE, SCALE = 1.5, 0.3  # λ and β^−½: smaller squares and finer codes than in recipe 3
 
 china, flower = (patches.photograph(name, shrink=2) for name in patches.PHOTOGRAPHS)
 strips = china.split(20, dim=1)
@@ -324,8 +324,9 @@ assert 1 < shallow["ISTA"] < 2.5
 assert zeros["PSD"] == 0
 
 # %% [markdown]
-# A code needs zeros, and atoms that overlap have to compete for a patch. One layer of tanh does
-# neither. ISTA does both, in every iteration. (Exercise 4 puts a threshold in the place of tanh.)
+# A code needs zeros, and atoms that overlap have to compete for a patch. One layer of tanh has no
+# zeros; one layer of LISTA (section 4) has a threshold, and leaves less than half of this excess.
+# Whether that is the threshold's doing or the start's, exercise 4 asks.
 #
 # ## 4 LISTA: unroll, then learn
 #
@@ -373,7 +374,7 @@ assert (library.code(x).detach() - ista).abs().max() < 1e-12
 
 # %% [markdown]
 # Untrained, the network *is* T iterations of ISTA, to 12 digits (checked). The library's
-# `SparseCodingLISTA` gives every layer its own E, S and θ, and `start_at` puts it there.
+# `SparseCodingLISTA` gives every layer its own E, S and κ, and `start_at` puts it there.
 #
 # > **Predict, then run.** Four layers start as four iterations of ISTA. They are trained on J with
 # > 400 mini-batches. On patches from strips that they have not seen, will they be worth about 5,
@@ -397,6 +398,7 @@ table.rename_axis("layers").rename(
 
 # %% tags=["checks"]
 assert (table["ISTA"] > np.array(LAYERS)).all()
+assert table["excess"][1] < 0.5 * shallow["excess"]  # 3.6 against 9.2
 assert (table["excess"].diff()[1:] < 0).all()
 J_own = table["excess"][4] + float(best["new"].mean())
 assert J_own < J_shared
@@ -458,6 +460,7 @@ by_J, by_codes = (compared.xs(loss, level="trained on") for loss in ("J", "codes
 assert (by_codes["excess"] / by_J["excess"])[[2, 4]].min() > 1.1
 assert by_codes["excess"][4] > 1.6 * by_J["excess"][4]
 assert abs(by_codes["excess"][1] / by_J["excess"][1] - 1) < 0.1
+assert (by_J["error² of the code"] < by_codes["error² of the code"])[[2, 4]].all()
 
 # %% [markdown]
 # On new patches: with one layer the two losses give the same; with more, training on J gives the
@@ -498,7 +501,7 @@ few.rename_axis("layers").rename(
 assert list(few["numbers learned"]) == [3 * T - 1 for T in LAYERS]
 assert (few["excess"] < table["excess"])[[2, 4, 8, 16]].all()
 assert few["excess"][1] > 1.4 * table["excess"][1]
-assert few["excess"][16] < 0.15 * table["excess"][16]
+assert few["excess"][16] < 0.1 * table["excess"][16]
 assert 110 < few["ISTA"][16] < 150
 assert 27 < few["FISTA"][16] < 34
 # Control: it is the learning. Untrained, the same sixteen layers are FISTA's sixteen iterations.
@@ -509,8 +512,8 @@ assert abs(plain["FISTA"] - 16) < 1.5
 # <details><summary>Answer</summary>
 #
 # At one layer the matrices win; from two layers on the numbers do, and at sixteen by a factor of
-# more than six: 47 numbers are worth about 30 iterations of FISTA, or 130 of ISTA. How much of
-# LISTA's excess is the optimiser's, exercise 1 measures.
+# more than ten, with half as many mini-batches: 47 numbers are worth about 30 iterations of FISTA,
+# or 130 of ISTA. How much of LISTA's excess is the optimiser's, exercise 1 measures.
 # </details>
 #
 # A figure of it all: excess against layers or iterations, on new patches.
@@ -534,7 +537,7 @@ ax.set_yscale("log")
 ax.set_xticks([1, 2, 4, 8, 16, 32], [1, 2, 4, 8, 16, 32])
 ax.set_xlim(0.9, 36)
 ax.set(xlabel="layers, or iterations", ylabel="excess over the minimum of J (nats a patch)")
-ax.set_title("One layer: learn matrices. More: learn steps (after 400 mini-batches)")
+ax.set_title("One layer: learn matrices. More: learn steps (after 400 and 200 mini-batches)")
 plt.show()
 
 # %% [markdown]
@@ -604,10 +607,10 @@ assert worst["LISTA, shown the first picture only"] < 0.3 * worst["shown the fir
 #
 # Another picture hurts little: LISTA loses less than a tenth of its worth, the learned steps about
 # a tenth. Raised to the contrast of the first, the steps fall from about 18 iterations of FISTA to
-# about 11, LISTA not at all. But look at the medians: more than half of the raised patches are
-# coded *better* than new ones of the first picture. The mean is made by a few patches far off. It
-# is the training rows, not the family: shown 500 such patches among 8,500, the same 23 numbers
-# leave the worst of the others far less.
+# about 11, LISTA not at all. But look at the medians: the median raised patch is coded *better*
+# than the median new one of the first picture. The mean is made by a few patches far off. It is the
+# training rows, not the family: shown 500 such patches among 8,500, the same 23 numbers leave the
+# worst of the others far less.
 # </details>
 #
 # ## 8 A certificate, and what to do without one
@@ -686,8 +689,9 @@ plt.show()
 #
 # A layer of learned steps is an iteration of FISTA: $K^2$ multiplications, after $DK$ for
 # $W^\top(v-b)$. A layer of LISTA has an E of its own: $K^2 + DK$. So iterations are nearly the
-# currency of time, too; the clock says the rest. Each guide codes 1,000 patches at once, on one
-# thread; the best of five.
+# currency of time, too: a learned layer takes the time of an iteration of FISTA and is worth more,
+# so the learned steps lie below FISTA at every time. The clock, for 1,000 patches at once, on one
+# thread, the best of five:
 
 
 # %%

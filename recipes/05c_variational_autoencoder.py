@@ -200,7 +200,9 @@ assert 0.02 < float(evidence - turned_weights.mean()) < 1
 # principal axes with $\lVert W_{:k} \rVert^2 = \max(\lambda_k - \sigma^2, 0)$ (Tipping and Bishop,
 # 1999). Along axis $k$ the posterior variance is $\sigma^2/\lambda_k$, and over the rows the means
 # have variance $1 - \sigma^2/\lambda_k$. Put both into the KL of section 1, averaged over the rows:
-# all but the logarithm cancels,
+# an axis that is used has
+# $\tfrac12 \big((1 - \sigma^2/\lambda_k) + \sigma^2/\lambda_k - 1 - \log(\sigma^2/\lambda_k)\big)$,
+# of which the logarithm is left, and one that is not used has 0:
 #
 # $$\overline{\operatorname{KL}} = \sum_k \max\big(0,\ \log \tfrac{\sqrt{\lambda_k}}{\sigma}\big).$$
 #
@@ -272,10 +274,11 @@ assert np.abs(trained - formula)[near].max() < 0.03
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# It stays, to within 5% here. Near the collapsed state a network's decoder is its linear part, so
-# whether anything grows from there is decided by $\lambda_1$ and $\sigma^2$ alone (Lucas et al.,
-# 2019, for the linear case; arXiv:2510.01621 in general). Between 0.7 and 0.9 of the threshold the
-# networks' rate is the linear model's to within 0.03 nats.
+# It stays, to within 5% here. The literature has the reason: near the collapsed state a network's
+# decoder is its linear part, so whether anything grows from there is decided by $\lambda_1$ and
+# $\sigma^2$ alone (Lucas et al., 2019, for the linear case; arXiv:2510.01621 in general). We only
+# see it, on one table. Between 0.7 and 0.9 of the threshold the networks' rate is the linear
+# model's to within 0.03 nats.
 #
 # </details>
 #
@@ -320,13 +323,13 @@ print("validation bound after each:", *(f"{s:.1f}" for s in stopped.scores))
 # %% [markdown]
 # ## 4 Between the bound and the evidence
 #
-# With $k$ draws of $q$ the *importance-weighted bound* averages inside the logarithm (Burda et al.,
+# With $S$ draws of $q$ the *importance-weighted bound* averages inside the logarithm (Burda et al.,
 # 2016):
 #
-# $$\mathcal L_k = \mathbb E\Big[\log \tfrac1k \sum_{i=1}^k \frac{p(v, h_i)}{q(h_i \mid v)}\Big]
+# $$\mathcal L_S = \mathbb E\Big[\log \tfrac1S \sum_{i=1}^S \frac{p(v, h_i)}{q(h_i \mid v)}\Big]
 # \le \log p(v), \qquad \mathcal L_1 = \mathcal L.$$
 #
-# It rises with $k$ and ends at the evidence. With two latents the evidence is a sum over a grid.
+# It rises with $S$ and ends at the evidence. With two latents the evidence is a sum over a grid.
 #
 # > **Predict, then run.** The bound lacks some tenths of a nat. How many draws until 90% of that
 # > is gone: ten, a hundred, a thousand?
@@ -729,7 +732,7 @@ assert diagnosis.verdict == "unreliable"
 # that weights can mend it: reweighted, the median error there falls below 0.1, and fewer than 6% of
 # the rows stay off by more than 0.25. Of the rows called bad more than 20% do. Those are the rows
 # for `refine` or NUTS. One verdict for all 447 rows has to be "unreliable": in some the encoder
-# fails.
+# fails, and there the weights do not reach the evidence, which is the reason printed.
 #
 # ## 10 The ledger
 #
