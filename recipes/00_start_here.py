@@ -433,8 +433,8 @@ assert intervals["exact"][0] - apart > 0.03
 # | $\hat R$ | `rhat` | spread of all chains over that within each |
 # | $\sigma(\cdot)$ | `sigmoid` | the logistic function |
 #
-# To use a number, ask its chains for an $\hat R$ of at most 1.01 (1: they agree). Where short chains
-# are a referee or a picture only, a recipe asks for less and says so.
+# To use a number, ask its chains for an $\hat R$ of at most 1.01 (1: they agree). Where short
+# chains are a referee or a picture only, a recipe asks for less and says so.
 #
 # Everything is in **nats**: logarithms are natural. One nat is a factor of $e \approx 2.7$ in
 # probability. Spreads are reported as standard deviations, as Pyro's `scale` is; in formulas
