@@ -1,4 +1,4 @@
-"""The command line: ``pyro-cookbook run``, ``list``, ``fit`` and ``doctor``."""
+"""The command line: ``pyro-cookbook run``, ``list``, ``fit``, ``infer`` and ``doctor``."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
