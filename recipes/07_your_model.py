@@ -817,7 +817,7 @@ forest(ax, comparison.trees)
 ax.axvline(0, color=GREY, lw=1)
 ax.set(xlabel="points of the test; median, 50 and 89% intervals")
 ax.set_title("Non-centred mean field follows NUTS; centred is too sure of $\\mu$ and $\\tau$")
-ax.legend(loc="upper right")
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
 plt.show()
 
 # %% [markdown]
