@@ -200,6 +200,30 @@ def test_a_flow_starts_at_the_gaussian_of_its_centre():
         np.testing.assert_allclose(u.std(1), 1.0, rtol=0.1 + 4 / 8000**0.5)
 
 
+def test_the_fixed_map_of_a_flow_comes_after_the_flow():
+    """z = loc + L flow(ε): by the same ε without the map, and the densities differ by log |L|."""
+
+    def model():
+        pyro.sample("h", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+
+    flow = families.flow_from(Program(model), some_centre(4, 2, dense=True))
+    loc, root = flow.loc.clone(), flow.scale_tril.clone()
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.mul_(10)  # Pyro's own start: far from the identity
+        found = []
+        for at, triangle in ((torch.zeros(4), torch.eye(4)), (loc, root)):
+            flow.loc.copy_(at)
+            flow.scale_tril.copy_(triangle)
+            pyro.set_rng_seed(0)
+            posterior = flow.get_posterior()
+            z = posterior.sample((100,))
+            found.append((z, posterior.log_prob(z)))
+    (u, log_u), (z, log_z) = found
+    np.testing.assert_allclose(z, loc + u @ root.mT, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(log_z, log_u - root.diagonal().log().sum(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["map", "mean_field"])
 @pytest.mark.parametrize("inside", ["h.x", "h_unconstrained"])
 def test_a_latent_may_have_its_name_inside_anothers(family, inside):

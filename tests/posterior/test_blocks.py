@@ -5,6 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 
 import pyro_cookbook as pc
 from pyro_cookbook.posterior.importance import Blocks, find_blocks, weigh
@@ -55,3 +56,26 @@ def test_rows_with_a_latent_summed_out_have_no_weights_of_their_own():
     evidence = weigh(fit, 20_000).evidence()
     assert abs(evidence.value - exact) < 4 * evidence.se < 0.1
     assert "evidence" in str(pc.diagnose(fit))
+
+
+def test_a_switch_without_rows_is_summed_out_of_both_densities_at_every_draw():
+    """log p(v, a) − log q(a), whatever the guide says of the switch: the sum is over all of it."""
+    prior, means = (torch.tensor(x, dtype=torch.float64) for x in ([0.3, 0.7], [-1.0, 1.0]))
+    y = Y[:, 0]
+
+    def model(y):
+        a = pyro.sample("a", dist.Normal(y.new_zeros(()), 1.0))
+        switch = pyro.sample("switch", dist.Categorical(prior))
+        loc = (means[switch] + a)[..., None]
+        pyro.sample("y", dist.Normal(loc.expand(*loc.shape[:-1], 3), 1.0).to_event(1), obs=y)
+
+    def guide(y):
+        pyro.sample("a", dist.Normal(y.new_tensor(0.2), 0.6))
+        pyro.sample("switch", dist.Categorical(torch.tensor([0.2, 0.8]).to(y)))
+
+    weights = weigh(pc.as_fit(model, guide, y), 200)
+    a = weights.draws.values["a"].numpy()
+    given = stats.norm.logpdf(y.numpy(), means.numpy()[:, None] + a[:, None, None], 1).sum(-1)
+    expected = np.logaddexp.reduce(np.log(prior.numpy()) + given, axis=1)
+    expected += stats.norm.logpdf(a) - stats.norm.logpdf(a, 0.2, 0.6)
+    np.testing.assert_allclose(weights.shared, expected, atol=1e-9)

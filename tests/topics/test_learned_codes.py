@@ -240,6 +240,15 @@ def test_tethered_codes_satisfy_their_conditions(wine, theta, weight):
     assert found.trace[-1] == pytest.approx(float(energy.sum()), rel=1e-9)
 
 
+def test_codes_of_an_optimisation_pass_no_gradient_on(wine, theta):
+    """To the dictionary, nor to the encoder: in PSD's step they are data."""
+    model, guide = model_of(theta), SparseCodingPSD(D, K).double()
+    f = guide.code(wine)
+    assert f.requires_grad
+    assert not fista(model, wine).h.requires_grad
+    assert not tethered(model, wine, f, 2.0).h.requires_grad
+
+
 def test_a_tether_goes_from_the_best_code_to_the_prediction(wine, theta):
     f = code(shaken(SparseCodingPSD(D, K).double()), wine)
     free = fista(theta, wine, tol=1e-10)

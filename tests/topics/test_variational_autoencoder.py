@@ -331,6 +331,14 @@ def test_refinement_finds_the_best_product_for_every_row(wine, theta, turn):
     assert np.mean(found.elbo[-50:]) == pytest.approx(top, abs=0.05)
 
 
+def test_refinement_starts_where_it_is_told(bent):
+    model, v = bent
+    loc, scale = torch.randn(7, NUM_LATENTS).double(), 0.2 + torch.rand(7, NUM_LATENTS).double()
+    found = refinement.refine(model, v, loc, scale, num_steps=0)
+    np.testing.assert_allclose(found.loc, loc, rtol=1e-12)
+    np.testing.assert_allclose(found.scale, scale, rtol=1e-12)
+
+
 def test_a_linear_auto_encoder_learns_probabilistic_pca(wine):
     best = linear.optimum(wine, NUM_LATENTS)
     top = factor_analysis_log_evidence(best, wine).sum()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from build import belief_model, belief_network, belief_phi, belief_theta
@@ -109,6 +110,19 @@ def test_the_mean_pull_is_the_gradient_that_the_method_names(theta, phi, v, meth
     assert zero > 30
 
 
+@pytest.mark.parametrize("method", ["wake_sleep", "score"])
+def test_more_draws_of_a_row_leave_the_mean_pull_as_it_is(theta, phi, v, method):
+    """Where draws are not compared, K of them are a mean over K: not a sum."""
+    (many_theta, many_phi), rows = stacked(theta, phi, v, 10_000)
+    found, _ = learning.pull(
+        many_theta, many_phi, rows, method, 3, torch.Generator().manual_seed(0)
+    )
+    expected = expected_pull(method, theta, phi, v)
+    largest, zero = deviations([*found.theta, *found.phi], expected)
+    assert largest < 4.5
+    assert zero > 30
+
+
 def test_the_oracle_knows_the_same_objectives(theta, phi, v):
     """The sums over pairs above, against NumPy's: by differences, and directly."""
     theta, phi = leaves(theta, phi)
@@ -170,7 +184,8 @@ def pyro_gradients(method: str, particles: int, theta, phi, v, num_obs=None):
 
 @pytest.mark.parametrize("method", rules.METHODS)
 def test_the_pyro_elbo_has_the_same_mean_pull(theta, phi, v, method):
-    num_obs = 60 if method == "reweighted" else None  # a mini-batch is scaled up
+    # A mini-batch is scaled up, and so are the dreams, of which there are as many as rows.
+    num_obs = 60 if method in {"reweighted", "wake_sleep"} else None
     draws = pyro_gradients(method, PARTICLES[method], theta, phi, v, num_obs)
     largest, zero = deviations(draws, expected_pull(method, theta, phi, v))
     assert largest < 4.5
@@ -188,6 +203,44 @@ def test_the_loss_is_minus_the_importance_weighted_bound(theta, phi, v):
         assert losses.mean() == pytest.approx(expected, abs=4 * losses.std() / 500**0.5)
     one = -oracle.elbo(theta, v, phi.logits(v)).sum()
     assert one - expected > 10 * losses.std() / 500**0.5
+
+
+def test_the_loss_of_a_mini_batch_stands_for_all_rows(theta, v):
+    """Exactly, where causes touch nothing: their posterior is the prior, and all weights agree."""
+    alone = theta._replace(W=torch.zeros_like(theta.W))
+    prior = Recognition(torch.zeros_like(theta.W.mT), theta.b)
+    elbo, model, guide = ParticleELBO("reweighted", 2), belief_model(alone), belief_network(prior)
+    expected = -10 * oracle.log_evidence(alone, v).sum()
+    for evaluate in (elbo.loss, elbo.loss_and_grads):
+        assert evaluate(model, guide, v, 10 * NUM_ROWS) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("method", rules.METHODS)
+def test_a_draw_passes_no_gradient_on(method):
+    """Draws of bits cannot; normal ones could, to φ from log p, and to θ from log q of dreams."""
+    v = torch.tensor([-1.0, 0.5, 2.0]).double()
+    b, r = (torch.tensor(x).double().requires_grad_() for x in (0.3, -0.4))
+    seen = []
+
+    def model(v=None, num_obs=None):
+        with pyro.plate("row", num_obs if v is None else len(v), dim=-1):
+            h = pyro.sample("h", dist.Normal(b, 1.0))
+            return pyro.sample("v", dist.Normal(h, 1.0), obs=v)
+
+    def guide(v, num_obs=None):
+        with pyro.plate("row", len(v), dim=-1):
+            seen.append((v.detach(), pyro.sample("h", dist.Normal(r * v, 1.0)).detach()))
+
+    ParticleELBO(method, 3).loss_and_grads(model, guide, v)
+    h, at = seen[0][1], {"b": b.detach(), "r": r.detach()}
+    log_w = dist.Normal(at["b"], 1.0).log_prob(h) + dist.Normal(h, 1.0).log_prob(v)
+    a, c = rules.coefficients(method, log_w - dist.Normal(at["r"] * v, 1.0).log_prob(h))
+    to_r = (c * (h - at["r"] * v) * v).sum()
+    if method in rules.DREAMING:
+        dreamt, cause = seen[-1]
+        to_r = to_r + ((cause - at["r"] * dreamt) * dreamt).sum()
+    assert float(b.grad) == pytest.approx(-float((a * (h - at["b"])).sum()), rel=1e-10)
+    assert float(r.grad) == pytest.approx(-float(to_r), rel=1e-10)
 
 
 def test_a_latent_outside_the_rows_is_refused(theta, v):
