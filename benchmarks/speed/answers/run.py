@@ -6,7 +6,7 @@ PYTHON is an interpreter that has numpyro. Each answer is a process of its own, 
 start to its end, imports and compilation included: `pc.infer` with its defaults, and NUTS with
 four chains of 1,000 draws after 1,000 of warm-up. Runs are interleaved. Their means and sds are
 compared with the known ones of `benchmarks/verdict`: "error" is the largest, of a mean in sds or of
-an sd as a share. Writes results.md beside this file.
+an sd as a share. Writes results.md beside this file; models that are not named keep their rows.
 """
 
 import argparse
@@ -53,18 +53,7 @@ def main() -> None:
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     sides = {"ours": (sys.executable, "ours.py"), "NumPyro": (chosen.peers, "with_numpyro.py")}
-    lines = [
-        "# Seconds from a cold process to an answer",
-        "",
-        INTRODUCTION,
-        "",
-        f"{platform.machine()}, {os.cpu_count()} cores, medians of {chosen.runs}"
-        " (smallest to largest).",
-        "",
-        "| model | `pc.infer`, s | rung | error | NumPyro NUTS, s | error | times faster |",
-        "|---|--:|---|--:|--:|--:|--:|",
-    ]
-    ahead, header = 0, len(lines)
+    rows = rows_of(HERE / "results.md")
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.models:
             file, known = Path(folder) / f"{name}.npz", truth(name)
@@ -86,14 +75,42 @@ def main() -> None:
                     f"**{error}**" if good else error,
                 )
             ratio = median["NumPyro"] / median["ours"]
-            ahead += ratio > 1
-            lines.append(
-                f"| {name} | {cells['ours'][0]} | {found['ours']['rung']} | {cells['ours'][1]} |"
-                f" {cells['NumPyro'][0]} | {cells['NumPyro'][1]} | {ratio:.1f} |"
+            rows[name] = (
+                f"| {name} | {chosen.runs} | {cells['ours'][0]} | {found['ours']['rung']} |"
+                f" {cells['ours'][1]} | {cells['NumPyro'][0]} | {cells['NumPyro'][1]} |"
+                f" {ratio:.2f} |"
             )
-            print(lines[-1], flush=True)
-            text = "\n".join([*lines, "", f"Ahead on {ahead} of {len(lines) - header}."]) + "\n"
-            (HERE / "results.md").write_text(text, encoding="utf-8")
+            print(rows[name], flush=True)
+            write(rows, HERE / "results.md")
+
+
+def rows_of(file: Path) -> dict[str, str]:
+    """Give the rows of an earlier table by model: a model that is not run again keeps its row."""
+    if not file.exists():
+        return {}
+    lines = file.read_text("utf-8").splitlines()
+    rows = {line.split(" ")[1]: line for line in lines if line.startswith("| ")}
+    return {name: line for name, line in rows.items() if name in NAMES}
+
+
+def write(rows: dict[str, str], file: Path) -> None:
+    """Write the table, in the order of NAMES."""
+    ordered = [rows[name] for name in NAMES if name in rows]
+    ahead = sum(float(row.split("|")[-2]) > 1 for row in ordered)
+    lines = [
+        "# Seconds from a cold process to an answer",
+        "",
+        INTRODUCTION,
+        "",
+        f"{platform.machine()}, {os.cpu_count()} cores, medians (smallest to largest).",
+        "",
+        "| model | runs | `pc.infer`, s | rung | error | NumPyro NUTS, s | error | times faster |",
+        "|---|--:|--:|---|--:|--:|--:|--:|",
+        *ordered,
+        "",
+        f"Ahead on {ahead} of {len(ordered)}.",
+    ]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
