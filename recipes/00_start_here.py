@@ -297,8 +297,9 @@ assert abs(measured + errors.loc["full_rank", "sd β"]) < 0.08
 assert measured < 0.22
 
 # %% [markdown]
-# Its tails are too light where the posterior is skewed: far out the weights grow without limit. A
-# k-hat above 1 says that no average over them can be relied on, however good it looks in these
+# Far out in $\beta$ the posterior falls like its prior, of standard deviation 10, times an
+# exponential; $q$ falls like a normal of less than half that. There the weights grow without limit.
+# A k-hat above 1 says that no average over them can be relied on, however good it looks in these
 # draws. Its means and standard deviations are within the limit, as the exact answer confirms.
 #
 # Mean field is *reliable after reweighting*. Its own standard deviation of $\beta$ is not to be
@@ -317,6 +318,12 @@ print(f"sd of beta: {sd:.1f} reweighted, {exact_sd[1]:.1f} exact")
 assert abs(sd / exact_sd[1] - 1) < 0.07
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# By less than 7%. The weights put back most of what independence took.
+#
+# </details>
+#
 # **How a verdict can fail.** Two parts of it are theorems: with $q$ the posterior all weights are
 # equal, and chains that start in the posterior stay in it. The rest is judgement. Chains are short:
 # they cannot find a second mode that no draw has met. For such modes `diagnose` climbs, with an
@@ -378,9 +385,9 @@ assert intervals["exact"][0] - apart > 0.03
 # </details>
 
 # %% [markdown]
-# That is the whole way: a model, a guide, a bound, a verdict, an answer. The rest of the book asks
-# what to do when the model has thousands of latents, or discrete ones, or parameters to learn; and
-# at every step what it costs.
+# That is the whole way: a model, a guide, a bound, a verdict, an answer. **What this leaves open**:
+# thousands of latents ([1], [4c]), discrete ones ([4a]), parameters to learn ([2], [4d]); and at
+# every step what it costs ([6]).
 #
 # ## 7 Which recipe answers which question
 #
@@ -400,7 +407,9 @@ assert intervals["exact"][0] - apart > 0.03
 # | Sampling or optimisation? What does each cost? | [6 The bridge][6] | all |
 # | I have a table, or a model of my own | [7 Your data, your model][7] | all |
 #
-# This is also an order to read in. If you have one evening, read 1, 4c and 7.
+# The order of the table works. Easier to read: 1, 2, 3, 4c (sections 1 to 4), 4a, 4b, 4d, the
+# laboratory, 5a, 5b, 5c, then 7 (with eight schools, before 4c's section 7), then 6. If you have
+# one evening, read 1, 4c and 7.
 #
 # [1]: 01_inference_as_optimisation.ipynb
 # [2]: 02_expectation_maximisation.ipynb
@@ -424,7 +433,7 @@ assert intervals["exact"][0] - apart > 0.03
 # | $h$ | `h`, or the model's own noun | what is hidden, the latents |
 # | $\theta$ | `theta` | parameters of the model: learnt or held, not inferred |
 # | $p(v, h; \theta)$ | `model` | the generative story |
-# | $q(h \mid v)$ | `guide` | the approximation to the posterior |
+# | $q(h \mid v)$, short $q$ | `guide` | the approximation to the posterior |
 # | $\mathcal L(v, \theta, q)$ | `fit.elbo` | the evidence lower bound, in nats |
 # | $\log p(v; \theta)$ | `evidence` | the log evidence |
 # | $H(q)$ | | entropy of $q$ |

@@ -446,8 +446,10 @@ assert abs(lengths_long[-100:].mean() / lengths_long[200:300].mean() - 1) < 0.25
 # The first steps have nearly the length of the learning rate, 0.03; from step 200 on they have a
 # tenth of it, and shrink no further. Adam divides each coordinate's gradient by the root mean
 # square of its recent gradients. As long as these agree in sign the quotient is near ±1. Near the
-# top they are mostly noise. The numerator averages some ten gradients, in which the noise has not
-# cancelled, so the quotient stays at about a tenth, however long one waits.
+# top they are mostly noise. The numerator averages some ten gradients: of independent noise of
+# constant size $\sqrt{0.1/1.9} = 0.23$ of the root mean square is left. The denominator averages
+# about a thousand squares, and still remembers the first, large ones. So the quotient is a tenth
+# here; as they fade it would rise towards 0.23. It does not go to 0, however long one waits.
 #
 # > **Predict, then run (2).** Is the gap of 44 nats the family's fault or the optimiser's? Go on
 # > for 200 steps with a learning rate ten times smaller. And climb once more from the start, with
@@ -558,7 +560,7 @@ assert 0.3 < each.mean() < 0.6
 # the worst of 534 noisy comparisons, with its margin. So "reliable" means: wrong by
 # less than about a fifth of an sd. Whether that is good enough is for you to say.
 #
-# ### Three witnesses
+# ### Two witnesses, the first in two forms
 #
 # **Joint weights** $p(v,h)/q(h \mid v)$, all wines at once. Their k-hat estimates how heavy the
 # tail is; above 0.7 the draws cannot be reweighted. One wine's tail index is a matter of algebra:

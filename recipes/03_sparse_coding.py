@@ -743,7 +743,7 @@ assert same >= 20
 # $A$ on the directions that are left: sparse coding again, with atoms $A^+ W$ and `scale` 0.1.
 # Their lengths are no longer 1: coarse atoms are longer, as coarse structure is stronger in
 # photographs. $\lambda$ is chosen on a part of the first photograph, which the dictionary has seen;
-# the best of the five values tried is the last but one.
+# the best of the five values tried is neither the first nor the last.
 
 # %%
 SIGMA = 0.1
@@ -836,11 +836,11 @@ assert decibels["sparse coding"] > decibels["Wiener"] + 0.2
 assert decibels["sparse coding"] > decibels["same atoms, normal h"] + 0.5
 
 # %% [markdown]
-# Quality is the PSNR in decibels, −10 log₁₀ of the mean squared error: higher is better. Before:
-# 20.1 dB. After: 26.2 dB, 1.0 more than a Gaussian blur whose width was chosen with the answer in
-# hand, and 1.6 more than the Wiener filter. With the same atoms and a *normal* prior on $h$, even
-# at its best variance, it is 25.1 dB: the sparse prior is worth 1.1. That is modest: methods made
-# for the purpose do better.
+# Quality is the PSNR in decibels, $-10 \log_{10}$ of the mean squared error: higher is better.
+# Before: 20.1 dB. After: 26.2 dB, 1.0 more than a Gaussian blur whose width was chosen with the
+# answer in hand, and 1.6 more than the Wiener filter. With the same atoms and a *normal* prior on
+# $h$, even at its best variance, it is 25.1 dB: the sparse prior is worth 1.1. That is modest:
+# methods made for the purpose do better.
 
 # %% [markdown]
 # ## 9 Use it: codes as features

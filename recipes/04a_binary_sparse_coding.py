@@ -375,7 +375,7 @@ assert np.diff(damped.elbo).min() > -1e-6
 # Undamped, 5 to 14 images still swing after sixty sweeps, and the bound stays more than 80 nats
 # below that of coordinate ascent. Damped by ½, the bound rises here with every sweep and ends
 # within 15 nats of the evidence: another local optimum than coordinate ascent found from the same
-# start, and a better one, by luck. A parallel sweep is one matrix product, which suits a GPU and
+# start, and here a better one. A parallel sweep is one matrix product, which suits a GPU and
 # very many units; coordinate ascent needs no damping to choose. Prefer it where you can.
 #
 # ## 6 What a product cannot say
@@ -922,7 +922,7 @@ plt.show()
 # 1797 handwritten digits, 8 × 8 pixels, 1 where the ink is above half and 0 elsewhere; 36 atoms. (A
 # normal likelihood for pixels that are 0 or 1 is wrong as a model of ink; it is kept for the sake
 # of the algebra. Recipe 5c compares likelihoods.) $2^{36}$ states are out of reach, so there is no
-# exact evidence here. A sweep of mean field costs 36² multiplications a row.
+# exact evidence here. A sweep of mean field costs $36^2$ multiplications a row.
 
 # %%
 digits = datasets.load_digits()

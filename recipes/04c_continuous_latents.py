@@ -503,9 +503,9 @@ assert apart < 5 * math.hypot(by_newton.elbo.se, by_name["laplace"].elbo.se)
 
 # %% [markdown]
 # Newton needs fewer than 15 steps. Now the variational families, linear response, and NUTS as the
-# referee. A referee should not owe its start to a player: two of its four chains start and are
-# scaled by the full-rank fit, two by Laplace's. R-hat then compares chains from different starts.
-# (The log posterior is concave, so there is no second mode to miss.)
+# referee. Its chains borrow starts and scales from two players: two chains from the full-rank fit,
+# two from Laplace's, and R-hat compares the two kinds. That the chains miss nothing is not the
+# starts' merit: the log posterior is concave, so there is no second mode to miss.
 #
 # > **Predict, then run (2).** Which coefficients will mean field be surest of, compared with NUTS:
 # > those of columns that say something of their own, or those of radius, perimeter and area?

@@ -664,10 +664,10 @@ ledger = {
 columns = ["family gap", "amortisation gap", "optimiser gap", "price in θ"]
 ledger = pd.DataFrame.from_dict(ledger, orient="index", columns=columns)
 board = {
-    name: [one.gap.value, one.verdict, look(thetas[name])["evidence"] - best]
+    name: [one.gap.value, one.khat, one.verdict, look(thetas[name])["evidence"] - best]
     for name, one in judged.items()
 }
-columns = ["gap (nats)", "verdict", "evidence below the best (nats)"]
+columns = ["gap (nats)", "k-hat", "verdict", "evidence below the best (nats)"]
 board = pd.DataFrame.from_dict(board, orient="index", columns=columns)
 board.round(1)
 

@@ -458,11 +458,13 @@ plt.show()
 # %% [markdown]
 # Read the rows.
 #
-# - **Blue**, KL(q‖p): the contours keep to the grey, or nearly. A normal takes the bottom of the
-#   banana, one of the modes, the middle of the funnel.
-# - **Orange**, KL(p‖q): every contour goes round the grey, over whatever is empty inside.
-# - **The flow** bends with the shape. Under KL(p‖q) it covers; under KL(q‖p) it reaches less far
-#   than p does, and of two modes it has one (section 6 asks why).
+# - **Blue**, $\mathrm{KL}(q\,\Vert\,p)$: the contours keep to the grey, or nearly. A normal takes
+#   the bottom of the banana, one of the modes, the middle of the funnel.
+# - **Orange**, $\mathrm{KL}(p\,\Vert\,q)$: every contour goes round the grey, over whatever is
+#   empty inside.
+# - **The flow** bends with the shape. Under $\mathrm{KL}(p\,\Vert\,q)$ it covers; under
+#   $\mathrm{KL}(q\,\Vert\,p)$ it reaches less far than p does, and of two modes it has one (section
+#   6 asks why).
 # - **NUTS** has no shape to be wrong, and of two modes each chain has seen one.
 #
 # The next sections turn each of these sentences into numbers.
@@ -508,15 +510,16 @@ for name, plane in planes.items():
 # %% [markdown]
 # The sds are shares of p's; *outside* is q's mass outside the region that holds 99% of p.
 #
-# - Under KL(q‖p) all sixteen sds are **too small**, and at most 3% of q is outside.
-# - Under KL(p‖q) the sds are **right**: within a tenth of those of the draws. The normal that
-#   maximises a likelihood has the data's mean and sds. The price is paid elsewhere: more than a
-#   quarter of q is in empty places for the banana, the two modes and the funnel; over 70% for the
-#   two modes with independent normals.
+# - Under $\mathrm{KL}(q\,\Vert\,p)$ all sixteen sds are **too small**, and at most 3% of q is
+#   outside.
+# - Under $\mathrm{KL}(p\,\Vert\,q)$ the sds are **right**: within a tenth of those of the draws.
+#   The normal that maximises a likelihood has the data's mean and sds. The price is paid elsewhere:
+#   more than a quarter of q is in empty places for the banana, the two modes and the funnel; over
+#   70% for the two modes with independent normals.
 #
 # So neither is "too narrow" or "too wide" as such. One has the widths of what it covers, the other
 # those of the whole. (What is computed *from* the latents is another matter: the sum of two
-# negatively correlated ones comes out too wide under KL(q‖p). See exercise 1.)
+# negatively correlated ones comes out too wide under $\mathrm{KL}(q\,\Vert\,p)$. See exercise 1.)
 #
 # ### The widths on paper
 #
@@ -575,7 +578,8 @@ for name, (mean, sd) in paper.items():
 # ## 5 Points: MAP and Laplace
 #
 # The banana's highest point is its bottom, $(0, -1)$. Laplace lies along the tangent there, with
-# sds 1 and ½, and sticks out at both ends: 6 nats of KL(q‖p), ten times mean field's (section 8).
+# sds 1 and ½, and sticks out at both ends: 6 nats of $\mathrm{KL}(q\,\Vert\,p)$, ten times mean
+# field's (section 8).
 #
 # The funnel's highest point is at $z_1 = -1$ (the derivative of $-\frac12 z_1^2 - z_1$ is zero
 # there), one sd below the mean: in the neck the density is high and there is little space. Laplace
@@ -616,9 +620,9 @@ assert widths.loc[("funnel", "Laplace", "-"), "sd of z2"] < 0.15
 # %% [markdown]
 # ## 6 What stops the flow, and what no weight can see
 #
-# With two modes the flow under KL(q‖p) sits on one of them, at the 0.51 nats of a single normal. Is
-# the family too poor? A control: the same family, the same loss, but started from the flow that
-# KL(p‖q) has found.
+# With two modes the flow under $\mathrm{KL}(q\,\Vert\,p)$ sits on one of them, at the 0.51 nats of
+# a single normal. Is the family too poor? A control: the same family, the same loss, but started
+# from the flow that $\mathrm{KL}(p\,\Vert\,q)$ has found.
 
 # %%
 plane, data = planes["two modes"], planes["two modes"].draws(20_000)
@@ -687,11 +691,12 @@ assert two.kl(two.log_p, log_qs["two modes", "full rank", "q‖p"]) > 25
 # Of the other mode it knows nothing, with 40% of p missing. This cookbook's verdict therefore also
 # lets an optimiser climb from scattered points (*Start here*, section 5).
 #
-# **Why then not always minimise KL(p‖q)?** It needs draws of p, and to draw from p is the very
-# task. In a latent-variable model there is a way round: draws of the *joint* p(v, h) are free.
-# Dream an h from the prior and a v from it, and fit q(h | v) to the pairs by maximum likelihood.
-# That is the sleep phase of wake-sleep, in recipe 5a: it minimises KL(p‖q) for dreamt v, and what
-# you see in orange is what it does to q when the family is too small.
+# **Why then not always minimise $\mathrm{KL}(p\,\Vert\,q)$?** It needs draws of p, and to draw from
+# p is the very task. In a latent-variable model there is a way round: draws of the *joint* p(v, h)
+# are free. Dream an h from the prior and a v from it, and fit q(h | v) to the pairs by maximum
+# likelihood. That is the sleep phase of wake-sleep, in recipe 5a: it minimises
+# $\mathrm{KL}(p\,\Vert\,q)$ for dreamt v, and what you see in orange is what it does to q when the
+# family is too small.
 #
 # ## 7 Chance
 #
@@ -735,9 +740,9 @@ assert np.concatenate(repeats).min() > 0
 # %% [markdown]
 # ## 8 Ledger and scoreboard
 #
-# Where do the nats of KL(q‖p) go? The **family gap** is what the best q of the family leaves; here
-# it can be computed, since the integral over the grid can be minimised by L-BFGS without any noise.
-# The **optimiser gap** is what SVI adds.
+# Where do the nats of $\mathrm{KL}(q\,\Vert\,p)$ go? The **family gap** is what the best q of the
+# family leaves; here it can be computed, since the integral over the grid can be minimised by
+# L-BFGS without any noise. The **optimiser gap** is what SVI adds.
 
 
 # %%
@@ -823,15 +828,15 @@ assert abs(own["banana", "Laplace", "-"] - 6) < 0.1
 assert own["banana", "Laplace", "-"] > 9 * own["banana", "mean field", "q‖p"]
 
 # %% [markdown]
-# Means and sds are right, to a quarter of p's sd, for every q that was fitted by KL(p‖q), even
-# where its picture is nonsense; and wrong for every normal that was fitted by KL(q‖p), but for the
-# kink. Which is better depends on the use: for means and sds the cover, for draws that look like p
-# the seeker. For the banana and the funnel k-hat tells the two apart; for the two modes it does
-# not.
+# Means and sds are right, to a quarter of p's sd, for every q that was fitted by
+# $\mathrm{KL}(p\,\Vert\,q)$, even where its picture is nonsense; and wrong for every normal that
+# was fitted by $\mathrm{KL}(q\,\Vert\,p)$, but for the kink. Which is better depends on the use:
+# for means and sds the cover, for draws that look like p the seeker. For the banana and the funnel
+# k-hat tells the two apart; for the two modes it does not.
 #
 # ## What it leaves open
 #
-# - Draws of p for KL(p‖q), in a real model: **5a**, wake-sleep.
+# - Draws of p for $\mathrm{KL}(p\,\Vert\,q)$, in a real model: **5a**, wake-sleep.
 # - A flow that starts at the curvature's normal, real posteriors, and seconds: **6**, the bridge.
 # - A funnel is a matter of coordinates: **7** turns it into a round normal (exercise 3 does it
 #   here).
@@ -840,12 +845,12 @@ assert own["banana", "Laplace", "-"] > 9 * own["banana", "mean field", "q‖p"]
 #
 # Solutions: `solutions/05_two_dimensions`.
 #
-# 1. **A tilted normal.** p is normal with sds 1 and correlation ρ. Derive the independent normals
-#    that minimise KL(q‖p) and KL(p‖q). Then compare the sd of $z_1 + z_2$ and of $z_1 - z_2$. Which
-#    q is too narrow, and for what?
+# 1. **A tilted normal.** p is normal with sds 1 and correlation $\rho$. Derive the independent
+#    normals that minimise $\mathrm{KL}(q\,\Vert\,p)$ and $\mathrm{KL}(p\,\Vert\,q)$. Then compare
+#    the sd of $z_1 + z_2$ and of $z_1 - z_2$. Which q is too narrow, and for what?
 # 2. **Nearer modes.** Move the modes together, to $\pm(d, d)$ with weights ½. At which d does the
 #    best full-rank normal stop covering both?
 # 3. **Other coordinates.** Fit mean field to the funnel in $u = (z_1, z_2 e^{-z_1})$. What is p
 #    there, and what is the gap?
-# 4. **A wider start.** Fit the flow to the two modes by KL(q‖p) from three initial networks, with a
-#    base of sd 1.5 and of sd 4. How often does it find both modes?
+# 4. **A wider start.** Fit the flow to the two modes by $\mathrm{KL}(q\,\Vert\,p)$ from three
+#    initial networks, with a base of sd 1.5 and of sd 4. How often does it find both modes?

@@ -22,8 +22,8 @@
 # network to guess the causes. After it you can
 #
 # - say what wake-sleep optimises, and what it does not;
-# - tell the two divergences KL(q ‖ p) and KL(p ‖ q) apart by what they do to a row with two
-#   explanations;
+# - tell the two divergences $\mathrm{KL}(q\,\Vert\,p)$ and $\mathrm{KL}(p\,\Vert\,q)$ apart by what
+#   they do to a row with two explanations;
 # - write five learning methods as one: two numbers for each draw;
 # - say, with numbers, what more draws do to the model and what they do to the guide.
 #
@@ -95,8 +95,8 @@ def guide(v, num_obs=1):
 # %% [markdown]
 # The data: 400 images of 4 × 4 pixels. Each row and each column is a bar, present with probability
 # ¼; a pixel is on where a bar is, and about 2% of the pixels are flipped. Where two bars cross,
-# either explains the pixel. Eight causes have $2^8 = 256$ states, so log p(v) is a short sum, and
-# so is the exact posterior: every method below is measured against them.
+# either explains the pixel. Eight causes have $2^8 = 256$ states, so $\log p(v)$ is a short sum,
+# and so is the exact posterior: every method below is measured against them.
 
 # %%
 bars = make_bars(400, 4, scale=0.25, seed=1)
@@ -130,9 +130,9 @@ plt.show()
 # %% [markdown]
 # ## 2 The plain Pyro way
 #
-# `SVI` with `Trace_ELBO` climbs the bound in θ and φ together. Bits cannot be reparametrised, so
-# the guide's gradient is a *score function*: $\log w \,\nabla \log q(h \mid v)$ with $\log w =
-# \log p(v, h) - \log q(h \mid v)$ (recipe 4a measures its noise).
+# `SVI` with `Trace_ELBO` climbs the bound in $\theta$ and $\phi$ together. Bits cannot be
+# reparametrised, so the guide's gradient is a *score function*: $\log w \,\nabla \log q(h \mid v)$
+# with $\log w = \log p(v, h) - \log q(h \mid v)$ (recipe 4a measures its noise).
 
 # %%
 pyro.set_rng_seed(0)
@@ -180,7 +180,7 @@ print(f"log p(v): {before:.1f} when every pixel is a coin, {after:.1f} after 500
 # ## 3 Which divergence?
 #
 # The wake phase climbs $\mathbb E_q[\log p(v, h; \theta)]$, the part of the bound that depends on
-# θ: it is an M step. The sleep phase climbs
+# $\theta$: it is an M step. The sleep phase climbs
 #
 # $$\mathbb E_{p(v, h)}[\log q(h \mid v; \phi)] = \text{const} - \mathbb E_{p(v)}\,
 # \mathrm{KL}\big(p(h \mid v)\,\|\,q(h \mid v; \phi)\big).$$
@@ -193,9 +193,9 @@ print(f"log p(v): {before:.1f} when every pixel is a coin, {after:.1f} after 500
 # > says "one of the two, either". What are the two probabilities of the best *independent* q, by
 # > each divergence?
 #
-# <details><summary>Answer</summary>KL(p ‖ q) punishes q where p is and q is not: it takes the
-# posterior's own marginals, about ½ and ½. KL(q ‖ p) punishes q where q is and p is not: it
-# settles on one cause and calls the other off.</details>
+# <details><summary>Answer</summary>$\mathrm{KL}(p\,\Vert\,q)$ punishes q where p is and q is
+# not: it takes the posterior's own marginals, about ½ and ½. $\mathrm{KL}(q\,\Vert\,p)$ punishes
+# q where q is and p is not: it settles on one cause and calls the other off.</details>
 
 # %%
 either = exact.BeliefParameters(
@@ -244,14 +244,14 @@ assert after > before + 2
 
 # %% [markdown]
 # Each product is the worse one by the other's measure. The sleep phase puts about a quarter of q on
-# "neither", which explains nothing, and another quarter on "both". Now the wake phase takes a
-# draw of q for the truth, and teaches the model that a pixel may be lit with no cause on. **So
-# the true θ need not be a resting point of wake-sleep.** To see that without any noise: images of
-# 2 × 2 pixels, bars with probability ½, all 16 images with their exact probabilities. Start at
-# the true θ, give every image the best product that sleep could ever reach (the exact marginals),
-# and follow the exact wake direction.
+# "neither", which explains nothing, and another quarter on "both". Now the wake phase takes a draw
+# of q for the truth, and teaches the model that a pixel may be lit with no cause on. **So the true
+# $\theta$ need not be a resting point of wake-sleep.** To see that without any noise: images of 2 ×
+# 2 pixels, bars with probability ½, all 16 images with their exact probabilities. Start at the true
+# $\theta$, give every image the best product that sleep could ever reach (the exact marginals), and
+# follow the exact wake direction.
 #
-# > **Predict, then run.** Does log p(v) fall, stay or rise? And with the exact posterior as q?
+# > **Predict, then run.** Does $\log p(v)$ fall, stay or rise? And with the exact posterior as q?
 #
 # <details><summary>Answer</summary>With the product it falls, by about 0.05 nats a row. With the
 # exact posterior nothing moves: the data are the model's own, and every step is EM's.</details>
@@ -308,22 +308,22 @@ assert np.ptp(ideal["exact posterior"]) < 1e-3
 # | method | $a_s$ | $\alpha_s$ |
 # |---|---|---|
 # | wake-sleep | $1/S$ | dreams instead |
-# | its θ with weights: reweighted sleep | $\hat w_s$ | dreams instead |
+# | its $\theta$ with weights: reweighted sleep | $\hat w_s$ | dreams instead |
 # | reweighted wake-sleep (Bornschein and Bengio, 2015) | $\hat w_s$ | $\hat w_s$ |
 # | importance-weighted (Burda et al., 2016) | $\hat w_s$ | $\hat L - \hat L_{-s} - \hat w_s$ |
 # | score function, `Trace_ELBO` | $1/S$ | $(\log w_s - \text{baseline})/S$ |
 #
 # $\hat w_s = w_s / \sum_j w_j$ are importance weights: draws that explain the row count. They
-# estimate $\nabla_\theta \log p(v)$ itself and, for φ, $-\nabla_\phi \mathrm{KL}(p\,\|\,q)$ **on
-# the data**: the sleep phase's divergence, without dreams, with a bias that fades like 1/S. And
-# $\hat L = \log \tfrac1S \sum_s w_s$ is the importance-weighted bound, a lower bound on log p(v)
-# that rises with S. Its derivative by $\log w_s$ is $\hat w_s$, and $\log w_s$ holds
-# $-\log q(h_s \mid v)$: that is the $-\hat w_s$. But the draws depend on φ, too, and that part is
-# the score function's, with $\hat L$ for a reward and a baseline for each draw: VIMCO (Mnih and
+# estimate $\nabla_\theta \log p(v)$ itself and, for $\phi$, $-\nabla_\phi \mathrm{KL}(p\,\Vert\,q)$
+# **on the data**: the sleep phase's divergence, without dreams, with a bias that fades like 1/S.
+# And $\hat L = \log \tfrac1S \sum_s w_s$ is the importance-weighted bound, a lower bound on
+# $\log p(v)$ that rises with S. Its derivative by $\log w_s$ is $\hat w_s$, and $\log w_s$ holds
+# $-\log q(h_s \mid v)$: that is the $-\hat w_s$. But the draws depend on $\phi$, too, and that part
+# is the score function's, with $\hat L$ for a reward and a baseline for each draw: VIMCO (Mnih and
 # Rezende, 2016) takes $\hat L_{-s}$, the bound with $w_s$ replaced by the geometric mean of the
 # other weights.
 #
-# The library has them as Pyro ELBOs. Why not Pyro's own? `RenyiELBO` at α = 0 is the
+# The library has them as Pyro ELBOs. Why not Pyro's own? `RenyiELBO` at $\alpha = 0$ is the
 # importance-weighted bound for guides that can be reparametrised; the guide of a discrete latent
 # gets *no gradient at all* from it. And `ReweightedWakeSleep` weighs all rows together: one
 # weight for 400 images, where independent rows should have one each.
@@ -344,8 +344,8 @@ assert norms["RenyiELBO(0)"] == 0 < norms["importance-weighted, VIMCO"]
 print({name: "no gradient" if norm == 0 else "a gradient" for name, norm in norms.items()})
 
 # %% [markdown]
-# `pc.fit` takes such an ELBO like any other, here for θ and φ together, and `pc.diagnose` judges
-# the guide under the θ that was learnt.
+# `pc.fit` takes such an ELBO like any other, here for $\theta$ and $\phi$ together, and
+# `pc.diagnose` judges the guide under the $\theta$ that was learnt.
 
 # %%
 pyro.set_rng_seed(0)
@@ -366,13 +366,13 @@ print(
 # From here on the library's `learn`: the same steps, written as delta rules, several seeds side
 # by side in one batch. Three seeds each, 1,000 steps of Adam on batches of 50 rows.
 #
-# > **Predict, then run.** Which methods gain from more draws: in log p(v)? In the distance of their
-# > guide from the posterior?
+# > **Predict, then run.** Which methods gain from more draws: in $\log p(v)$? In the distance of
+# > their guide from the posterior?
 #
-# <details><summary>Answer</summary>In log p(v) every method with weights on θ does: with more draws
-# the weights correct a poor q when θ is moved. Without weights twenty draws are worth next to
-# nothing. But the importance-weighted bound needs its guide less and less, and its guide gets
-# worse.</details>
+# <details><summary>Answer</summary>In $\log p(v)$ every method with weights on $\theta$ does: with
+# more draws the weights correct a poor q when $\theta$ is moved. Without weights twenty draws are
+# worth next to nothing. But the importance-weighted bound needs its guide less and less, and its
+# guide gets worse.</details>
 
 # %%
 runs = {
@@ -474,11 +474,11 @@ assert away["importance-weighted, 20"] > 2 * away["importance-weighted, 2"]
 # a row above wake-sleep, and 20 draws are better than 2.
 #
 # Is it the weights, or the number of draws? 20 draws without weights ("wake-sleep, 20") gain next
-# to nothing. Is it the weights on θ, or those on φ? "Reweighted sleep" has them on θ only, and
-# learns φ from dreams as before: it is as high. So **the weights on θ** make the difference: a
-# draw that does not explain the row is not learnt from. Is wake-sleep stuck, then? No: given three
-# times the steps it gains about a nat and comes near the weighted methods, so most of its lag is
-# speed, and not the bias of section 3.
+# to nothing. Is it the weights on $\theta$, or those on $\phi$? "Reweighted sleep" has them on
+# $\theta$ only, and learns $\phi$ from dreams as before: it is as high. So **the weights on
+# $\theta$** make the difference: a draw that does not explain the row is not learnt from. Is
+# wake-sleep stuck, then? No: given three times the steps it gains about a nat and comes near the
+# weighted methods, so most of its lag is speed, and not the bias of section 3.
 #
 # And look at the guides. Those nearest to their posteriors, within 0.35 nats, belong to
 # wake-sleep and to the score function with a baseline, whose models are more than a nat behind
@@ -508,7 +508,7 @@ plt.show()
 #
 # Le et al. (2018, arXiv:1805.10469) claim that with more draws the guide of reweighted wake-sleep
 # gets better and that of the importance-weighted bound worse. In the race each guide chases its
-# own θ. To compare guides alone, hold θ at the truth and learn φ only.
+# own $\theta$. To compare guides alone, hold $\theta$ at the truth and learn $\phi$ only.
 
 # %%
 chase = {"wake-sleep, 1": ("wake_sleep", 1), "score with baseline, 1": ("score", 1)}
@@ -634,10 +634,10 @@ assert float(calm.reverse[-1]) > 0.8 * reverse["importance-weighted, 20"]
 
 # %% [markdown]
 # With five times the rows in a step, and so less noise, the guide is about as far away. And the
-# bound of 20 draws is within 0.2 nats of log p(v) with a guide that is more than 6 nats off: **the
-# bound has almost nothing left to gain from a better guide**, so it hardly asks for one. Nor does
-# it prefer the guide that it has: with the one of reweighted wake-sleep the same bound is higher.
-# So it has not reached its own optimum.
+# bound of 20 draws is within 0.2 nats of $\log p(v)$ with a guide that is more than 6 nats off:
+# **the bound has almost nothing left to gain from a better guide**, so it hardly asks for one. Nor
+# does it prefer the guide that it has: with the one of reweighted wake-sleep the same bound is
+# higher. So it has not reached its own optimum.
 #
 # ## 7 Digits
 #
@@ -702,18 +702,17 @@ assert held_out["KL(p ‖ q)"].idxmin() == held_out["KL(q ‖ p)"].idxmin() == "
 assert test_log_p.min() > alone + 4
 
 # %% [markdown]
-# The order is that of the bars: with weights on θ the held-out digits gain more than half a nat
-# each, and the guide that is nearest to its posterior is wake-sleep's. All four are more than 4
-# nats above independent pixels. Ten causes of one layer are few: the dreams are blurred strokes
-# more often than digits.
+# The order is that of the bars: with weights on $\theta$ the held-out digits gain more than half a
+# nat each, and the guide that is nearest to its posterior is wake-sleep's. All four are more than 4
+# nats above independent pixels. The dreams are blurred strokes more often than digits.
 #
 # ## 8 Scoreboard and ledger
 #
 # For the bars, in nats a row, in the columns of recipe 1. Each can be measured here: the *family*
 # gap is left when every row has its own best product; the *amortisation* gap is what a linear
-# network adds, trained on the exact bound; the *optimiser* gap is what the method's own φ adds to
-# that. The *price in θ* is here the log p(v) of the θ that made the rows less that of the learnt θ
-# (recipe 4d compares with the best θ instead).
+# network adds, trained on the exact bound; the *optimiser* gap is what the method's own $\phi$ adds
+# to that. The *price in $\theta$* is here the $\log p(v)$ of the $\theta$ that made the rows less
+# that of the learnt $\theta$ (recipe 4d compares with the best $\theta$ instead).
 
 
 # %%
@@ -773,19 +772,19 @@ assert set(book["verdict"]) == {"unreliable"}
 assert all(found.bad_rows for found in verdicts.values())  # a probability off by more than 0.05
 
 # %% [markdown]
-# Read it across. Wake-sleep and the score function pay in θ, more than 1.5 nats a row, and less
-# than 0.4 in the gap. The weighted methods pay less than a nat in θ. The family, a product, costs
-# less than 0.3 nats anywhere: here the factorised q is the least of the troubles. More than half
-# of the importance-weighted gap is the optimiser's: the same linear network could do better under
-# the same θ.
+# Read it across. Wake-sleep and the score function pay in $\theta$, more than 1.5 nats a row, and
+# less than 0.4 in the gap. The weighted methods pay less than a nat in $\theta$. The family, a
+# product, costs less than 0.3 nats anywhere: here the factorised q is the least of the troubles.
+# More than half of the importance-weighted gap is the optimiser's: the same linear network could do
+# better under the same $\theta$.
 #
 # Every verdict is "unreliable": in the worst rows the probability of a cause is off by more than
-# 0.05. Use such a q to *learn* θ; to say what the causes of one row are, sum over the states if you
-# can, or refine q row by row.
+# 0.05. Use such a q to *learn* $\theta$; to say what the causes of one row are, sum over the states
+# if you can, or refine q row by row.
 #
-# **What to use.** For discrete latents, reweighted wake-sleep with a handful of draws: good θ, good
-# guide. The importance-weighted bound if only θ matters. The sleep phase alone if
-# the model can be drawn from but its density is unknown: it needs no density.
+# **What to use.** For discrete latents, reweighted wake-sleep with a handful of draws: good
+# $\theta$, good guide. The importance-weighted bound if only $\theta$ matters. The sleep phase
+# alone if the model can be drawn from but its density is unknown: it needs no density.
 #
 # ## What is left open
 #
@@ -801,8 +800,9 @@ assert all(found.bad_rows for found in verdicts.values())  # a probability off b
 # 1. **Two rules.** Show that for S = 2 draws the weights are
 #    $\hat w_1 = \sigma(\log w_1 - \log w_2)$. What becomes of reweighted wake-sleep when q is the
 #    exact posterior? Check with `rules.coefficients`.
-# 2. **Early dreams.** How far are the dreams of an untrained model from data? Hold θ at the start
-#    of a run, train φ by sleep, and measure KL(p ‖ q) on dreams and on data, under the *true* θ.
+# 2. **Early dreams.** How far are the dreams of an untrained model from data? Hold $\theta$ at the
+#    start of a run, train $\phi$ by sleep, and measure $\mathrm{KL}(p\,\Vert\,q)$ on dreams and on
+#    data, under the *true* $\theta$.
 # 3. **Three explanations.** In section 3, let three, four, five rare causes explain the pixel.
 #    How do the two products and their divergences change?
 # 4. **One weight for all rows.** Add the log weights of all rows before normalising, as Pyro's

@@ -150,8 +150,8 @@ assert float(rows["new"].std()) > 1.5 * float(other.std())
 # ## 2 A point that is a function of the patch
 #
 # In recipe 3 the guide was $q(h_n) = \delta(h_n - m_n)$ with a free point $m_n$ for each row. Now
-# the point is $f_\phi(v_n)$, and φ is shared by all rows. The bound of the delta is $-J$ plus a
-# constant (recipe 3, section 3), whatever the point, so maximising it over φ is
+# the point is $f_\phi(v_n)$, and $\phi$ is shared by all rows. The bound of the delta is $-J$ plus
+# a constant (recipe 3, section 3), whatever the point, so maximising it over $\phi$ is
 #
 # $$\min_\phi\ \frac1N \sum_n J\bigl(f_\phi(v_n); v_n\bigr).$$
 #
@@ -238,11 +238,11 @@ assert J_psd < 0.4 * yardstick["ISTA", "new"][0]
 # $$\min_{W, \phi, h}\ \sum_n J(h_n; v_n, W)
 # + \tfrac{\alpha}{2} \lVert h_n - f_\phi(v_n)\rVert^2 .$$
 #
-# In Pyro the spring is a `pyro.factor` in the model, and the guide is a delta at h. Given W and φ,
-# the best h is again a lasso: the spring is a second quadratic, so stack $\sqrt{\alpha/\beta}\, f$
-# under v and $\sqrt{\alpha/\beta}\, I$ under W, and call FISTA (`learned_codes.tethered`). Then
-# one step of SVI moves θ and φ. With α = 0 the encoder is absent: dictionary learning as in recipe
-# 3.
+# In Pyro the spring is a `pyro.factor` in the model, and the guide is a delta at h. Given W and
+# $\phi$, the best h is again a lasso: the spring is a second quadratic, so stack
+# $\sqrt{\alpha/\beta}\, f$ under v and $\sqrt{\alpha/\beta}\, I$ under W, and call FISTA
+# (`learned_codes.tethered`). Then one step of SVI moves $\theta$ and $\phi$. With $\alpha = 0$ the
+# encoder is absent: dictionary learning as in recipe 3.
 
 
 # %%
@@ -301,10 +301,10 @@ assert (ties["J of the prediction"].diff()[2:] < -1).all()
 assert ties["amortisation gap"][100] < 0.5 * ties["amortisation gap"][1]
 
 # %% [markdown]
-# All on new patches. A stiffer spring makes the prediction better (its J falls from row to row)
-# and the dictionary worse: even with the best codes, its J rises. That is a **price in θ**: the
-# atoms become ones that are easy to predict. It is the same trade as in recipe 4d, where mean
-# field bent θ towards posteriors that factorise.
+# All on new patches. A stiffer spring makes the prediction better (its J falls from row to row) and
+# the dictionary worse: even with the best codes, its J rises. That is a **price in $\theta$**: the
+# atoms become ones that are easy to predict. It is the same trade as in recipe 4d, where mean field
+# bent $\theta$ towards posteriors that factorise.
 #
 # Even the stiffest spring leaves a gap larger than ten nats. With W held at the dictionary that
 # FISTA learned, the encoder of section 2 is worth this:
@@ -341,8 +341,8 @@ assert zeros["PSD"] == 0
 # \kappa = \tfrac{\lambda}{\beta L}.$$
 #
 # That is a layer: two matrices and a nonlinearity that cuts to 0. S is the inhibition between
-# atoms. Gregor and LeCun (2010) stop after T layers and *learn* E, S and κ. Bare, with one E, S
-# and κ for all layers as in their paper:
+# atoms. Gregor and LeCun (2010) stop after T layers and *learn* E, S and $\kappa$. Bare, with one
+# E, S and $\kappa$ for all layers as in their paper:
 
 # %%
 L = float(torch.linalg.eigvalsh(W.mT @ W)[-1])
@@ -374,7 +374,7 @@ assert (library.code(x).detach() - ista).abs().max() < 1e-12
 
 # %% [markdown]
 # Untrained, the network *is* T iterations of ISTA, to 12 digits (checked). The library's
-# `SparseCodingLISTA` gives every layer its own E, S and κ, and `start_at` puts it there.
+# `SparseCodingLISTA` gives every layer its own E, S and $\kappa$, and `start_at` puts it there.
 #
 # > **Predict, then run.** Four layers start as four iterations of ISTA. They are trained on J with
 # > 400 mini-batches. On patches from strips that they have not seen, will they be worth about 5,

@@ -535,8 +535,8 @@ for ax, images, title in zip(
 plt.show()
 
 # %% [markdown]
-# Single pixels of the drawn images are speckled: given $h$ the pixels are independent, and what two
-# latents do not explain is noise. That is a fault of the model, and no inference mends it.
+# Single pixels of the drawn images are speckled, those of the line above them are not: given $h$
+# the model draws each pixel on its own. That is the model's doing, whatever $q$ is.
 #
 # ## 7 Grey levels: a density is not a probability
 #
