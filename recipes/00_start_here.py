@@ -427,20 +427,18 @@ assert intervals["exact"][0] - apart > 0.03
 #
 # ## 8 Notation
 #
-# | symbol | in code | what it is |
-# |---|---|---|
-# | $v$ | `v`, or `x` and `y` | what is observed |
-# | $h$ | `h`, or the model's own noun | what is hidden, the latents |
-# | $\theta$ | `theta` | parameters of the model: learnt or held, not inferred |
-# | $p(v, h; \theta)$ | `model` | the generative story |
-# | $q(h \mid v)$, short $q$ | `guide` | the approximation to the posterior |
-# | $\mathcal L(v, \theta, q)$ | `fit.elbo` | the evidence lower bound, in nats |
-# | $\log p(v; \theta)$ | `evidence` | the log evidence |
-# | $H(q)$ | | entropy of $q$ |
-# | $\mathrm{KL}(q\,\Vert\,p)$ | `diagnosis.gap` | $\log p(v;\theta) - \mathcal L$ |
-# | $w$, $\hat k$ | `log_weights`, `khat` | $p(v, h)/q(h \mid v)$, and the index of its tail |
-# | $\hat R$ | `rhat` | spread of all chains over that within each |
-# | $\sigma(\cdot)$ | `sigmoid` | the logistic function |
+# - $v$ (`v`, or `x` and `y`): what is observed
+# - $h$ (`h`, or the model's own noun): what is hidden, the latents
+# - $\theta$ (`theta`): parameters of the model, learnt or held, not inferred
+# - $p(v, h; \theta)$ (`model`): the generative story
+# - $q(h \mid v)$, short $q$ (`guide`): the approximation to the posterior
+# - $\mathcal L(v, \theta, q)$ (`fit.elbo`): the evidence lower bound, in nats
+# - $\log p(v; \theta)$ (`evidence`): the log evidence
+# - $H(q)$: entropy of $q$
+# - $\mathrm{KL}(q\,\Vert\,p)$ (`diagnosis.gap`): $\log p(v;\theta) - \mathcal L$
+# - $w$, $\hat k$ (`log_weights`, `khat`): $p(v, h)/q(h \mid v)$, and the index of its tail
+# - $\hat R$ (`rhat`): spread of all chains over that within each
+# - $\sigma(\cdot)$ (`sigmoid`): the logistic function
 #
 # To use a number, ask its chains for an $\hat R$ of at most 1.01 (1: they agree). Where short
 # chains are a referee or a picture only, a recipe asks for less and says so.
