@@ -1115,6 +1115,9 @@ assert float((apart.mean(("chain", "draw")) / apart.std(("chain", "draw"))).pipe
 # labels: learn $\theta$ with hard E steps from the best optimum, and compare the evidence. The
 # classifier's gap cannot be split between network and optimiser without a better network; both
 # stand under "amortisation".
+#
+# No k-hat stands here: the states of $h$ are few, so the verdict compares each row's probabilities
+# with those of the exact posterior.
 
 # %%
 theta = em.theta

@@ -410,6 +410,13 @@ print(f"500 new rows: one draw of the bound {one_draw:.6f}, log evidence {exact_
 assert abs(one_draw - exact_sum) < 1e-8
 
 # %% [markdown]
+# ### Some dependence left in
+#
+# *Structured* variational inference restricts $q$ less than mean field: $q(h_1)\,q(h_2 \mid h_1)$,
+# say, with a mean of $h_2$ that is linear in $h_1$. For two causes that family contains the
+# posterior, and the gap is 0. With more latents one chooses which dependences to keep: blocks
+# (recipe 4d, exercise 5), a tree, or common factors (`low_rank`, recipe 6).
+#
 # ## 5 A real posterior: logistic regression
 #
 # Ten measurements of cell nuclei in 569 breast tumours; which tumours are malignant? To have a

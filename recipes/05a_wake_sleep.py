@@ -713,6 +713,9 @@ assert test_log_p.min() > alone + 4
 # network adds, trained on the exact bound; the *optimiser* gap is what the method's own $\phi$ adds
 # to that. The *price in $\theta$* is here the $\log p(v)$ of the $\theta$ that made the rows less
 # that of the learnt $\theta$ (recipe 4d compares with the best $\theta$ instead).
+#
+# No k-hat stands here: the states of $h$ are few, so the verdict compares each row's probabilities
+# with those of the exact posterior.
 
 
 # %%
