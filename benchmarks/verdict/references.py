@@ -24,7 +24,7 @@ NUM_DRAWS, NUM_WARMUP, NUM_CHAINS = 1000, 300, 4
 # Posteriors whose corners need short steps.
 CAREFUL = {
     "gp_counts": 0.98,
-    "horseshoe": 0.99,
+    "horseshoe": 0.98,
     "crossed_effects": 0.9,
     "stochastic_volatility": 0.9,
     "volatility_centred": 0.95,
@@ -36,7 +36,7 @@ CAREFUL = {
 }
 
 # A tail so rare that its weight in the sd needs many more draws, or chains that move slowly.
-LONG = {"one_compartment": 6000, "gp_counts": 2500, "horseshoe": 2500}
+LONG = {"one_compartment": 6000, "gp_counts": 2500}
 
 
 def reference(entry: Entry) -> pd.DataFrame:

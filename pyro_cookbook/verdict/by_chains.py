@@ -100,7 +100,7 @@ class ChainCheck:
     directions: pd.DataFrame
     positions: Array | None
     labels: list[str]
-    obstacle: str = ""
+    obstacle: str
 
     @property
     def plain(self) -> Displacement | None:

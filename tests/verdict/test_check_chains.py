@@ -191,6 +191,6 @@ def test_every_step_of_the_chains_is_counted():
 
 def test_a_check_without_positions_displaces_nothing():
     check = ChainCheck(
-        pd.DataFrame(), False, Coordinates(np.zeros(1), np.ones(1)), pd.DataFrame(), None, ["h"]
+        pd.DataFrame(), False, Coordinates(np.zeros(1), np.ones(1)), pd.DataFrame(), None, ["h"], ""
     )
     assert check.plain is None

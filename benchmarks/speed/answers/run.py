@@ -96,7 +96,8 @@ def rows_of(file: Path) -> dict[str, str]:
 def write(rows: dict[str, str], file: Path) -> None:
     """Write the table, in the order of NAMES."""
     ordered = [rows[name] for name in NAMES if name in rows]
-    ahead = sum(float(row.split("|")[-2]) > 1 for row in ordered)
+    accurate = [row for row in ordered if row.count("**") == 4]  # both errors are bold
+    ahead = sum(float(row.split("|")[-2]) > 1 for row in accurate)
     lines = [
         "# Seconds from a cold process to an answer",
         "",
@@ -108,7 +109,7 @@ def write(rows: dict[str, str], file: Path) -> None:
         "|---|--:|--:|---|--:|--:|--:|--:|",
         *ordered,
         "",
-        f"Ahead on {ahead} of {len(ordered)}.",
+        f"Ahead on {ahead} of the {len(accurate)} where both are within a tenth.",
     ]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
