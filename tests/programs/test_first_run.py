@@ -1,5 +1,7 @@
 """The first run: data that can be converted are, and what is wrong is said before any fit."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pyro
@@ -289,11 +291,22 @@ def by_columns(table):
 TABLE = pd.DataFrame({"x": [0.0, 1.0, 2.0], "y": [0.1, 0.9, 2.2]})
 
 
+def test_a_warning_of_an_attempt_is_not_told():
+    """Torch warns of a word for an index, before it refuses it."""
+
+    def model(table):
+        if isinstance(table, torch.Tensor):
+            warnings.warn("what an index is", stacklevel=2)
+        by_columns(table)
+
+    with pytest.raises(ValueError, match=r"^model: it does not run on these data \(TypeError"):
+        pc.fit(model, "full_rank", TABLE)
+
+
 def test_a_table_whose_columns_a_model_takes_by_name_is_to_be_given_by_columns():
     with pytest.raises(ValueError, match=r"^model: it does not run .* pass its columns") as caught:
         pc.fit(by_columns, "full_rank", TABLE)
     assert "table: DataFrame (3, 2)" in str(caught.value)
-    assert "Warning" not in str(caught.value)  # torch warns of a tensor's index that is a word
     fit = pc.fit(by_columns, "full_rank", dict(TABLE))
     mean = pc.to_datatree(fit)["posterior"]["slope"].mean()
     assert abs(float(mean) - 5.3 / 6) < 5 * 6**-0.5 / 1000**0.5
