@@ -667,7 +667,7 @@ board = {
     name: [one.gap.value, one.khat, one.verdict, look(thetas[name])["evidence"] - best]
     for name, one in judged.items()
 }
-columns = ["gap (nats)", "k-hat", "verdict", "evidence below the best (nats)"]
+columns = ["gap (nats)", "k-hat, worst row", "verdict", "evidence below the best (nats)"]
 board = pd.DataFrame.from_dict(board, orient="index", columns=columns)
 board.round(1)
 

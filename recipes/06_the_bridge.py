@@ -632,8 +632,8 @@ assert full["told"] < nuts["told"]
 # The gap is $\log p(v) - \mathcal L$, in nats, with the evidence of section 2. The ledger, in nats
 # a row (100 tumours, 8 schools), has the columns of recipe 1. No network and no $\theta$ is learnt,
 # and the deterministic engine leaves next to nothing to the optimiser, so all is the **family
-# gap**. (Of the flow, which is fitted by the stochastic engine, only the sum of family and
-# optimiser gap is known.)
+# gap**. (Laplace and linear response do not climb the bound, and the flow is fitted by the
+# stochastic engine: of these three only the sum of family and optimiser gap is known.)
 
 # %%
 board = results[["gap", "khat", "accepted"]].dropna().copy()
