@@ -34,6 +34,11 @@ class Batches:
         self.position += self.size
         return take_rows(self.model, rows, self.num_rows)
 
+    def some(self, times: int) -> Program:
+        """Give the model on so many times as many rows, drawn without regard to the epoch."""
+        rows = torch.randperm(self.num_rows)[: times * self.size]
+        return take_rows(self.model, rows, self.num_rows)
+
     def rewind(self) -> None:
         """Begin a new epoch at the next mini-batch."""
         self.position = len(self.order)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from torch import nn
 
-from pyro_cookbook.programs.program import Function, Program
+from pyro_cookbook.programs.program import Function, Program, is_free, is_trained
 
 DETERMINISTIC, STOCHASTIC = "deterministic", "stochastic"
 
@@ -188,7 +187,7 @@ def _obstacle(
         return "the model has parameters to learn"
     nodes: Any = model.trace.nodes
     for name, node in nodes.items():
-        if node["type"] == "param" and _is_free(node["value"]):
+        if node["type"] == "param" and is_free(node["value"]):
             if not isinstance(model.function, nn.Module):
                 raise ValueError(
                     f"model: it calls pyro.param({name!r}), which a family by name cannot learn;"
@@ -200,15 +199,3 @@ def _obstacle(
             if taken < size:
                 return f"plate {name!r} takes a subsample of {taken} of {size}"
     return ""
-
-
-def is_trained(program: Any) -> bool:
-    """Whether a program is a module with parameters to learn."""
-    return isinstance(program, nn.Module) and any(
-        isinstance(p, torch.nn.Parameter) and p.requires_grad for p in program.parameters()
-    )
-
-
-def _is_free(value: Any) -> bool:
-    """Whether a parameter's value, perhaps constrained, is to be learnt."""
-    return bool((value.unconstrained() if hasattr(value, "unconstrained") else value).requires_grad)

@@ -1,12 +1,22 @@
-"""When to stop: has a noisy ELBO stopped rising?"""
+"""When to stop: has a noisy ELBO stopped rising?
 
+Single estimates of the bound are too noisy to tell. Where the parameters stood on average, now and
+some time ago, is compared on the same draws and the same rows instead: what is common to both
+cancels, and what is left is the rise.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-# A window is cut into this many batches; their means are nearly independent.
-NUM_BATCHES = 20
+# What is said of a fit that ran out of steps without a rise in sight.
+HIDDEN = "the noise hides a rise"
+# A window is cut into this many blocks; the parameters' means over them are nearly independent.
+NUM_BLOCKS = 8
 
 
 @dataclass(frozen=True)
@@ -21,55 +31,118 @@ class Trend:
         Its standard error.
     num_steps : int
         Length of the window.
+    noise : float
+        The part of the error that more estimates of the ELBO make smaller.
     """
 
     rise: float
     se: float
     num_steps: int
+    noise: float = 0.0
 
     def has_stopped(self, tol: float) -> bool:
-        """Say whether a rise above `tol` is ruled out (at two standard errors).
+        """Say whether a rise above `tol` is ruled out, at two standard errors, and no fall is seen.
 
-        A rise hidden in the noise is not ruled out: the window must grow until it is.
+        One that is hidden by errors above `tol` is not ruled out by the luck of a low estimate.
         """
-        return self.rise + 2 * self.se < tol
+        small = self.se < tol and self.rise + 2 * self.se < tol
+        return small and not self.is_falling(tol)
+
+    def is_rising(self, tol: float) -> bool:
+        """Say whether a rise above `tol` is seen through the noise."""
+        return self.rise > max(tol, 3 * self.se)
+
+    def is_falling(self, tol: float) -> bool:
+        """Say whether a fall by more than `tol` is seen through the noise."""
+        return -self.rise > max(tol, 3 * self.se)
 
     def __str__(self) -> str:
         """Give rise, error and window."""
         return f"ELBO rose by {self.rise:.2g} ± {self.se:.2g} nats over {self.num_steps} steps"
 
 
-def trend(losses: npt.ArrayLike) -> Trend:
-    """Fit a line to batch means of the losses.
+def trend(elbos: npt.ArrayLike, num_steps: int) -> Trend:
+    """Fit a line to the ELBO at the blocks' parameters.
 
     Parameters
     ----------
-    losses : array_like
-        −ELBO at successive steps, shape (n,), n ≥ 40. The oldest n mod 20 are left out.
+    elbos : array_like, shape (K, B)
+        Estimates of the ELBO at the mean parameters of B ≥ 3 blocks, one after the other. Each of
+        the K rows is of the same draws and the same data in all blocks.
+    num_steps : int
+        Steps from the first block's beginning to the last one's end.
 
     Returns
     -------
     Trend
-        Slope times half a window, with the standard error from the residuals of the batch means.
-        Means of batches forgive the short memory of the optimiser and of mini-batch epochs.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 40 losses.
+        Slope times half a window. Its standard error has two parts: the blocks' scatter about the
+        line, as the parameters wander at a given learning rate, and the noise of the K estimates.
     """
-    values = np.asarray(losses, dtype=float)
-    if len(values) < 2 * NUM_BATCHES:
-        raise ValueError(f"losses: got {len(values)} values, expected at least {2 * NUM_BATCHES}")
-    size = len(values) // NUM_BATCHES
-    means = -values[-size * NUM_BATCHES :].reshape(NUM_BATCHES, size).mean(1)
-    time = np.arange(NUM_BATCHES) - (NUM_BATCHES - 1) / 2
+    values = np.asarray(elbos, dtype=float)
+    num, blocks = values.shape
+    time = np.arange(blocks) - (blocks - 1) / 2
     spread = float(time @ time)
-    slope = float(time @ means) / spread
-    residuals = means - means.mean() - slope * time
-    se = np.sqrt(float(residuals @ residuals) / (NUM_BATCHES - 2) / spread)
-    half = NUM_BATCHES / 2
-    return Trend(rise=half * slope, se=float(half * se), num_steps=size * NUM_BATCHES)
+    slopes = values @ time / spread
+    means = values.mean(0)
+    residuals = means - means.mean() - slopes.mean() * time
+    scatter = float(residuals @ residuals) / (blocks - 2) / spread
+    noise = float(slopes.var(ddof=1)) / num if num > 1 else 0.0
+    half = blocks / 2
+    rise, se = half * float(slopes.mean()), half * float(np.sqrt(scatter + noise))
+    return Trend(rise, se, num_steps, half * float(np.sqrt(noise)))
+
+
+def looks(length: int, shortest: int) -> list[int]:
+    """Choose the steps of a stage after which it is considered whether to end it.
+
+    Each window is the second half of the stage so far, and twice as long as the one before: many
+    looks at the same noise would find one by luck at which it does not rise.
+
+    Parameters
+    ----------
+    length : int
+        Steps that the stage may have; the last look is there.
+    shortest : int
+        The first look is not before.
+    """
+    found = [length]
+    while found[0] // 2 >= shortest:
+        found.insert(0, found[0] // 2)
+    return found
+
+
+class Blocks:
+    """Means of parameters over each block of a window."""
+
+    def __init__(self) -> None:
+        self.sums: list[dict[str, Tensor]] = []
+        self.counts: list[int] = []
+
+    def add(self, params: Mapping[str, Tensor], step: int, look: int) -> None:
+        """Count the parameters after a step of the stage, the first is 1, before a look."""
+        begin = look // 2
+        if step <= begin:
+            return
+        block = (step - begin - 1) * NUM_BLOCKS // (look - begin)
+        with torch.no_grad():
+            if block >= len(self.sums):
+                self.sums.append({name: p.detach().clone() for name, p in params.items()})
+                self.counts.append(1)
+                return
+            for name, value in params.items():
+                self.sums[-1][name].add_(value.detach())
+        self.counts[-1] += 1
+
+    def means(self) -> list[dict[str, Tensor]]:
+        """Give the mean parameters of every block."""
+        return [
+            {name: total / count for name, total in sums.items()}
+            for sums, count in zip(self.sums, self.counts, strict=True)
+        ]
+
+    def clear(self) -> None:
+        """Forget them: another window begins."""
+        self.sums, self.counts = [], []
 
 
 @dataclass(frozen=True)

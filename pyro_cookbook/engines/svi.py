@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyro
 import torch
 from pyro import poutine
@@ -13,7 +14,15 @@ from torch import Tensor
 
 from pyro_cookbook.engines.batches import Batches, check_scale
 from pyro_cookbook.engines.choosing import Stochastic
-from pyro_cookbook.engines.stopping import NUM_BATCHES, Trend, fall, trend
+from pyro_cookbook.engines.stopping import (
+    HIDDEN,
+    NUM_BLOCKS,
+    Blocks,
+    Trend,
+    fall,
+    looks,
+    trend,
+)
 from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
@@ -24,8 +33,17 @@ if TYPE_CHECKING:
 
 # The learning rate falls by these factors; the last stage only settles the noise of the steps.
 DECAY = (1.0, 0.3, 0.1, 0.03, 0.01)
-# Shortest first and later stage, and how often a stage's end is considered, in steps.
-MIN_FIRST, MIN_LATER, CHECK_EVERY = 400, 200, 100
+# The last stage whose rate is so high that a rise which the steps do not suffice for shows.
+_STILL_FAST = 1
+# Shortest first and later stage, and how often a copy of the parameters is kept, in steps.
+MIN_FIRST, MIN_LATER, COPY_EVERY = 400, 200, 100
+# Estimates that say whether the last parameters or their mean have the higher bound.
+_FOR_END = 100
+# Estimates by which a rise is measured: at first, and at most one for so many steps of the stage;
+# of mini-batches, each of so many times as many rows.
+_FEWEST, _SHARE, _MORE_ROWS = 8, 32, 8
+
+Array = npt.NDArray[np.float64]
 
 
 class NonFiniteELBO(ArithmeticError):
@@ -61,7 +79,7 @@ class NonFiniteELBO(ArithmeticError):
         where = f"at site {site!r}" if site else "in the gradient only"
         super().__init__(
             f"the ELBO is not finite at step {step}, {where}; the parameters kept are those after"
-            f" {step - step % CHECK_EVERY} steps. See .table for every site's log density."
+            f" {step - step % COPY_EVERY} steps. See .table for every site's log density."
         )
         self.step, self.site, self.table = step, site, table
         self.fit: Any = None
@@ -84,7 +102,8 @@ class SVI:
         self.params: dict[str, Tensor] = {}
         self.stage, self.stage_start = 0, 0
         self.converged, self.reason = False, ""
-        self.rose: Trend | None = None  # trend at the end of the first stage
+        self.rose: Trend | None = None  # trend at the end of the last fast stage
+        self.blocks = Blocks()
         # Random state and place in the epoch where a step began that has not ended: an interrupted
         # step is taken again.
         self.at_step: tuple[Tensor, list[Any]] | None = None
@@ -122,6 +141,7 @@ class SVI:
             With the parameters set back to those of the last copy.
         """
         with pyro.validation_enabled(False):
+            self._consider_stopping()  # interrupted while it did
             while not self.reason:
                 heed()
                 self.step()
@@ -138,24 +158,35 @@ class SVI:
         gradients = [p.grad for p in self.params.values() if p.grad is not None]
         if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             self._fail(model, rng_state)
-        if len(self.losses) % CHECK_EVERY == 0:
+        if len(self.losses) % COPY_EVERY == 0:
             self.good = self._copy()
         self.optimizer.step()
         self.losses.append(loss)
+        done = len(self.losses) - self.stage_start
+        self.blocks.add(self.params, done, next(n for n in self._looks() if n >= done))
         self.at_step = None
 
     def _estimate(self, model: Program, rng_state: Tensor) -> float:
+        loss = self._run(model, "loss_and_grads")
+        if not np.isfinite(loss):
+            self._fail(model, rng_state)
+        return loss
+
+    def _loss(self, model: Program) -> float:
+        """Estimate −ELBO without its gradient; not finite where the parameters are bad."""
+        with torch.no_grad():
+            return self._run(model, "loss")
+
+    def _run(self, model: Program, method: str) -> float:
         guide = model.of(self.guide.function) if self.batches else self.guide
         functions: list[Any] = [model.function, guide.function]
         if self.has_idle:
             functions = [Reading(one.idle)(one.function) for one in (model, guide)]
         with warnings.catch_warnings(), Reading():
             warnings.filterwarnings("ignore", "Encountered (NaN|\\+?-?inf)")  # raised just below
-            elbo: Any = self.options.elbo
-            loss = elbo.loss_and_grads(*functions, *model.args, **model.kwargs)
-        if not np.isfinite(loss):
-            self._fail(model, rng_state)
-        return float(loss)
+            return float(
+                getattr(self.options.elbo, method)(*functions, *model.args, **model.kwargs)
+            )
 
     def _fail(self, model: Program, rng_state: Tensor) -> None:
         """Repeat the estimate from the same random state, site by site, and raise."""
@@ -165,38 +196,85 @@ class SVI:
         self.restore(getattr(self, "good", {}))
         raise NonFiniteELBO(len(self.losses), site, table)
 
-    def _consider_stopping(self) -> None:
-        options, step = self.options, len(self.losses)
-        stage_steps = step - self.stage_start
-        share = options.max_steps * (self.stage + 1) // len(DECAY)
-        out_of_steps = step >= share
+    def _looks(self) -> list[int]:
+        """Give the steps of this stage after which its end is considered."""
+        left = self.options.max_steps - self.stage_start
+        share = self.options.max_steps * (self.stage + 1) // len(DECAY) - self.stage_start
         shortest = MIN_LATER if self.stage else MIN_FIRST
-        if stage_steps < shortest and step < options.max_steps:
+        length = min(max(share, shortest), left)
+        return looks(left if left - length < shortest else length, shortest)
+
+    def _consider_stopping(self) -> None:
+        step, planned = len(self.losses), self._looks()
+        done = step - self.stage_start
+        if self.reason or done not in planned or not self.blocks.counts:
             return
-        if stage_steps % CHECK_EVERY and not out_of_steps:
-            return
-        window = max(shortest // 2, stage_steps // 2)
-        if step < 2 * NUM_BATCHES:
+        if len(self.blocks.counts) < NUM_BLOCKS:
             self.reason = f"out of steps: {step} are too few to tell a rise from noise"
             return
-        # Where the steps run out early in a stage the window reaches into the one before.
-        latest = trend(self.losses[-max(2 * NUM_BATCHES, min(window, stage_steps)) :])
-        stopped = latest.has_stopped(options.tol)
-        if not (stopped or out_of_steps):
+        means = self.blocks.means()
+        latest = self._rise(means, done)
+        self.blocks.clear()
+        stopped = latest.has_stopped(self.options.tol)
+        if not (stopped or done == planned[-1]):
             return
-        if self.stage == 0:
+        if self.stage <= _STILL_FAST:
             self.rose = latest
-        if self.stage + 1 < len(DECAY) and step < options.max_steps:
+        if self.stage + 1 < len(DECAY) and step < self.options.max_steps:
             self.stage, self.stage_start = self.stage + 1, step
             for group in self.optimizer.param_groups:
-                group["lr"] = options.lr * DECAY[self.stage]
+                group["lr"] = self.options.lr * DECAY[self.stage]
             return
+        self._settle(means)
         self.converged, self.reason = self._conclude(latest, stopped)
+
+    def _settle(self, means: list[dict[str, Tensor]]) -> None:
+        """End at the mean of the last window, unless the bound is seen to be lower there."""
+        middle = {name: torch.stack([one[name] for one in means]).mean(0) for name in self.params}
+        both = self._elbos([self._copy(), middle], _FOR_END, seed=0)
+        gain = both[:, 1] - both[:, 0]
+        if gain.mean() > -2 * gain.std(ddof=1) / np.sqrt(_FOR_END) or not gain.any():
+            self.restore(middle)
+
+    def _rise(self, means: list[dict[str, Tensor]], done: int) -> Trend:
+        """Measure the rise of the ELBO from block to block, on the draws and the rows of one.
+
+        More estimates are taken until their noise hides nothing, or they cost too much.
+        """
+        tol = self.options.tol
+        elbos = self._elbos(means, _FEWEST, 0)
+        while True:
+            found = trend(elbos, done - done // 2)
+            decided = found.has_stopped(tol) or abs(found.rise) > max(tol, 3 * found.se)
+            hides = found.noise > max(tol / 4, found.se / 2)  # what more estimates would show
+            if decided or not hides or len(elbos) * _SHARE > done:
+                return found
+            elbos = np.vstack([elbos, self._elbos(means, len(elbos), len(elbos))])
+
+    def _elbos(self, points: list[dict[str, Tensor]], num: int, seed: int) -> Array:
+        """Estimate the ELBO at several values of the parameters, shape (num, points)."""
+        now, rng_state, place = self._copy(), torch.get_rng_state(), self._place()
+        elbos = np.empty((num, len(points)))
+        try:
+            for i, values in enumerate(points):
+                self.restore(values)
+                torch.manual_seed(seed)
+                elbos[:, i] = [-self._loss(self._many()) for _ in range(num)]
+        finally:
+            self.restore(now)
+            torch.set_rng_state(rng_state)
+            if self.batches:
+                self.batches.order, self.batches.position = place
+        return elbos
+
+    def _many(self) -> Program:
+        """Give the model on more rows than a step takes, drawn anew, or on all data."""
+        return self.batches.some(_MORE_ROWS) if self.batches else self.model
 
     def _conclude(self, latest: Trend, stopped: bool) -> tuple[bool, str]:
         tol, first = self.options.tol, self.rose or latest
-        if first.rise > 2 * first.se and not first.has_stopped(tol):
-            return False, f"out of steps while rising: {first} at the first learning rate"
+        if first.is_rising(tol):
+            return False, f"out of steps while rising: {first} before the learning rate fell"
         lost = fall(self.losses)
         if lost.is_real(tol):
             return False, (
@@ -205,7 +283,9 @@ class SVI:
             )
         if stopped:
             return True, f"{latest}, less than the tolerance of {tol:.2g}"
-        return False, f"out of steps: {latest}; the noise hides a rise above {tol:.2g}"
+        if latest.is_rising(tol):
+            return False, f"out of steps while rising: {latest} at the last learning rate"
+        return False, f"out of steps: {latest}; {HIDDEN} above {tol:.2g}"
 
     def _next(self) -> Program:
         """Give the model on the next mini-batch, or on all data."""
@@ -232,6 +312,7 @@ class SVI:
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "stage": [self.stage, self.stage_start],
             "place": place,
+            "blocks": [self.blocks.sums, self.blocks.counts],
             "rng": rng,
             "rose": [self.rose.rise, self.rose.se, self.rose.num_steps] if self.rose else [],
             "end": [self.converged, self.reason],
@@ -246,6 +327,7 @@ class SVI:
         self.stage, self.stage_start = state["stage"]
         if self.batches:
             self.batches.order, self.batches.position = state["place"]
+        self.blocks.sums, self.blocks.counts = state["blocks"]
         self.rose = Trend(*state["rose"]) if state["rose"] else None
         self.converged, self.reason = state["end"]
         torch.set_rng_state(state["rng"])

@@ -13,11 +13,12 @@ from pyro_cookbook.engines.choosing import (
     choose_engine,
 )
 from pyro_cookbook.engines.families import MAX_FULL_RANK, is_named
+from pyro_cookbook.engines.stopping import HIDDEN
 from pyro_cookbook.fits.checkpoint import settings_of
 from pyro_cookbook.programs.options import check_positive, check_whole
 from pyro_cookbook.programs.program import Function, Program
 
-__all__ = ["DETERMINISTIC", "MAX_FULL_RANK", "STOCHASTIC", "Settings", "is_named"]
+__all__ = ["DETERMINISTIC", "HIDDEN", "MAX_FULL_RANK", "STOCHASTIC", "Settings", "is_named"]
 
 _LR, _FLOW_LR = 0.03, 0.01  # faster, a flow leaves the posterior
 # A rise of the ELBO that counts as none: for each latent scalar, and at least, in nats.

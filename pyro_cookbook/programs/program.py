@@ -150,6 +150,12 @@ class Program:
         """Sample sites of that run, as Pyro's trace has them."""
         return sample_sites(self.trace)
 
+    @property
+    def learns(self) -> bool:
+        """Whether it has parameters to learn, in a module or by ``pyro.param``."""
+        params = (node for node in self.trace.nodes.values() if node["type"] == "param")
+        return is_trained(self.function) or any(is_free(node["value"]) for node in params)
+
     @cached_property
     def idle(self) -> dict[str, Tensor]:
         """Masked entries of latents that nothing depends on: see `observing.idle_entries`."""
@@ -370,3 +376,15 @@ def _doubled(program: Program) -> Program:
         kwargs={key: double(value) for key, value in program.kwargs.items()},
         dtype=torch.float64,
     )
+
+
+def is_trained(program: Any) -> bool:
+    """Whether a program is a module with parameters to learn."""
+    return isinstance(program, nn.Module) and any(
+        isinstance(p, nn.Parameter) and p.requires_grad for p in program.parameters()
+    )
+
+
+def is_free(value: Any) -> bool:
+    """Whether a parameter's value, perhaps constrained, is to be learnt."""
+    return bool((value.unconstrained() if hasattr(value, "unconstrained") else value).requires_grad)

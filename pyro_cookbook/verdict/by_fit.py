@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_cookbook.fits.result import Mode
-from pyro_cookbook.fits.settings import DETERMINISTIC
+from pyro_cookbook.fits.settings import DETERMINISTIC, HIDDEN
 from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.verdict.findings import (
     NOTHING,
@@ -32,7 +32,9 @@ START_NATS, START_ERRORS = 0.5, 4.0
 SURE = 0.95
 
 
-def judge_convergence(converged: bool, reason: str, engine: str) -> Finding:
+def judge_convergence(
+    converged: bool, reason: str, engine: str, *, measured: bool = False
+) -> Finding:
     """Refuse a fit that has not converged.
 
     Parameters
@@ -42,9 +44,14 @@ def judge_convergence(converged: bool, reason: str, engine: str) -> Finding:
         Why the fit stopped.
     engine : str
         Which one stopped it.
+    measured : bool, default False
+        Whether chains have measured the errors of all that was fitted. Then a rise that only might
+        be hidden by the noise of mini-batches is no reason: what it could still change, they see.
     """
     if converged:
         return NOTHING
+    if measured and HIDDEN in reason:
+        return Finding(RELIABLE, (f"{reason}, but chains have measured what is left",))
     advice: tuple[str, ...] = ()
     if engine != DETERMINISTIC:
         advice = ("raise max_steps, or lower the noise: elbo=Trace_ELBO(num_particles=8)",)

@@ -201,8 +201,9 @@ def diagnose(
     elbo, share = _elbo(weights), _share_dense(weights)
     evidence = blocks.evidence() if share >= 1 - MAX_EMPTY else _UNKNOWN
     by_weights = judge_weights(check)
-    finding = judge_convergence(fit.converged, fit.reason, fit.engine) + judge_density(1 - share)
-    finding += _judge_draws(chains, by_weights, check.joint)
+    measured = chains is not None and chains.conclusive and not fit.programs.model.learns
+    finding = judge_convergence(fit.converged, fit.reason, fit.engine, measured=measured)
+    finding += judge_density(1 - share) + _judge_draws(chains, by_weights, check.joint)
     finding += _judge_starts(fit, chains, _look_for_modes(fit, weights, chains, seed))
     finding += judge_evidence(evidence, log_evidence)
     finding = _with_advice(finding, fit, weights, chains, seed)

@@ -51,6 +51,17 @@ def test_the_limits_of_modes_are_those_of_the_study():
     assert (MAX_COVERED, MODE_SHIFT, MODE_VARIANCE) == (3.0, 0.1, 0.3)
 
 
+def test_a_rise_that_noise_may_hide_is_left_to_the_chains_if_they_measure_all_that_was_fitted():
+    hidden = "out of steps: ELBO rose by 0.1 ± 0.2 nats; the noise hides a rise above 0.05"
+    rising = "out of steps while rising: ELBO rose by 9 ± 0.2 nats"
+    for reason, measured, verdict in (
+        (hidden, True, "reliable"), (hidden, False, "unreliable"), (rising, True, "unreliable"),
+    ):  # fmt: skip
+        found = judge_convergence(False, reason, "stochastic", measured=measured)
+        assert found.verdict == verdict
+        assert reason in found.reasons[0]
+
+
 @pytest.mark.parametrize(
     ("share", "distance", "refused"),
     [
