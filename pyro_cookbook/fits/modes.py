@@ -7,8 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_cookbook.engines.choosing import Mode
+from pyro_cookbook.engines.climbing import look
 from pyro_cookbook.engines.multistart import Improper, dispersed, find_modes, has_valley
 from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import is_improper
 
@@ -71,6 +73,21 @@ def look_for_modes(
     except Improper:  # the density does not fall on the way of some climb: what is known stays
         modes = fit.modes
     return Found(modes, _beyond(density, draws.mean(0), modes))
+
+
+def modes_from(
+    density: UnconstrainedDensity, points: Array, known: Sequence[Array]
+) -> tuple[Mode, ...]:
+    """Climb from points, shape (K, D), beside known modes; nothing where it is improper."""
+    try:
+        return find_modes(density, points, known)
+    except Improper:
+        return ()
+
+
+def place(density: UnconstrainedDensity, mode: Mode) -> Coordinates:
+    """Give the coordinates in which the posterior is round around a mode."""
+    return look(density, np.array(mode.location)).coordinates
 
 
 def has_flat_prior(density: UnconstrainedDensity) -> bool:

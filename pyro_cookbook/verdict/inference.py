@@ -11,8 +11,9 @@ import xarray as xr
 from pyro_cookbook.fits.fitting import fit as fit_once
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.datatree import to_datatree
+from pyro_cookbook.posterior.refining.beginning import LEAST_SHARE
 from pyro_cookbook.posterior.refining.by_nuts import refine_by_nuts
-from pyro_cookbook.posterior.refining.refine import LEAST_SHARE, refine_as_it_is
+from pyro_cookbook.posterior.refining.refine import refine_as_it_is
 from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.noncentring import candidates
 from pyro_cookbook.programs.options import check_positive

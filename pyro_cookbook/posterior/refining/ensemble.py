@@ -42,6 +42,8 @@ class Ensemble:
         Of a leapfrog and of the longest trajectory, in those coordinates.
     evaluations : int
         Gradients computed so far, all chains together.
+    residuals : callable, optional
+        What positions are reduced to before coordinates are made round by them.
     at : State
         Where the chains are.
 
@@ -64,6 +66,7 @@ class Ensemble:
     step: float = 0.0
     length: float = np.pi
     evaluations: int = 0
+    residuals: Callable[[Array], Array] | None = None
     at: State = field(init=False, repr=False)
     _moments: tuple[float, float, int] = (0.0, 0.0, 0)
 
@@ -89,6 +92,8 @@ class Ensemble:
 
     def whiten(self, positions: Array) -> None:
         """Choose the coordinates in which positions, shape (S, D), are round."""
+        if self.residuals is not None:
+            positions = self.residuals(positions)
         self.coordinates = from_draws(positions, max_dense=_MAX_DENSE, shrinkage=_SHRINKAGE)
 
     def run(self, num_draws: int, tick: Callable[[], object]) -> "Run":

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +11,14 @@ from tqdm.auto import tqdm
 
 from pyro_cookbook.fits.fitting import fit as fit_again
 from pyro_cookbook.fits.linear_response import SUFFIX
+from pyro_cookbook.fits.modes import MAX_SCALARS
 from pyro_cookbook.fits.refined import RefinedDraws, Refinement
 from pyro_cookbook.fits.result import Fit, Programs, check_fit
 from pyro_cookbook.fits.settings import DETERMINISTIC
 from pyro_cookbook.posterior.refining.agreement import Agreement, agree
-from pyro_cookbook.posterior.refining.ensemble import Ensemble, Run
-from pyro_cookbook.programs.coordinates import Coordinates, from_draws
-from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
-from pyro_cookbook.programs.drawing import draw
+from pyro_cookbook.posterior.refining.beginning import Chains, begin, with_modes_of
+from pyro_cookbook.posterior.refining.ensemble import Run
+from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.noncentring import candidates
 from pyro_cookbook.programs.options import check_positive
 from pyro_cookbook.programs.predictive import derived_values
@@ -28,14 +27,15 @@ from pyro_cookbook.programs.state.progress import shown
 
 Array = npt.NDArray[np.float64]
 
-# Draws of the guide that scale the chains, and the groups of chains with one start.
-_SCALING_DRAWS, _NUM_STARTS = 2000, 16
-# Scalars of the model in a batch: it sets how many chains there are, the same on every machine.
-_BATCH_SCALARS, _FEWEST, _MOST = 2e6, 32, 256
 # Draws of each chain in the first round, of which half tune and half are kept; then twice as many.
 _FIRST_ROUND, _LONGEST_ROUND = 64, 4096
-# A latent that has one mode of the posterior counts if it has at least this share of its mass.
-LEAST_SHARE = 1e-3
+# Of each of many chains that were annealed: they have no way to go. Then they are annealed anew,
+# with twice as many moves.
+_ANNEALED_ROUND = 16
+# After so many rounds without agreement chains may stand on several hills: they climb.
+_ROUNDS_TO_CLIMB = 2
+# A round takes about so many times as long as the one before: it is begun if there is the time.
+_NEXT_TAKES = 2.0
 
 
 def refine(
@@ -111,37 +111,31 @@ def refine_as_it_is(fit: Fit, *, budget: float, seed: int, progress: bool | None
     """Refine a fit in the coordinates that it has; as `refine`."""
     started = time.perf_counter()
     with isolated(seed, fit.param_state):
-        chains = _begin(fit, seed)
         kept: _Kept | None = None
         bar = tqdm(desc="refine", unit=" draws", leave=False, disable=not shown(progress))
         try:
             with bar:
-                for num_draws in _rounds():
-                    kept = _round(chains, fit, num_draws, bar.update)
-                    if kept.accepted or time.perf_counter() - started > budget:
+                chains = begin(fit, seed, bar.update)
+                while True:
+                    begun = time.perf_counter()
+                    kept = _round(chains, fit, bar.update)
+                    left = budget - (time.perf_counter() - started)
+                    if kept.accepted or left < _NEXT_TAKES * (time.perf_counter() - begun):
                         break
+                    chains = _next(fit, chains, seed, bar.update)
         except KeyboardInterrupt:
             if kept is None:
                 raise
             kept = replace(kept, reasons=(*kept.reasons, "it was interrupted"))
     assert kept is not None  # there is always a first round
-    return _as_fit(fit, chains, kept, time.perf_counter() - started)
-
-
-@dataclass
-class _Chains:
-    """The ensemble, the density it is of, and which chains have one start."""
-
-    density: UnconstrainedDensity
-    ensemble: Ensemble
-    superchains: npt.NDArray[np.int64]
-    rounds: int = 0
+    return _as_fit(fit, kept, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
 class _Kept:
     """What a round of chains has, and what it is worth."""
 
+    chains: Chains
     run: Run
     agreement: Agreement
     reasons: tuple[str, ...]
@@ -149,14 +143,6 @@ class _Kept:
     @property
     def accepted(self) -> bool:
         return self.agreement.holds
-
-
-def _rounds() -> Any:
-    """Draws a chain of every round: twice as many each time."""
-    num_draws = _FIRST_ROUND
-    while True:
-        yield num_draws
-        num_draws = min(2 * num_draws, _LONGEST_ROUND)
 
 
 def better_centred(fit: Fit) -> Fit:
@@ -182,51 +168,41 @@ def better_centred(fit: Fit) -> Fit:
     return max((fit, other), key=lambda one: (one.converged, one.elbo.value))
 
 
-def _begin(fit: Fit, seed: int) -> _Chains:
-    """Place chains at draws of the guide, and in every mode that the fit has found."""
-    model, guide = fit.programs
-    density = unconstrained_density(model)
-    rng = np.random.default_rng(seed)
-    drawn = draw(guide, _SCALING_DRAWS)
-    z = density.unconstrain({name: drawn.values[name].double() for name in density.shapes})
-    z = z[np.isfinite(z).all(1)]
-    if not len(z):
-        raise ValueError("fit: its guide draws no latents at which the model has a density")
-    number = num_chains(density)
-    starts = z[rng.integers(len(z), size=_NUM_STARTS)]
-    modes = [mode for mode in fit.modes if mode.share > LEAST_SHARE and mode.location]
-    if len(modes) > 1:
-        for i in range(1, _NUM_STARTS, 2):  # every other one
-            starts[i] = modes[(i // 2) % len(modes)].location
-    superchains = np.repeat(np.arange(_NUM_STARTS), number // _NUM_STARTS)
-    coordinates = _scale(z, fit)
-    ensemble = Ensemble(density.value_and_grad, starts[superchains], coordinates, rng)
-    return _Chains(density, ensemble, superchains)
-
-
-def _scale(z: Array, fit: Fit) -> Coordinates:
-    """Coordinates in which draws are round; of a single point, those of its surroundings."""
-    if (z == z[0]).all():
-        return Coordinates(z[0], np.full(z.shape[1], 0.1))
-    return from_draws(z, max_dense=500, shrinkage=0.02)
-
-
-def num_chains(density: UnconstrainedDensity) -> int:
-    """Count the chains that a model can afford: a power of two between 32 and 256."""
-    if density.obstacle:  # each chain costs a run of the model
-        return _FEWEST
-    affordable = max(1.0, _BATCH_SCALARS / max(1, density.scalars))
-    return int(np.clip(2 ** int(np.log2(affordable)), _FEWEST, _MOST))
-
-
-def _round(chains: _Chains, fit: Fit, num_draws: int, tick: Callable[[], object]) -> _Kept:
+def _round(chains: Chains, fit: Fit, tick: Callable[[], object]) -> _Kept:
     """Let the chains go on, half of the way tuning them, and look whether they agree."""
+    num_draws = min(_FIRST_ROUND * 2**chains.rounds, _LONGEST_ROUND)
+    if chains.hills is not None:
+        num_draws = _ANNEALED_ROUND
     chains.ensemble.adapt(num_draws // 2, tick)
     run = chains.ensemble.run(num_draws // 2, tick)
     chains.rounds += 1
-    values = scalars(chains.density, run)
-    agreement = agree(values, run, chains.superchains)
-    return _Kept(run, agreement, agreement.reasons(fit))
+    agreement = agree(scalars(chains.density, run), run, chains.superchains)
+    reasons = agreement.reasons(fit)
+    if chains.hills is not None:
+        reasons = (*reasons, _told(*chains.shares(run.draws)))
+    return _Kept(chains, run, agreement, reasons)
+
+
+def _next(fit: Fit, chains: Chains, seed: int, tick: Callable[[], object]) -> Chains:
+    """Give the chains of the next round: those that wait on hills of their own begin anew."""
+    if chains.hills is not None:
+        again = begin(fit, seed, tick, effort=chains.rounds)
+    elif chains.rounds == _ROUNDS_TO_CLIMB and chains.density.dim <= MAX_SCALARS:
+        again = begin(with_modes_of(fit, chains), seed, tick, effort=chains.rounds)
+        if again.hills is None:
+            return chains
+    else:
+        return chains
+    again.rounds = chains.rounds
+    again.ensemble.evaluations += chains.ensemble.evaluations
+    return again
+
+
+def _told(shares: Array, errors: Array) -> str:
+    """Say how the mass is divided."""
+    return "shares of the mass by hill: " + ", ".join(
+        f"{share:.3f} ± {error:.3f}" for share, error in zip(shares, errors, strict=True)
+    )
 
 
 def scalars(density: UnconstrainedDensity, run: Run) -> dict[str, Array]:
@@ -240,10 +216,11 @@ def scalars(density: UnconstrainedDensity, run: Run) -> dict[str, Array]:
     }
 
 
-def _as_fit(fit: Fit, chains: _Chains, kept: _Kept, seconds: float) -> Fit:
-    run, agreement = kept.run, kept.agreement
+def _as_fit(fit: Fit, kept: _Kept, seconds: float) -> Fit:
+    chains, run, agreement = kept.chains, kept.run, kept.agreement
     record = Refinement(
-        kept.accepted, kept.reasons, len(chains.superchains), _NUM_STARTS, run.draws.shape[1],
+        kept.accepted, kept.reasons, len(chains.superchains),
+        len(np.unique(chains.superchains)), run.draws.shape[1],
         agreement.acceptance, agreement.rhat, min(agreement.ess, float(run.draws[..., 0].size)),
         chains.ensemble.evaluations, seconds,
     )  # fmt: skip
