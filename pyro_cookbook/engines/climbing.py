@@ -109,10 +109,13 @@ def climb(density: UnconstrainedDensity, start: Array) -> Centre:
         With ``is_mode`` false where the climb ended at no mode: the density rises for ever, or is
         flat.
     """
-    here = look(density, start)
+    here, gained = look(density, start), np.inf
     for r in range(_MAX_ROUNDS):
-        if here.is_mode or (r >= _PATIENCE and here.eigenvalues[0] <= 0):
+        # In the neck of a funnel Newton's step promises more and more.
+        lost = here.eigenvalues[0] <= 0 and (r >= _PATIENCE or here.decrement > gained)
+        if here.is_mode or lost:
             break
+        gained = here.decrement
         iterations = _ITERATIONS if density.dim <= MAX_DENSE else 2000
         z = ascend(density, here.z, here.coordinates, iterations)
         if not np.isfinite(z).all() or np.abs(here.coordinates.solve(z - start)).max() > _FAR:

@@ -149,6 +149,9 @@ def infer(
         begun = time.perf_counter()
         try:
             found = attempt(best)
+            if best is not None and not found.refinements and not _better(found, best):
+                tried[rung] = _row(found.family, UNRELIABLE, begun, "its bound is lower")
+                continue
             diagnosis = diagnose(found, seed=seed, progress=progress)
         except (ValueError, ArithmeticError) as error:  # refused, or numbers overflow
             if best is None:
@@ -156,13 +159,7 @@ def infer(
             tried[rung] = _row("", UNRELIABLE, begun, f"refused: {first_line(error)}")
             continue
         tried[rung] = _row(found.family, diagnosis.verdict, begun, diagnosis.reasons[0])
-        if (
-            best is None
-            or diagnosis.verdict != UNRELIABLE
-            or found.refinements
-            or _better(found, best)
-        ):
-            best, last = found, diagnosis
+        best, last = found, diagnosis
         if diagnosis.verdict != UNRELIABLE or rest() < 0:
             break
     assert best is not None

@@ -22,9 +22,9 @@ from pyro_cookbook.posterior.refining.agreement import (
     agree,
     unequal,
 )
+from pyro_cookbook.posterior.refining.beginning import num_chains
 from pyro_cookbook.posterior.refining.by_nuts import refine_by_nuts
 from pyro_cookbook.posterior.refining.ensemble import Ensemble, Run
-from pyro_cookbook.posterior.refining.refine import num_chains
 from pyro_cookbook.programs.coordinates import Coordinates
 
 RNG = np.random.default_rng(0)
@@ -298,23 +298,6 @@ def test_sites_are_non_centred_where_that_is_better():
     assert "theta" in pc.to_datatree(refined)["posterior"]
 
 
-def two_places(y):
-    h = pyro.sample("h", dist.Normal(y.new_zeros(()), 3.0))
-    pyro.sample("y", dist.Normal(h**2, 0.5), obs=y)
-
-
-def test_one_mode_of_two_is_never_reported_as_the_posterior():
-    refined = pc.refine(
-        pc.fit(two_places, "full_rank", torch.tensor(9.0, dtype=torch.float64)), budget=0.01
-    )
-    assert len(refined.modes) == 2
-    diagnosis = pc.diagnose(refined)
-    assert diagnosis.verdict == "unreliable"
-    assert "2 modes, apart at 'h'" in str(diagnosis)
-    h = pc.to_datatree(refined)["posterior"]["h"]
-    assert 0.2 < float((h > 0).mean()) < 0.8  # both are in the draws
-
-
 def test_discrete_latents_and_a_budget_of_nothing_are_refused():
     def model(y):
         h = pyro.sample("h", dist.Bernoulli(0.5))
@@ -332,13 +315,11 @@ def test_discrete_latents_and_a_budget_of_nothing_are_refused():
 def test_an_interrupt_after_a_round_gives_what_there_is(monkeypatch):
     from pyro_cookbook.posterior.refining import refine as module
 
-    rounds = iter([8])
-
-    def then_the_key():
-        yield next(rounds)
+    def then_the_key(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_rounds", then_the_key)
+    monkeypatch.setattr(module, "_next", then_the_key)
+    monkeypatch.setattr(module, "_FIRST_ROUND", 8)
     refined = module.refine(pc.fit(bioassay, "laplace", DOSE, DEATHS))
     assert "it was interrupted" in refined.refinements[-1].reasons
     assert not refined.converged

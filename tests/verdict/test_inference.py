@@ -75,11 +75,13 @@ def test_a_funnel_is_answered_and_the_answer_is_right():
     assert abs(float(tau.std()) / sd - 1) < 0.25
 
 
-def test_two_modes_are_told_and_not_answered():
-    answer = pc.infer(two_places, torch.tensor(9.0, dtype=torch.float64), budget=1)
-    assert answer.verdict == "unreliable"
-    assert not answer.may_be_used
-    assert list(answer.tried.index)[-1] in {"as it is", "refined"}
+def test_two_modes_are_answered_with_their_weights():
+    answer = pc.infer(two_places, torch.tensor(9.0, dtype=torch.float64))
+    assert answer.verdict == "reliable after refining"
+    assert list(answer.tried.index) == ["as it is", "refined"]
+    h = answer.tree()["posterior"]["h"]
+    assert abs(float((h > 0).mean()) - 0.5) < 0.05
+    assert any("shares of the mass by hill" in reason for reason in answer.diagnosis.reasons)
 
 
 def test_the_budget_and_the_model_are_checked():

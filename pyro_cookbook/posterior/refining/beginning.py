@@ -38,6 +38,8 @@ class Chains:
     ensemble : Ensemble
     superchains : array of int, shape (chains,)
         Chains of one number had the same start, or are one annealed population.
+    modes : tuple of Mode
+        That are known.
     hills : Hills or None
         Where they were annealed from, if there are several.
     rounds : int
@@ -47,6 +49,7 @@ class Chains:
     density: UnconstrainedDensity
     ensemble: Ensemble
     superchains: npt.NDArray[np.int64]
+    modes: tuple[Mode, ...]
     hills: Hills | None = None
     rounds: int = 0
 
@@ -81,10 +84,11 @@ def begin(fit: Fit, seed: int, tick: Callable[[], object], effort: int = 0) -> C
     z = z[np.isfinite(z).all(1)]
     if not len(z):
         raise ValueError("fit: its guide draws no latents at which the model has a density")
-    hills = _hills(density, _modes(fit, density, z, seed), z)
+    modes = _modes(fit, density, z, seed)
+    hills = _hills(density, modes, z)
     if hills is not None:
         try:
-            return _annealed(density, hills, rng, tick, effort)
+            return _annealed(density, modes, hills, rng, tick, effort)
         except NotAnnealed:  # too hard: chains from all hills, which will not agree
             pass
     number = num_chains(density)
@@ -95,7 +99,7 @@ def begin(fit: Fit, seed: int, tick: Callable[[], object], effort: int = 0) -> C
             starts[i] = tops[(i // 2) % len(tops)]
     superchains = np.repeat(np.arange(_NUM_STARTS), number // _NUM_STARTS)
     ensemble = Ensemble(density.value_and_grad, starts[superchains], _scale(z), rng)
-    return Chains(density, ensemble, superchains)
+    return Chains(density, ensemble, superchains, modes)
 
 
 def with_modes_of(fit: Fit, chains: Chains) -> Fit:
@@ -139,6 +143,7 @@ def _hills(density: UnconstrainedDensity, modes: tuple[Mode, ...], z: Array) -> 
 
 def _annealed(
     density: UnconstrainedDensity,
+    modes: tuple[Mode, ...],
     hills: Hills,
     rng: np.random.Generator,
     tick: Callable[[], object],
@@ -154,7 +159,7 @@ def _annealed(
         density.value_and_grad, found.x, within, rng, evaluations=found.evaluations,
         residuals=hills.residuals,
     )  # fmt: skip
-    return Chains(density, ensemble, found.populations, hills)
+    return Chains(density, ensemble, found.populations, modes, hills)
 
 
 def _scale(z: Array) -> Coordinates:

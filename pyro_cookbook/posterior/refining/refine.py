@@ -177,7 +177,7 @@ def _round(chains: Chains, fit: Fit, tick: Callable[[], object]) -> _Kept:
     run = chains.ensemble.run(num_draws // 2, tick)
     chains.rounds += 1
     agreement = agree(scalars(chains.density, run), run, chains.superchains)
-    reasons = agreement.reasons(fit)
+    reasons = agreement.reasons(replace(fit, modes=chains.modes))
     if chains.hills is not None:
         reasons = (*reasons, _told(*chains.shares(run.draws)))
     return _Kept(chains, run, agreement, reasons)
@@ -226,7 +226,7 @@ def _as_fit(fit: Fit, kept: _Kept, seconds: float) -> Fit:
     )  # fmt: skip
     found = with_draws(fit, chains.density, run, record)
     why = f"{len(chains.superchains)} chains from the draws of {fit.family!r}"
-    return replace(found, engine="ensemble", why=why)
+    return replace(found, engine="ensemble", why=why, modes=chains.modes)
 
 
 def with_draws(fit: Fit, density: UnconstrainedDensity, run: Run, record: Refinement) -> Fit:
