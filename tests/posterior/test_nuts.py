@@ -226,6 +226,21 @@ def test_a_start_without_density_is_passed_over():
     assert drawn.sample_stats.diverging.any()  # at the wall
 
 
+def test_chains_of_a_refined_fit_start_at_its_draws(monkeypatch):
+    fit = pc.refine(pc.fit(line, "laplace", X, Y))
+    kept = fit.guide.latents["w"].numpy()
+    monkeypatch.setattr(sampling, "draw", None)  # slow: it would weigh every one of those draws
+    _, coordinates, starts = sampling._prepare(fit, 4, 0)
+    assert len(np.unique(starts, axis=0)) == 4
+    assert all((start == kept).all(1).any() for start in starts)
+    mean, covariance = posterior()
+    assert (abs(coordinates.scale / np.sqrt(np.diag(covariance)) - 1) < 4 / 1000**0.5).all()
+    drawn = pc.sample(fit, **OPTIONS | {"num_draws": 100})
+    ess = az.ess(drawn).w
+    error = (drawn.posterior.w.mean(("chain", "draw")) - mean) / np.sqrt(np.diag(covariance))
+    assert (abs(error) < 4 / ess**0.5).all()
+
+
 # --- seconds --------------------------------------------------------------------------------------
 
 LONG = {"num_warmup": 50, "num_chains": 3, "target_accept": 0.8, "seed": 0}
