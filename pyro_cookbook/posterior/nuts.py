@@ -1,24 +1,25 @@
-"""`sample`: Pyro's NUTS, started and scaled from a fit, chains in parallel."""
+"""`sample`: nutpie's NUTS, started and scaled from a fit, chains in parallel."""
 
 import multiprocessing
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyro
 import torch
 import xarray as xr
-from pyro.infer import MCMC, NUTS
-from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Fit, check_fit
+from pyro_cookbook.posterior.chains.no_u_turn import Chain, Evaluate, run_chain
 from pyro_cookbook.posterior.datatree import mcmc_tree
 from pyro_cookbook.posterior.groups import MAX_GIB
 from pyro_cookbook.posterior.layout import Coords, Dims, Values
@@ -37,6 +38,8 @@ _SCALING_DRAWS = 2000
 _MAX_DENSE = 500
 # Enough to be drawn at once, as the chains' draws are.
 _REHEARSED = 8
+# A chain that is cut off keeps so many draws, or is of no use.
+_LEAST_DRAWS = 100
 
 
 def sample(
@@ -55,15 +58,15 @@ def sample(
 ) -> xr.DataTree:
     """Sample the posterior of a fit's model by NUTS.
 
-    The chains start at draws of the guide and move in coordinates that its covariance makes round,
-    so that warm-up is short and trajectories too.
+    The chains are nutpie's. They start at draws of the guide and move in coordinates that its
+    covariance makes round, so that warm-up is short and trajectories too.
 
     Parameters
     ----------
     fit : Fit
         Of a model whose latents are continuous; the verdict on it does not matter.
     num_draws, num_warmup : int, default 1000 and 500
-        Of each chain.
+        Of each chain; at least one.
     num_chains : int, default 4
     target_accept : float, default 0.8
         Mean acceptance that the step size is tuned to; raise it where there are divergences.
@@ -86,7 +89,8 @@ def sample(
     ------
     ValueError
         If a latent is discrete or the model has no density that is a function of its latents; if
-        draws of this model cannot be laid out, before the chains run.
+        that is not finite at draws of the guide; if draws of this model cannot be laid out, before
+        the chains run.
     DrawsLeftOver
         If they could not be laid out all the same; its ``.draws`` holds them.
 
@@ -109,9 +113,8 @@ def sample(
     {'chain': 2, 'draw': 50}
     """
     check_fit(fit)
-    check_whole(4, num_draws=num_draws)  # Pyro's own diagnostics of a chain need four
+    check_whole(1, num_draws=num_draws, num_warmup=num_warmup)
     check_whole(1, num_chains=num_chains, processes=processes)
-    check_whole(0, num_warmup=num_warmup)
     check_share(target_accept=target_accept)
     with isolated(seed, fit.param_state):
         density = unconstrained_density(fit.programs.model)
@@ -140,26 +143,55 @@ def run_nuts(
     seed: int,
     processes: int | None = None,
     progress: bool | None = None,
+    seconds: float | None = None,
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Run the chains; options as for `sample`.
 
+    Parameters
+    ----------
+    seconds : float, optional
+        Wall time after which chains are cut off, all at the length of the shortest. What is kept
+        then depends on the machine.
+
     Returns
     -------
-    draws : array, shape (num_chains, num_draws, D)
-        On the unconstrained scale.
-    diverging : array of bool, shape (num_chains, num_draws)
+    draws : array, shape (num_chains, S, D)
+        On the unconstrained scale; S is `num_draws` unless they were cut off.
+    diverging : array of bool, shape (num_chains, S)
+
+    Raises
+    ------
+    OutOfTime
+        If fewer than 100 draws were made of a chain.
     """
+    until = None if seconds is None else time.monotonic() + seconds
     density, coordinates, starts = _prepare(fit, num_chains, seed)
-    chains = _run(
-        [
-            _Job(density, coordinates, start, seed + c, num_draws, num_warmup, target_accept)
-            for c, start in enumerate(starts)
-        ],
-        processes or os.cpu_count() or 1,
-        shown(progress),
-    )
-    positions = np.stack([chain.positions for chain in chains])
-    return positions, np.stack([chain.diverging for chain in chains])
+    with isolated(seed, density.program.store):
+        evaluate = density.traced()
+    processes = _processes(processes, num_chains, density)
+    rounds = -(-num_chains // processes)
+    jobs = [
+        _Job(
+            density, evaluate, coordinates, start, seed + c, num_draws, num_warmup, target_accept,
+            until, rounds - c // processes,
+        )
+        for c, start in enumerate(starts)
+    ]  # fmt: skip
+    chains, least = [], min(_LEAST_DRAWS, num_draws)
+    with closing(_run(jobs, processes, shown(progress))) as running:
+        for chain in running:
+            if len(chain.positions) < least:
+                raise OutOfTime(
+                    f"NUTS: {seconds:.3g} seconds were not enough for warm-up and {least} draws"
+                )
+            chains.append(chain)
+    length = min(len(chain.positions) for chain in chains)
+    positions = np.stack([chain.positions[:length] for chain in chains])
+    return positions, np.stack([chain.diverging[:length] for chain in chains])
+
+
+class OutOfTime(ValueError):
+    """The seconds that NUTS was given were not enough for draws that are of any use."""
 
 
 class DrawsLeftOver(RuntimeError):
@@ -187,14 +219,31 @@ def _prepare(
 ) -> tuple[UnconstrainedDensity, Coordinates, Array]:
     """Density, coordinates that make the guide's draws round, and a start for each chain."""
     with isolated(seed, fit.param_state):
-        model, guide = fit.programs
-        density = unconstrained_density(model)
-        drawn = draw(guide, max(_SCALING_DRAWS, num_chains))
-        z = density.unconstrain({name: drawn.values[name].double() for name in density.shapes})
-    z = z[np.isfinite(z).all(1)]
+        density = unconstrained_density(fit.programs.model)
+        drawn = _guide_draws(fit, max(_SCALING_DRAWS, num_chains))
+        z = density.unconstrain({name: drawn[name].double() for name in density.shapes})
+        z = z[np.isfinite(z).all(1)]
+        heights, slopes = density.value_and_grad(z[: 4 * num_chains])
+    good = np.flatnonzero(np.isfinite(heights) & np.isfinite(slopes).all(1))
+    if not len(good):
+        raise ValueError(
+            f"model: its log density is not finite at any of {len(heights)} draws of the guide,"
+            " where chains start"
+        )
+    starts = z[good[np.arange(num_chains) % len(good)]]
     # Whitening by many draws is as good for strong correlations as for none; few are shrunk.
     shrinkage = 0.02 if len(z) < 10 * density.dim else 1e-9
-    return density, from_draws(z, max_dense=_MAX_DENSE, shrinkage=shrinkage), z[:num_chains]
+    return density, from_draws(z, max_dense=_MAX_DENSE, shrinkage=shrinkage), starts
+
+
+def _guide_draws(fit: Fit, num_draws: int) -> Values:
+    """Draw from the guide: site → values, shape (num_draws, ...)."""
+    if not isinstance(fit.guide, RefinedDraws):
+        return draw(fit.programs.guide, num_draws).values
+    # As a program it would weigh each of its draws for each of ours: minutes for a long refinement.
+    latents = fit.guide.latents
+    which = torch.randint(fit.guide.diverging.numel(), (num_draws,))
+    return {name: value[which] for name, value in latents.items()}
 
 
 def _rehearse(fit: Fit, density: UnconstrainedDensity, options: Any) -> dict[str, torch.dtype]:
@@ -206,8 +255,8 @@ def _rehearse(fit: Fit, density: UnconstrainedDensity, options: Any) -> dict[str
         The latents' own dtypes: chains run in double precision.
     """
     with isolated(0, fit.param_state):
-        drawn = draw(fit.programs.guide, _REHEARSED)
-    latents = {name: drawn.values[name] for name in density.shapes}
+        drawn = _guide_draws(fit, _REHEARSED)
+    latents = {name: drawn[name] for name in density.shapes}
     mcmc_tree(fit.programs.model, latents, np.zeros((1, _REHEARSED), dtype=bool), **options)
     return {name: value.dtype for name, value in latents.items()}
 
@@ -217,34 +266,35 @@ class _Job:
     """One chain to run."""
 
     density: UnconstrainedDensity
+    evaluate: Evaluate
     coordinates: Coordinates
     start: Array
     seed: int
     num_draws: int
     num_warmup: int
     target_accept: float
+    # The moment at which all chains have to end, and how many rounds of chains share what is left.
+    until: float | None
+    rounds: int
 
 
-@dataclass
-class _Chain:
-    """One chain that has run: positions, shape (num_draws, D), and which diverged."""
-
-    positions: Array
-    diverging: npt.NDArray[np.bool_]
-
-
-def _run(jobs: Sequence[_Job], processes: int, progress: bool) -> list[_Chain]:
-    """Run chains in forked processes, or here, one after the other, where that is not possible."""
+def _processes(wanted: int | None, num_chains: int, density: UnconstrainedDensity) -> int:
+    """Count the processes to fork; 1 where chains run here, one after the other."""
     can_fork = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
-    alone = processes < 2 or len(jobs) < 2 or jobs[0].density.device.type != "cpu"
-    chains = map(_run_chain, jobs) if alone or not can_fork else _run_in_processes(jobs, processes)
-    return list(tqdm(chains, total=len(jobs), desc="NUTS, chains done", disable=not progress))
+    if not can_fork or density.device.type != "cpu":
+        return 1
+    return min(wanted or os.cpu_count() or 1, num_chains)
 
 
-def _run_in_processes(jobs: Sequence[_Job], processes: int) -> Iterator[_Chain]:
+def _run(jobs: Sequence[_Job], processes: int, progress: bool) -> Generator[Chain]:
+    chains = map(_run_chain, jobs) if processes < 2 else _run_in_processes(jobs, processes)
+    yield from tqdm(chains, total=len(jobs), desc="NUTS, chains done", disable=not progress)
+
+
+def _run_in_processes(jobs: Sequence[_Job], processes: int) -> Generator[Chain]:
     global _JOBS  # noqa: PLW0603 - models do not pickle: forked children find them here
     fork = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fork)
+    pool = ProcessPoolExecutor(processes, mp_context=fork)
     try:
         # Alone: a child forked while another thread runs a program would start with its handlers.
         with exclusive(), warnings.catch_warnings():
@@ -260,54 +310,17 @@ def _run_in_processes(jobs: Sequence[_Job], processes: int) -> Iterator[_Chain]:
 _JOBS: list[_Job] = []
 
 
-def _run_forked(index: int) -> _Chain:
+def _run_forked(index: int) -> Chain:
     torch.set_num_threads(1)
     return _run_chain(_JOBS[index])
 
 
-class _Potential(torch.autograd.Function):
-    """−log density, whose gradient comes with its value."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, evaluate: Any) -> Tensor:
-        value, gradient = evaluate(z.detach())
-        ctx.save_for_backward(gradient.to(z.dtype))
-        height: Tensor = -value.to(z.dtype)
-        return height
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Any) -> Any:
-        gradient: Tensor
-        (gradient,) = ctx.saved_tensors
-        return -outer[0] * gradient, None
-
-
-def _run_chain(job: _Job) -> _Chain:
+def _run_chain(job: _Job) -> Chain:
     # `isolated` puts the number of threads back.
     with isolated(job.seed, job.density.program.store):
         torch.set_num_threads(1)  # same numbers whether forked or not: it adds in one order
-        return _sample(job)
-
-
-def _sample(job: _Job) -> _Chain:
-    """Run Pyro's NUTS in the job's coordinates."""
-    coordinates, evaluate = job.coordinates, job.density.traced()
-    pyro.set_rng_seed(job.seed)  # tracing may have drawn
-    loc, root = torch.as_tensor(coordinates.loc), torch.as_tensor(coordinates.matrix)
-
-    def potential(values: dict[str, Tensor]) -> Tensor:
-        apply: Any = _Potential.apply
-        found: Tensor = apply(loc + root @ values["u"], evaluate)
-        return found
-
-    run = MCMC(
-        NUTS(potential_fn=potential, target_accept_prob=job.target_accept),
-        num_samples=job.num_draws,
-        warmup_steps=job.num_warmup,
-        initial_params={"u": torch.as_tensor(coordinates.solve(job.start - coordinates.loc))},
-        disable_progbar=True,
-    )
-    run.run()
-    diverging = np.zeros(job.num_draws, dtype=bool)
-    diverging[run.diagnostics()["divergences"]["chain 0"]] = True
-    return _Chain(coordinates.place(run.get_samples()["u"].numpy()), diverging)
+        return run_chain(
+            job.evaluate, job.coordinates, job.start, num_draws=job.num_draws,
+            num_warmup=job.num_warmup, target_accept=job.target_accept, seed=job.seed,
+            seconds=None if job.until is None else (job.until - time.monotonic()) / job.rounds,
+        )  # fmt: skip

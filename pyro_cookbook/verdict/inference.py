@@ -22,8 +22,8 @@ from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
 from pyro_cookbook.verdict.findings import REWEIGHT, UNRELIABLE
 
-# Chains go on for at least so many seconds, whatever the fits before them have taken, and else for
-# this share of what is left.
+# Chains go on for at least so many seconds, whatever was before them has taken, and short ones else
+# for this share of what is left.
 _LEAST_SECONDS, _SHARE_OF_CHAINS = 5.0, 0.75
 
 
@@ -98,7 +98,8 @@ def infer(
     data_kwargs : mapping, optional
         More keyword data: the place for names that clash with an option here.
     budget : float, default 60
-        Seconds of wall time after which nothing new is begun; a fit that is under way is finished.
+        Seconds of wall time after which nothing new is begun. A fit that is under way is finished;
+        chains end with the draws that they have.
     seed : int, default 0
         Same seed, same numbers, if the budget suffices.
     progress : bool, optional
@@ -121,7 +122,7 @@ def infer(
     and if need be reweighted; the same with sites non-centred, where the model has such;
     many short chains from the better of the two, until they agree; four long chains of NUTS, unless
     there are several modes. Chains leave a quarter of the budget for NUTS, which is begun if there
-    are seconds left.
+    are seconds left, and then gets five at least. What it cannot do in time is said in `tried`.
 
     Examples
     --------
@@ -213,6 +214,6 @@ def _ladder(
 
     def sampled(best: Fit | None) -> Fit:
         assert best is not None
-        return refine_by_nuts(best, **options)
+        return refine_by_nuts(best, budget=max(rest(), _LEAST_SECONDS), **options)
 
     yield "NUTS", sampled

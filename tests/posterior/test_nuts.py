@@ -14,8 +14,6 @@ import pyro_cookbook as pc
 from guides.gaussian_mixture import GaussianMixtureExact
 from models.gaussian_mixture import GaussianMixture
 from pyro_cookbook.posterior import nuts as sampling
-from pyro_cookbook.programs.density.unconstrained import unconstrained_density
-from pyro_cookbook.programs.program import Program
 
 X = torch.stack([torch.ones(12), torch.linspace(100.0, 101.0, 12)], -1).double()
 Y = torch.linspace(-2.0, 1.5, 12, dtype=torch.float64) + torch.sin(torch.arange(12.0)).double()
@@ -47,16 +45,6 @@ def fit():
 @pytest.fixture(scope="module")
 def tree(fit):
     return pc.sample(fit, **OPTIONS)
-
-
-def test_the_potential_is_minus_the_log_density_with_its_gradient(fit):
-    density = unconstrained_density(Program(line, (X, Y)))
-    z = torch.tensor([3.0, -0.1], dtype=torch.float64, requires_grad=True)
-    potential = sampling._Potential.apply(z, density.traced())
-    (slope,) = torch.autograd.grad(2 * potential, z)
-    value, gradient = density.value_and_grad(z.detach().numpy()[None])
-    assert potential.item() == pytest.approx(-value[0], rel=1e-12)
-    np.testing.assert_allclose(slope, -2 * gradient[0], rtol=1e-9)
 
 
 def test_moments_are_those_of_the_posterior_within_their_errors(tree):
@@ -129,6 +117,7 @@ def test_numbers_do_not_depend_on_the_processes(fit):
     one, two = (pc.sample(fit, **options | {"processes": n}) for n in (1, 2))
     for name in ("w", "start"):
         np.testing.assert_array_equal(one.posterior[name], two.posterior[name])
+    assert not np.isin(one.posterior.w[0], one.posterior.w[1:]).any()
     other = pc.sample(fit, **options | {"seed": 9})
     assert not np.isin(other.posterior.w, one.posterior.w).any()
 
@@ -201,12 +190,97 @@ def test_discrete_latents_are_refused(iris):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "least"), [("num_draws", 4), ("num_chains", 1)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("num_draws", 1), ("num_warmup", 1), ("num_chains", 1)]
+)
 def test_bad_options_are_named(fit, name, least):
     with pytest.raises(
         ValueError, match=f"{name}: got {least - 1}, expected a whole number of at least {least}"
     ):
         pc.sample(fit, **{name: least - 1})
+
+
+def test_a_fit_that_starts_nowhere_is_refused(fit):
+    def nowhere(x, y=None):
+        w = pyro.sample("w", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.factor("wall", torch.where(w[0] > 50, 0.0, -torch.inf))
+
+    def guide(x, y=None):
+        pyro.sample("w", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match="model: its log density is not finite at any of 16 draws"):
+        pc.sample(pc.as_fit(nowhere, guide, X), **OPTIONS)
+
+
+def test_a_start_without_density_is_passed_over():
+    def half(y):
+        h = pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
+        pyro.factor("wall", torch.where(h > 0, 0.0, -torch.inf))
+
+    def guide(y):
+        pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
+
+    drawn = pc.sample(pc.as_fit(half, guide, Y), **OPTIONS | {"num_chains": 8, "num_draws": 20})
+    assert drawn.posterior.sizes["chain"] == 8
+    assert (drawn.posterior.h > 0).all()
+    assert drawn.sample_stats.diverging.any()  # at the wall
+
+
+def test_chains_of_a_refined_fit_start_at_its_draws(monkeypatch):
+    fit = pc.refine(pc.fit(line, "laplace", X, Y))
+    kept = fit.guide.latents["w"].numpy()
+    monkeypatch.setattr(sampling, "draw", None)  # slow: it would weigh every one of those draws
+    _, coordinates, starts = sampling._prepare(fit, 4, 0)
+    assert len(np.unique(starts, axis=0)) == 4
+    assert all((start == kept).all(1).any() for start in starts)
+    mean, covariance = posterior()
+    assert (abs(coordinates.scale / np.sqrt(np.diag(covariance)) - 1) < 4 / 1000**0.5).all()
+    drawn = pc.sample(fit, **OPTIONS | {"num_draws": 100})
+    ess = az.ess(drawn).w
+    error = (drawn.posterior.w.mean(("chain", "draw")) - mean) / np.sqrt(np.diag(covariance))
+    assert (abs(error) < 4 / ess**0.5).all()
+
+
+# --- seconds --------------------------------------------------------------------------------------
+
+LONG = {"num_warmup": 50, "num_chains": 3, "target_accept": 0.8, "seed": 0}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_chains_are_cut_off_at_one_length(fit, processes):
+    """A million draws take hours, a hundred a moment."""
+    draws, diverging = sampling.run_nuts(
+        fit, num_draws=10**6, seconds=4.0, processes=processes, **LONG
+    )
+    assert 100 <= draws.shape[1] < 10**6
+    assert draws.shape == (3, draws.shape[1], 2)
+    assert diverging.shape == draws.shape[:2]
+    # Nothing of a trajectory that was cut short: as they are without a limit.
+    few = min(200, draws.shape[1])
+    same, _ = sampling.run_nuts(fit, num_draws=few, processes=processes, **LONG)
+    np.testing.assert_array_equal(draws[:, :few], same)
+    assert np.isfinite(draws).all()
+    assert (np.diff(draws, axis=1) != 0).any((0, 2))[-1]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_too_few_seconds_are_an_error_of_one_line(fit, processes, chains_counted):
+    with pytest.raises(
+        sampling.OutOfTime, match=r"^NUTS: 0.001 seconds were not enough for warm-up and 100 draws$"
+    ) as caught:
+        sampling.run_nuts(fit, num_draws=200, seconds=0.001, processes=processes, **LONG)
+    assert isinstance(caught.value, ValueError)  # as callers of a fit catch it
+    if processes == 1:
+        assert len(chains_counted) == 1  # the others are not begun
+
+
+def test_enough_seconds_change_nothing(fit):
+    options = LONG | {"num_draws": 30, "processes": 1}
+    for one, other in zip(
+        sampling.run_nuts(fit, **options), sampling.run_nuts(fit, seconds=600.0, **options),
+        strict=True,
+    ):  # fmt: skip
+        np.testing.assert_array_equal(one, other)
 
 
 # --- draws first, conversion after ----------------------------------------------------------------

@@ -346,6 +346,11 @@ def test_nuts_in_the_place_of_a_guide_is_judged_by_the_same_rules(monkeypatch):
     short = refine_by_nuts(fit, num_draws=20, num_warmup=20)
     assert not short.converged
     assert "effective draws" in " ".join(short.refinements[-1].reasons)
+    cut = refine_by_nuts(fit, num_draws=10**6, num_warmup=50, budget=4.0)
+    assert 100 <= cut.refinements[-1].num_draws < 10**6
+    assert pc.to_datatree(cut).posterior["mu"].size == 4 * cut.refinements[-1].num_draws
+    with pytest.raises(ValueError, match="were not enough for warm-up"):
+        refine_by_nuts(fit, budget=0.001)
 
 
 def test_a_fit_that_has_not_converged_is_never_better(monkeypatch):

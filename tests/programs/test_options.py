@@ -46,11 +46,11 @@ def fit():
         ("num_draws", lambda fit: pc.to_datatree(fit, num_draws=0)),
         ("num_draws", lambda fit: pc.to_datatree(fit, num_draws=1.5)),
         ("num_draws", lambda fit: pc.predict(fit, num_draws=-1)),
-        ("num_draws", lambda fit: pc.sample(fit, num_draws=3)),
+        ("num_draws", lambda fit: pc.sample(fit, num_draws=0)),
         ("num_draws", lambda fit: pc.compare({"a": fit}, num_draws=0)),
         ("num_draws", lambda fit: pc.calibrate(model, "map", Y, num_draws=1)),
         ("num_simulations", lambda fit: pc.calibrate(model, "map", Y, num_simulations=0)),
-        ("num_warmup", lambda fit: pc.sample(fit, num_warmup=-1)),
+        ("num_warmup", lambda fit: pc.sample(fit, num_warmup=0)),
         ("num_chains", lambda fit: pc.sample(fit, num_chains=0)),
         ("processes", lambda fit: pc.sample(fit, processes=0)),
         ("target_accept", lambda fit: pc.sample(fit, target_accept=1.0)),  # NUTS would not end

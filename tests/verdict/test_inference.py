@@ -1,5 +1,7 @@
 """The whole ladder in one call: it stops at the first numbers that may be used."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -7,6 +9,8 @@ import pytest
 import torch
 
 import pyro_cookbook as pc
+from pyro_cookbook.posterior.nuts import OutOfTime
+from pyro_cookbook.verdict import inference as ladder
 
 Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=torch.float64)
 
@@ -82,6 +86,31 @@ def test_two_modes_are_answered_with_their_weights():
     h = answer.tree()["posterior"]["h"]
     assert abs(float((h > 0).mean()) - 0.5) < 0.05
     assert any("shares of the mass by hill" in reason for reason in answer.diagnosis.reasons)
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(1000.0, 1000.0), (0.001, 5.0)])
+def test_nuts_gets_what_is_left_of_the_budget_and_says_if_that_was_not_enough(
+    budget, expected, monkeypatch
+):
+    given = {}
+
+    def by_nuts(fit, *, budget, **options):
+        given["budget"] = budget
+        raise OutOfTime("NUTS: 7 seconds were not enough for warm-up and 100 draws")
+
+    def never(fit, **options):
+        raise ArithmeticError("no chains")
+
+    poor = pc.fit(schools, "mean_field", Y)
+    monkeypatch.setattr(ladder, "fit_once", lambda *args, **options: poor)
+    monkeypatch.setattr(ladder, "refine_as_it_is", never)
+    monkeypatch.setattr(ladder, "refine_by_nuts", by_nuts)
+    monkeypatch.setattr(ladder, "time", SimpleNamespace(perf_counter=lambda: 0.0))  # stands still
+    answer = pc.infer(schools, Y, budget=budget)
+    assert given["budget"] == expected
+    assert answer.tried.loc["NUTS", "verdict"] == "unreliable"
+    assert "7 seconds were not enough" in answer.tried.loc["NUTS", "why"]
+    assert answer.fit is poor  # the best so far is kept
 
 
 def test_the_budget_and_the_model_are_checked():

@@ -24,8 +24,8 @@ _TARGET = 0.9
 
 
 def refine_by_nuts(
-    fit: Fit, *, num_draws: int = 1000, num_warmup: int = 500, seed: int = 0,
-    progress: bool | None = None,
+    fit: Fit, *, num_draws: int = 1000, num_warmup: int = 500, budget: float | None = None,
+    seed: int = 0, progress: bool | None = None,
 ) -> Fit:  # fmt: skip
     """Run NUTS from a fit's draws, and judge it as `refine` judges its chains.
 
@@ -35,6 +35,8 @@ def refine_by_nuts(
         Of a model whose latents are continuous, or summed out.
     num_draws, num_warmup : int, default 1000 and 500
         Of each of four chains.
+    budget : float, optional
+        Seconds of wall time after which the chains are cut off, at one length. None: none.
     seed : int, default 0
     progress : bool, optional
 
@@ -42,11 +44,16 @@ def refine_by_nuts(
     -------
     Fit
         With the chains' draws in the place of the guide.
+
+    Raises
+    ------
+    OutOfTime
+        A ValueError: the budget was not enough for 100 draws of each chain.
     """
     started = time.perf_counter()
     draws, diverging = run_nuts(
         fit, num_draws=num_draws, num_warmup=num_warmup, num_chains=4, target_accept=_TARGET,
-        seed=seed, progress=progress,
+        seed=seed, progress=progress, seconds=budget,
     )  # fmt: skip
     chains = len(draws)
     with isolated(seed, fit.param_state):
@@ -57,7 +64,7 @@ def refine_by_nuts(
         found = agree(scalars(density, run), run, np.arange(chains))
     seconds = time.perf_counter() - started
     record = Refinement(
-        found.holds, found.reasons(fit), chains, chains, num_draws, _TARGET, found.rhat,
+        found.holds, found.reasons(fit), chains, chains, draws.shape[1], _TARGET, found.rhat,
         min(found.ess, float(draws[..., 0].size)), 0, seconds,
     )  # fmt: skip
     why = f"{chains} chains of NUTS from the draws of {fit.family!r}"

@@ -207,7 +207,7 @@ def total(log_prob: Values) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Name an error, and the first line of what it says."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{type(error).__name__}: {text}"
