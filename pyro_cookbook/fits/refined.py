@@ -101,8 +101,11 @@ class RefinedDraws(nn.Module):
 
     def forward(self, *_: object, **__: object) -> dict[str, Tensor]:
         """Choose a draw."""
-        logits = torch.zeros(self.num_chains * self.num_draws, device=self.diverging.device)
-        which = pyro.sample(PICKED, dist.Categorical(logits=logits), infer={"is_auxiliary": True})
+        # Not a Categorical, which computes with all draws for each that is chosen.
+        number = self.num_chains * self.num_draws
+        evenly = dist.Uniform(self.diverging.new_zeros((), dtype=torch.float64), float(number))
+        place = pyro.sample(PICKED, evenly, infer={"is_auxiliary": True})
+        which = place.long().clamp(max=number - 1)
         return {
             name: pyro.sample(name, dist.Delta(value[which], event_dim=value.dim() - 1))
             for name, value in self.latents.items()

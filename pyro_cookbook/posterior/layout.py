@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import arviz as az
 import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
+from arviz_base import dict_to_dataset
 from torch import Tensor
 
 from pyro_cookbook.programs.arguments import holders, named_arguments
@@ -120,7 +120,7 @@ class Layout:
         if group.draws is not None:
             sample_dims = self.sample_dims
             coords[sample_dims[-1]] = group.draws[: len(group.draws) // self.num_chains]
-        made: xr.Dataset = az.dict_to_dataset(
+        made: xr.Dataset = dict_to_dataset(
             arrays, sample_dims=sample_dims, dims=dims, coords=coords,
             check_conventions=False,  # refined fits have more chains than draws
         )  # fmt: skip
@@ -133,7 +133,7 @@ class Layout:
         for name, array in arrays.items():
             given = list(self.dims.get(name, ()))[-array.ndim :] if array.ndim else []
             dims[name] = [f"{name}_dim_{i}" for i in range(array.ndim - len(given))] + given
-        made: xr.Dataset = az.dict_to_dataset(
+        made: xr.Dataset = dict_to_dataset(
             arrays, sample_dims=[], dims=dims, coords=self._coords(arrays, dims)
         )
         return made

@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import nutpie
-import pyarrow as pa
 import torch
-from nutpie.compiled_pyfunc import from_pyfunc
 from torch import Tensor
 
 from pyro_cookbook.programs.coordinates import Coordinates
@@ -110,6 +107,10 @@ def run_chain(
     ValueError
         If a gradient is zero near the start, too: a direction is flat.
     """
+    import nutpie  # local, as all that it imports: half a second, and seldom needed
+    import pyarrow as pa
+    from nutpie.compiled_pyfunc import from_pyfunc
+
     landscape = _Landscape(evaluate, coordinates)
     first, rng = coordinates.solve(start - coordinates.loc), np.random.default_rng(seed)
     steps = chain([0.0], repeat(_NUDGE))
