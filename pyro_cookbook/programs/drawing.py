@@ -1,7 +1,8 @@
 """Many draws of a program at once, with the log density of each at every site.
 
 No shape discipline is asked of the program. Drawing is tried in one vectorised run, under an outer
-plate, and checked against single runs; where that fails the program is run once a draw.
+plate, and checked against single runs; where that fails vmap spreads one run over the draws; and
+where vmap cannot follow the program is run once a draw.
 """
 
 from collections.abc import Mapping
@@ -34,13 +35,13 @@ class Draws:
         Site → values, shape (S, batch..., event...).
     log_prob : dict of str to Tensor
         Site → log density (scaled, as in the bound), shape (S, batch...).
-    vectorised : bool
-        Whether one run gave all draws.
+    how : {"plate", "vmap", "loop"}
+        In one run under an outer plate, in one that vmap spreads over the draws, or one by one.
     """
 
     values: dict[str, Tensor]
     log_prob: dict[str, Tensor] = field(default_factory=dict)
-    vectorised: bool = True
+    how: str = "plate"
 
     def total(self) -> Tensor:
         """Sum the log density over sites and rows: shape (S,)."""
@@ -77,6 +78,10 @@ def draw(program: Program, num_draws: int, given: Values | None = None) -> Draws
             vectorised = _draw_at_once(program, num_draws, sites, kept, given)
             if vectorised is not None:
                 return vectorised
+        if num_draws > _NUM_TRIED:
+            mapped = _draw_by_vmap(program, num_draws, sites, kept, given)
+            if mapped is not None:
+                return mapped
         return _draw_one_by_one(program, num_draws, sites, kept, given)
 
 
@@ -106,8 +111,39 @@ def _draw_one_by_one(
     return Draws(
         {name: torch.stack(value) for name, value in values.items()},
         {name: torch.stack(value) for name, value in log_prob.items()},
-        vectorised=False,
+        how="loop",
     )
+
+
+def _draw_by_vmap(
+    program: Program, num_draws: int, sites: Mapping[str, Site], kept: list[str], given: Values
+) -> Draws | None:
+    """One run that vmap spreads over the draws, for shapes of one draw only; None if it cannot."""
+    dense = [name for name in kept if not sites[name].deterministic]
+
+    def one(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        nodes = run_at(program, {name: values[name] for name in given})
+        found = {f"value {name}": nodes[name]["value"] for name in kept}
+        return found | {f"log_prob {name}": nodes[name]["log_prob"] for name in dense}
+
+    rng_state = torch.get_rng_state()
+    scalars = sum(site.shape.numel() for site in sites.values())
+    found, obstacle = over_draws(
+        one, {**given, "": torch.zeros(num_draws)}, chunk=chunk_size(scalars, num_draws),
+        randomness="different", or_loop=False,
+    )  # fmt: skip
+    values = {name: found.get(f"value {name}", torch.zeros(0)) for name in kept}
+    drawn = [name for name in dense if name not in given and not sites[name].is_delta]
+    # A sampler that vmap does not know by heart may give every draw the same numbers.
+    if obstacle or any(_is_one_draw(values[name]) for name in drawn):
+        torch.set_rng_state(rng_state)
+        return None
+    return Draws(values, {name: found[f"log_prob {name}"] for name in dense}, how="vmap")
+
+
+def _is_one_draw(values: Tensor) -> bool:
+    """Whether continuous draws are all the same."""
+    return values.is_floating_point() and values.numel() > 0 and bool((values == values[0]).all())
 
 
 def _draw_at_once(

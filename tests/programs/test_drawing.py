@@ -59,7 +59,8 @@ def features(drawn: Draws) -> np.ndarray:
 
 def in_turn(monkeypatch: pytest.MonkeyPatch, *args: object, **kwargs: object) -> Draws:
     with monkeypatch.context() as patch:
-        patch.setattr(draws, "_draw_at_once", lambda *args: None)
+        for way in ("_draw_at_once", "_draw_by_vmap"):
+            patch.setattr(draws, way, lambda *args: None)
         return draw(*args, **kwargs)
 
 
@@ -67,7 +68,7 @@ def in_turn(monkeypatch: pytest.MonkeyPatch, *args: object, **kwargs: object) ->
 def test_draws_at_once_have_the_moments_of_draws_in_turn(monkeypatch, program):
     many = draw(Program(program), 20_000)
     few = in_turn(monkeypatch, Program(program), 2000)
-    assert (many.vectorised, few.vectorised) == (True, False)
+    assert (many.how, few.how) == ("plate", "loop")
     a, b = features(many), features(few)
     se = (a.var(0) / len(a) + b.var(0) / len(b)) ** 0.5
     assert (abs(a.mean(0) - b.mean(0)) < 4.5 * se).all()
@@ -108,7 +109,7 @@ def test_draws_use_up_their_random_numbers():
 def test_program_whose_shapes_break_falls_back_and_is_right():
     b = torch.randn(2000, 3)
     drawn = draw(Program(regression, (X,)), 2000, {"b": b})
-    assert not drawn.vectorised
+    assert drawn.how != "plate"
     assert drawn.values["b"].equal(b)
     residual = (drawn.values["y"] - b @ X.T) / 0.1
     assert abs(residual.mean()) < 4 / residual.numel() ** 0.5
@@ -146,7 +147,7 @@ def hidden_noise() -> None:
 @pytest.mark.parametrize("program", [square_product, common_mean, running_sum, hidden_noise])
 def test_program_that_couples_draws_is_caught(program):
     drawn = draw(Program(program), 5)
-    assert not drawn.vectorised
+    assert drawn.how != "plate"
     assert all(len(value) == 5 for value in drawn.values.values())
 
 
@@ -330,7 +331,7 @@ def test_draws_that_are_coupled_in_few_places_are_not_taken_at_once():
     far = drawn.values["a"] > 2.0
     own = dist.Normal(torch.where(far, drawn.values["a"], 0.0), 0.1).log_prob(drawn.values["b"])
     torch.testing.assert_close(drawn.log_prob["b"], own)
-    assert not drawn.vectorised
+    assert drawn.how != "plate"
 
 
 def test_a_support_moves_inside_to_event_too():

@@ -15,8 +15,9 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_cookbook.programs.density.batching import batchable
 from pyro_cookbook.programs.density.folding import fold_constants
-from pyro_cookbook.programs.density.log_density import batchable, first_line
+from pyro_cookbook.programs.density.log_density import first_line
 
 # So many shapes have a graph.
 _MAX_GRAPHS = 6

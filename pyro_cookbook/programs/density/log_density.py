@@ -4,14 +4,12 @@ What is computed for each draw is computed under `torch.vmap`, or one draw at a 
 cannot follow: `over_draws` is the only place that decides, and it says which.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_cookbook.programs.density.batching import batchable
 from pyro_cookbook.programs.density.enumeration import Evaluate, summing_out
 from pyro_cookbook.programs.program import Program, quietly, run_at
 
@@ -49,8 +47,8 @@ def over_draws(
     singular : callable, optional
         What to put for a draw where the function meets a singular matrix. Default: the error is
         raised.
-    randomness : {"error", "same"}, default "error"
-        What vmap does with random numbers: the same for every draw, or none are allowed.
+    randomness : {"error", "same", "different"}, default "error"
+        What vmap does with random numbers: the same for every draw or others, or none are allowed.
     obstacle : str, optional
         Why vmap could not follow before: it is not tried again.
     or_loop : bool, default True
@@ -105,47 +103,6 @@ def _by_halves(
         )
         found.append(rows)
     return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}, obstacle
-
-
-@contextmanager
-def batchable() -> Iterator[None]:
-    """Let vmap follow distributions that write into tensors of their own, for a block.
-
-    The formulas are Pyro's and torch's, without the assignments and branches that vmap refuses.
-    """
-    kept = [(owner, name, owner.__dict__[name]) for owner, name, _ in _BATCHABLE]
-    try:
-        for owner, name, function in _BATCHABLE:
-            setattr(owner, name, function)
-        yield
-    finally:
-        for owner, name, function in kept:
-            setattr(owner, name, function)
-
-
-def _init_ordered_logistic(
-    self: Any, predictor: Tensor, cutpoints: Tensor, validate_args: bool | None = None
-) -> None:
-    below = torch.sigmoid(cutpoints - predictor.unsqueeze(-1))
-    self.predictor = predictor.expand(below.shape[:-1])
-    self.cutpoints = cutpoints.expand(below.shape)
-    first, last = torch.zeros_like(below[..., :1]), torch.ones_like(below[..., :1])
-    probs = torch.cat([first, below, last], -1).diff(dim=-1)
-    super(dist.OrderedLogistic, self).__init__(probs, validate_args=validate_args)
-
-
-def _multinomial_log_prob(self: Any, value: Tensor) -> Tensor:
-    logits, value = torch.broadcast_tensors(self.logits, value)
-    absent = (value == 0) & (logits == -torch.inf)
-    terms = torch.where(absent, 0.0, logits).mul(value) - torch.lgamma(value + 1)
-    return torch.lgamma(value.sum(-1) + 1) + terms.sum(-1)
-
-
-# A class, the name of its method, and what takes its place.
-_BATCHABLE: tuple[tuple[type, str, Callable[..., Any]], ...] = (
-    (dist.OrderedLogistic, "__init__", _init_ordered_logistic),
-    (torch.distributions.Multinomial, "log_prob", _multinomial_log_prob),
-)
 
 
 def log_density(program: Program, values: Values, *, by_site: bool = True) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """The log density of a model as a pure function of one unconstrained vector, many at a time."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -293,15 +292,13 @@ class UnconstrainedDensity:
     def _batch(self, z: Tensor) -> Tensor:
         """Log density at vectors; −∞ where a matrix that the model factorises is singular."""
         self.evaluations += len(z)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "There is a performance drop")
-            found, self.obstacle = over_draws(
-                lambda one: {"value": self._one(one["z"])},
-                {"z": z},
-                chunk=len(z),
-                singular=lambda one: {"value": (0 * one["z"]).sum() - torch.inf},
-                obstacle=self.obstacle,
-            )
+        found, self.obstacle = over_draws(
+            lambda one: {"value": self._one(one["z"])},
+            {"z": z},
+            chunk=len(z),
+            singular=lambda one: {"value": (0 * one["z"]).sum() - torch.inf},
+            obstacle=self.obstacle,
+        )
         return found["value"]
 
     def _refuse_moving_supports(self) -> None:
