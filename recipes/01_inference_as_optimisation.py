@@ -492,10 +492,12 @@ assert last_length < 0.05 * lengths_long[-100:].mean()
 # ## 5 The shortcut, and the verdict
 #
 # For a guide of your own `pc.fit` runs the same loop, lowers the learning rate each time the bound
-# stops rising, and ends when a further rise is ruled out by the noise; that is its *stochastic
-# engine*. A family that it knows by name it fits without noise, by the *deterministic engine*: with
-# fixed draws, and L-BFGS in the place of Adam. `pc.diagnose` answers "may I use these numbers?".
-# Where the evidence is known, it reports the gap.
+# stops rising, and ends when a further rise is ruled out; that is its *stochastic engine*.
+# (Whether the bound rises it measures where the parameters stood on average, now and some time
+# ago, on the same draws: what is common to both cancels. It ends at the last of these averages.) A
+# family that it knows by name it fits without noise, by the *deterministic engine*: with fixed
+# draws, and L-BFGS in the place of Adam. `pc.diagnose` answers "may I use these numbers?". Where
+# the evidence is known, it reports the gap.
 
 # %%
 mean_field = pc.fit(model, FactorAnalysisMeanField(num_rows, num_factors), v, elbo=elbo)

@@ -1,24 +1,38 @@
 """What to do when the verdict is no: which site, which reparametrisation, which family."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.fits.settings import MAX_FULL_RANK, is_named
 from pyro_cookbook.programs.noncentring import candidates
+from pyro_cookbook.verdict.shape import Curved
 
 Array = npt.NDArray[np.float64]
 
 # What to do when chains do not agree yet.
 GO_ON = "let the chains go on: pc.refine(fit, budget=…)"
 SAMPLE = "sample it with NUTS, started and scaled by this fit: pc.sample(fit)"
+REFINE = "let many chains go on from its draws until they agree: pc.refine(fit)"
+# With more latents neither is done in an hour.
+MAX_CHAINS = 20_000
+# Names in a piece of advice.
+MAX_NAMES = 4
 # A correlation from here on is worth a word: factors lose a seventh of an sd by it.
 STRONG = 0.5
 # Families that "full_rank" is richer than.
 _NARROW = {"mean_field", "map", "laplace", "whitened_mean_field", "low_rank"}
 
 
-def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str]) -> tuple[str, ...]:
+def advise(
+    fit: Fit,
+    worst: str,
+    unconstrained: Array | None,
+    labels: list[str],
+    curved: Curved | None = None,
+) -> tuple[str, ...]:
     """Name concrete steps, most promising first.
 
     Parameters
@@ -30,15 +44,17 @@ def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str])
         Draws nearer to the posterior than the guide's, where there are any.
     labels : list of str
         Their entries' names.
+    curved : Curved, optional
+        Where the posterior is least like a Gaussian.
     """
     if any(site.is_discrete for site in fit.programs.model.latents.values()):
         return (
             "sum the discrete sites out of the model and fit 'full_rank', or sample it with NUTS",
         )
-    steps = []
+    steps, because = [], "" if curved is None else f"{curved}; "
     splittable = candidates(fit.programs.model)
     if splittable:
-        listed = ", ".join(repr(name) for name in splittable)
+        listed = listed_names(splittable)
         steps.append(
             f"non-centre {listed}, whose location or scale is itself a latent: fit(...,"
             " noncentred=True) does it with pyro.infer.reparam.LocScaleReparam and keeps the better"
@@ -46,8 +62,23 @@ def advise(fit: Fit, worst: str, unconstrained: Array | None, labels: list[str])
     missed = ""
     if fit.family == "mean_field" and unconstrained is not None:
         missed = missed_correlation(unconstrained, labels)
-    steps += richer(fit.family, fit.programs.model.num_latents, worst, missed)
-    return (*steps, SAMPLE)
+    size = fit.programs.model.num_latents
+    families = richer(fit.family, size, worst, missed)
+    chains = [REFINE, SAMPLE] if size <= MAX_CHAINS else []
+    if curved is not None and curved.is_gaussian and families:
+        steps = [*families, *steps, *chains]  # coordinates do not matter, a covariance does
+    elif curved is not None and fit.family in _NARROW:
+        steps = [*steps, *chains, *families]  # a richer Gaussian would not do
+    else:
+        steps = [*steps, *families, *chains]
+    return tuple([because + steps[0], *steps[1:]] if steps else [])
+
+
+def listed_names(names: Sequence[str]) -> str:
+    """Quote names; of many the first three, and how many more there are."""
+    shown = names if len(names) <= MAX_NAMES else names[: MAX_NAMES - 1]
+    listed = ", ".join(repr(name) for name in shown)
+    return listed if len(shown) == len(names) else f"{listed} and {len(names) - len(shown)} more"
 
 
 def vectorise(obstacle: str) -> tuple[str, ...]:

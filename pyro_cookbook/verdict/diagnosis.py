@@ -50,6 +50,8 @@ from pyro_cookbook.verdict.by_weights import (
 )
 from pyro_cookbook.verdict.chain_errors import disagreement
 from pyro_cookbook.verdict.findings import REFINED, REWEIGHT, UNRELIABLE, Finding
+from pyro_cookbook.verdict.measures import told_khat
+from pyro_cookbook.verdict.shape import most_curved
 
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
@@ -92,6 +94,8 @@ class Diagnosis:
         Continuous latents and derived values, a row for each scalar: mean and sd of the guide's
         draws, of the reweighted draws where the weights allow it, and of short chains started from
         the guide's draws; errors of the first two against the third.
+    num_draws : int
+        Weights that k-hat is of.
 
     Examples
     --------
@@ -118,10 +122,13 @@ class Diagnosis:
     bad_rows: tuple[int, ...] = ()
     is_point: bool = False
     table: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    num_draws: int = 0
 
     def __str__(self) -> str:
         """Write the verdict, the numbers, the reasons and the advice, a line each."""
-        khats = ", ".join(f"{block} {value:.2f}" for block, value in self.khats.items())
+        khats = ", ".join(
+            f"{block} {told_khat(value, self.num_draws)}" for block, value in self.khats.items()
+        )
         lines = [f"Verdict: {self.verdict}", f"  ELBO      {self.elbo} nats"]
         if np.isfinite(self.evidence.value):
             how = "importance-weighted" if self.evidence.se else "exact, by enumeration"
@@ -211,6 +218,7 @@ def diagnose(
     return Diagnosis(
         finding.verdict, check.khat, check.khats, elbo, evidence, _gap(log_evidence, elbo),
         finding.reasons, finding.advice, by_weights.bad_rows, table=table,
+        num_draws=len(blocks.joint),
     )  # fmt: skip
 
 
@@ -349,7 +357,11 @@ def _with_advice(
         return finding
     positions, labels = (None, []) if chains is None else (chains.positions, chains.labels)
     with isolated(seed, fit.param_state):
-        steps = advise(fit, finding.site, positions, labels)
+        curved = None
+        if positions is not None:
+            scores = unconstrained_density(fit.programs.model).value_and_grad(positions)[1]
+            curved = most_curved(positions, scores, labels)
+        steps = advise(fit, finding.site, positions, labels, curved)
     return finding + Finding(advice=steps)
 
 

@@ -26,6 +26,27 @@ def khat_limit(num_draws: int) -> float:
     return min(1 - 1 / float(np.log10(num_draws)), MAX_KHAT)
 
 
+def khat_error(khat: float, num_draws: int) -> float:
+    """Give the standard error of a k-hat that was fitted to the tail of so many weights.
+
+    It is that of the maximum likelihood estimate of a generalised Pareto tail's index,
+    (1 + k) / √M, from the M = min(S / 5, 3 √S) largest weights.
+
+    References
+    ----------
+    Smith (1987), *Estimating tails of probability distributions*, doi:10.1214/aos/1176350499.
+    """
+    tail = max(1.0, min(num_draws / 5, 3 * num_draws**0.5))
+    return float((1 + max(khat, -0.5)) / tail**0.5)
+
+
+def told_khat(khat: float, num_draws: int) -> str:
+    """Write a k-hat with its standard error; alone where none was fitted."""
+    if not (np.isfinite(khat) and khat and num_draws):
+        return f"{khat:.2f}"
+    return f"{khat:.2f} ± {khat_error(khat, num_draws):.2f}"
+
+
 def kl_bound(log_weights: Array) -> Array:
     """KL(q ‖ p) = log E[w] − E[log w] of each column, with two standard errors on top, in nats."""
     with np.errstate(invalid="ignore"):  # draws without a density give NaN, which is not small

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pyro_cookbook.fits.settings import MAX_FULL_RANK
-from pyro_cookbook.verdict.advice import STRONG, missed_correlation, richer
+from pyro_cookbook.verdict.advice import STRONG, listed_names, missed_correlation, richer
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,8 @@ def test_the_strongest_correlation_is_named():
 def test_without_a_pair_or_with_a_constant_there_is_no_correlation():
     assert missed_correlation(np.zeros((10, 1)), ["mu"]) == ""
     assert missed_correlation(np.zeros((10, 2)), ["mu", "tau"]) == ""
+
+
+def test_of_many_sites_a_few_are_named():
+    assert listed_names(["a", "b", "c", "d"]) == "'a', 'b', 'c', 'd'"
+    assert listed_names(list("abcdefgh")) == "'a', 'b', 'c' and 5 more"

@@ -5,14 +5,17 @@ import pytest
 import torch
 from scipy import stats
 
+from pyro_cookbook.posterior.importance import smooth
 from pyro_cookbook.verdict.measures import (
     columns,
     effective_share,
     frequencies,
+    khat_error,
     khat_limit,
     kl_bound,
     location_scale_errors,
     state_distance,
+    told_khat,
 )
 
 RNG = np.random.default_rng(0)
@@ -147,3 +150,23 @@ def test_a_state_that_is_never_drawn_leaves_nothing_unless_it_is_rare(rare, shar
     guide, exact = np.array([[1.0, 0.0]]), np.array([[1 - rare, rare]])
     # At most 1: a sum without the rare state is below one.
     assert effective_share(guide, exact)[0] == pytest.approx(min(share, 1.0))
+
+
+@pytest.mark.parametrize("index", [0.3, 0.7])
+def test_the_error_of_k_hat_is_how_far_it_scatters(index):
+    """Weights with a Pareto tail of a known index, again and again."""
+    rng, num_draws = np.random.default_rng(0), 2000
+    found = [
+        float(smooth(-index * np.log(rng.random(num_draws)))[1]) for _ in range(200)
+    ]  # log of a Pareto variable of tail index k
+    error = khat_error(index, num_draws)
+    assert np.std(found) == pytest.approx(error, rel=0.25)
+    assert abs(np.mean(found) - index) < error
+
+
+def test_a_k_hat_is_told_with_its_error_where_one_was_fitted():
+    assert told_khat(0.5, 2000) == "0.50 ± 0.13"
+    assert told_khat(0.5, 20_000) == "0.50 ± 0.07"
+    assert (told_khat(0.0, 2000), told_khat(np.inf, 2000), told_khat(0.5, 0)) == (
+        "0.00", "inf", "0.50",
+    )  # fmt: skip
