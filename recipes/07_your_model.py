@@ -925,9 +925,9 @@ def two_roots(y):
 
 hills = pc.infer(two_roots, torch.tensor(6.0))
 share = float((hills.tree()["posterior"]["x"] > 0).mean())
-line = np.linspace(-8, 8, 4001)
-weight = np.exp(-((line - 0.7) ** 2) / 8 - (line**2 - 6) ** 2 / 2)
-exact_share = weight[line > 0].sum() / weight.sum()
+at = np.linspace(-8, 8, 4001)
+mass = np.exp(-((at - 0.7) ** 2) / 8 - (at**2 - 6) ** 2 / 2)
+exact_share = mass[at > 0].sum() / mass.sum()
 print(hills.tried[["family", "verdict"]].to_string())
 print(f"mass above 0: {share:.2f}, exact {exact_share:.2f}")
 

@@ -48,6 +48,11 @@ class Trend:
         small = self.se < tol and self.rise + 2 * self.se < tol
         return small and not self.is_falling(tol)
 
+    def would_rise(self, num_steps: int, tol: float) -> bool:
+        """Say whether a rise that is seen adds up to more than `tol` in so many steps more."""
+        more = 2 * self.rise * num_steps / self.num_steps
+        return self.rise > 3 * self.se and more > tol
+
     def is_rising(self, tol: float) -> bool:
         """Say whether a rise above `tol` is seen through the noise."""
         return self.rise > max(tol, 3 * self.se)

@@ -216,6 +216,8 @@ class SVI:
         latest = self._rise(means, done)
         self.blocks.clear()
         stopped = latest.has_stopped(self.options.tol)
+        if self.stage == 0:  # a slow rise that is seen adds up
+            stopped &= not latest.would_rise(self.options.max_steps - step, self.options.tol)
         if not (stopped or done == planned[-1]):
             return
         if self.stage <= _STILL_FAST:
@@ -273,7 +275,7 @@ class SVI:
 
     def _conclude(self, latest: Trend, stopped: bool) -> tuple[bool, str]:
         tol, first = self.options.tol, self.rose or latest
-        if first.is_rising(tol):
+        if first.is_rising(tol) or first.would_rise(self.options.max_steps, tol):
             return False, f"out of steps while rising: {first} before the learning rate fell"
         lost = fall(self.losses)
         if lost.is_real(tol):

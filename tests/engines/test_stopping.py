@@ -83,6 +83,14 @@ def test_what_a_rise_and_its_error_say(rise, se, stopped, rising, falling):
     assert found.is_falling(0.05) == falling
 
 
+def test_a_slow_rise_adds_up_where_it_is_seen():
+    seen, hidden = Trend(0.01, 0.001, 200), Trend(0.01, 0.02, 200)
+    assert seen.has_stopped(0.05)
+    assert not seen.would_rise(400, 0.05)  # by 0.04
+    assert seen.would_rise(600, 0.05)  # by 0.06
+    assert not hidden.would_rise(10**6, 0.05)
+
+
 def test_straight_line_has_its_rise_and_no_error():
     found = trend(np.tile(np.arange(8.0), (3, 1)), 400)
     assert found == Trend(rise=pytest.approx(4.0), se=pytest.approx(0, abs=1e-9), num_steps=400)

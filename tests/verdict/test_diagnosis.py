@@ -113,7 +113,7 @@ def test_a_point_is_not_reliable_and_is_told_what_it_cannot_tell():
 
 
 def test_a_fit_that_has_not_converged_says_so():
-    options = {"engine": "stochastic", "max_steps": 450, "lr": 1e-4}
+    options = {"engine": "stochastic", "max_steps": 2000, "lr": 1e-4}
     fit = pc.fit(correlated, "full_rank", ORIGIN + 3.0, **options)
     assert not fit.converged
     diagnosis = pc.diagnose(fit)
