@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -16,3 +17,12 @@ def run(python: str, script: Path, *options: object) -> tuple[float, dict]:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
     return seconds, json.loads(done.stdout.splitlines()[-1])
+
+
+def rows_of(file: Path, names: Collection[str]) -> dict[str, str]:
+    """Give the rows of an earlier table by model: a model that is not run again keeps its row."""
+    if not file.exists():
+        return {}
+    lines = file.read_text("utf-8").splitlines()
+    rows = {line.split(" ")[1]: line for line in lines if line.startswith("| ")}
+    return {name: line for name, line in rows.items() if name in names}

@@ -31,7 +31,7 @@ import torch  # noqa: E402
 torch.set_default_dtype(torch.float64)
 
 import numpy as np  # noqa: E402
-from cold import run  # noqa: E402
+from cold import rows_of, run  # noqa: E402
 from zoo import MODELS  # noqa: E402
 
 NAMES = ("logistic", "radon_centred", "schools_noncentred", "local_level", "rasch")
@@ -166,15 +166,6 @@ def row(name: str, runs: int, sizes: tuple[int, int, float], folder: Path) -> st
     return f"| {name} | {runs} | {' | '.join(sides)} | {ratio} |"
 
 
-def rows_of(file: Path) -> dict[str, str]:
-    """Give the rows of an earlier table by model: a model that is not run again keeps its row."""
-    if not file.exists():
-        return {}
-    lines = file.read_text("utf-8").splitlines()
-    rows = {line.split(" ")[1]: line for line in lines if line.startswith("| ")}
-    return {name: line for name, line in rows.items() if name in NAMES}
-
-
 def machine() -> str:
     """Name the machine and the versions."""
     packages = ("torch", "pyro-ppl", "nutpie", "arviz")
@@ -211,7 +202,7 @@ def main() -> None:
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     sizes = (chosen.draws, chosen.warmup, chosen.cap)
-    rows = rows_of(chosen.out)
+    rows = rows_of(chosen.out, NAMES)
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.models:
             rows[name] = row(name, chosen.runs, sizes, Path(folder))

@@ -255,16 +255,18 @@ class SVI:
 
     def _elbos(self, points: list[dict[str, Tensor]], num: int, seed: int) -> Array:
         """Estimate the ELBO at several values of the parameters, shape (num, points)."""
-        now, rng_state, place = self._copy(), torch.get_rng_state(), self._place()
+        now, place = self._copy(), self._place()
         elbos = np.empty((num, len(points)))
         try:
-            for i, values in enumerate(points):
-                self.restore(values)
-                torch.manual_seed(seed)
-                elbos[:, i] = [-self._loss(self._many()) for _ in range(num)]
+            with torch.random.fork_rng():
+                for i, values in enumerate(points):
+                    self.restore(values)
+                    torch.manual_seed(seed)
+                    for k in range(num):
+                        heed()
+                        elbos[k, i] = -self._loss(self._many())
         finally:
             self.restore(now)
-            torch.set_rng_state(rng_state)
             if self.batches:
                 self.batches.order, self.batches.position = place
         return elbos

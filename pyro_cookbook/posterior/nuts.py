@@ -17,7 +17,6 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Fit, check_fit
 from pyro_cookbook.posterior.chains.no_u_turn import Chain, Evaluate, run_chain
 from pyro_cookbook.posterior.datatree import mcmc_tree
@@ -220,7 +219,7 @@ def _prepare(
     """Density, coordinates that make the guide's draws round, and a start for each chain."""
     with isolated(seed, fit.param_state):
         density = unconstrained_density(fit.programs.model)
-        drawn = _guide_draws(fit, max(_SCALING_DRAWS, num_chains))
+        drawn = draw(fit.programs.guide, max(_SCALING_DRAWS, num_chains)).values
         z = density.unconstrain({name: drawn[name].double() for name in density.shapes})
         z = z[np.isfinite(z).all(1)]
         heights, slopes = density.value_and_grad(z[: 4 * num_chains])
@@ -236,16 +235,6 @@ def _prepare(
     return density, from_draws(z, max_dense=_MAX_DENSE, shrinkage=shrinkage), starts
 
 
-def _guide_draws(fit: Fit, num_draws: int) -> Values:
-    """Draw from the guide: site → values, shape (num_draws, ...)."""
-    if not isinstance(fit.guide, RefinedDraws):
-        return draw(fit.programs.guide, num_draws).values
-    # As a program it would weigh each of its draws for each of ours: minutes for a long refinement.
-    latents = fit.guide.latents
-    which = torch.randint(fit.guide.diverging.numel(), (num_draws,))
-    return {name: value[which] for name, value in latents.items()}
-
-
 def _rehearse(fit: Fit, density: UnconstrainedDensity, options: Any) -> dict[str, torch.dtype]:
     """Lay out a few draws of the guide: what cannot be laid out is said before the chains run.
 
@@ -255,7 +244,7 @@ def _rehearse(fit: Fit, density: UnconstrainedDensity, options: Any) -> dict[str
         The latents' own dtypes: chains run in double precision.
     """
     with isolated(0, fit.param_state):
-        drawn = _guide_draws(fit, _REHEARSED)
+        drawn = draw(fit.programs.guide, _REHEARSED).values
     latents = {name: drawn[name] for name in density.shapes}
     mcmc_tree(fit.programs.model, latents, np.zeros((1, _REHEARSED), dtype=bool), **options)
     return {name: value.dtype for name, value in latents.items()}

@@ -22,7 +22,8 @@ MAX_CHAINS = 20_000
 MAX_NAMES = 4
 # A correlation from here on is worth a word: factors lose a seventh of an sd by it.
 STRONG = 0.5
-# Families that "full_rank" is richer than.
+# Families that have every covariance, and those that "full_rank" is richer than.
+_WHOLE = {"full_rank", "flow"}
 _NARROW = {"mean_field", "map", "laplace", "whitened_mean_field", "low_rank"}
 
 
@@ -51,6 +52,8 @@ def advise(
         return (
             "sum the discrete sites out of the model and fit 'full_rank', or sample it with NUTS",
         )
+    if curved is not None and curved.is_gaussian and fit.family in _WHOLE:
+        curved = None  # nearly a Gaussian, and refused all the same: shape is not what tells
     steps, because = [], "" if curved is None else f"{curved}; "
     splittable = candidates(fit.programs.model)
     if splittable:

@@ -148,7 +148,6 @@ def test_noise_of_thirty_nats_does_not_hide_a_slow_rise(seed):
         Program(model), guide, Stochastic(**options), seed=seed, memory=Memory(), progress=False
     )
     assert np.std(end.losses) > 20
-    assert end.losses[0] - end.losses[-1] != 0
     assert not end.converged
     assert "while rising" in end.reason
 

@@ -209,8 +209,8 @@ def test_the_same_seed_gives_the_same_points(refined):
 
 
 def test_hills_that_no_climb_had_found_are_found_by_chains_that_do_not_agree():
-    fit = replace(pc.fit(two_roots, "laplace", Y), modes=())
-    fit = replace(fit, modes=pc.fit(two_roots, "laplace", Y).modes[:1])
+    fit = pc.fit(two_roots, "laplace", Y)
+    fit = replace(fit, modes=fit.modes[:1])
 
     def wide():
         pyro.sample("h", dist.Normal(torch.zeros((), dtype=torch.float64), 3.0))

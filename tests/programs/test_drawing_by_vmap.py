@@ -1,9 +1,11 @@
 """Programs written for the shapes of one draw are drawn from many times in one run all the same."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 
 from pyro_cookbook.programs import drawing
 from pyro_cookbook.programs.drawing import draw
@@ -109,3 +111,33 @@ def test_a_program_that_branches_is_run_once_a_draw():
     off = (drawn.values["y"] - drawn.values["beta"] @ X.T).std(1)
     positive = drawn.values["beta"].sum(1) > 0
     assert off[positive].min() > 10 * off[~positive].max()
+
+
+RATE = torch.tensor([0.5, 2.0])
+LAWS = {
+    "normal": (lambda: dist.Normal(1.0, RATE), lambda k: stats.norm(1, RATE[k])),
+    "cauchy": (lambda: dist.Cauchy(1.0, RATE), lambda k: stats.cauchy(1, RATE[k])),
+    "half cauchy": (lambda: dist.HalfCauchy(RATE), lambda k: stats.halfcauchy(0, RATE[k])),
+    "exponential": (lambda: dist.Exponential(RATE), lambda k: stats.expon(0, 1 / RATE[k])),
+    "student": (lambda: dist.StudentT(4.0, 1.0, RATE), lambda k: stats.t(4, 1, RATE[k])),
+    "beta": (lambda: dist.Beta(RATE, 3.0), lambda k: stats.beta(RATE[k], 3)),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_what_vmap_draws_has_the_law_of_the_distribution(law):
+    made, exact = LAWS[law]
+
+    def program():
+        beta = pyro.sample("beta", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        pyro.sample("z", made().to_event(1))
+        with pyro.plate("row", 8):
+            pyro.sample("y", dist.Normal(X @ beta, 1.0))
+
+    drawn = draw(Program(program), S)
+    assert drawn.how == "vmap"
+    z = drawn.values["z"].double().numpy()
+    for k in (0, 1):
+        assert stats.kstest(z[:, k], exact(k).cdf).pvalue > 1e-4
+        assert stats.kstest(z[:, k], exact(1 - k).cdf).pvalue < 1e-4
+    assert abs(np.corrcoef(stats.rankdata(z[:, 0]), stats.rankdata(z[:, 1]))[0, 1]) < 4.5 / S**0.5

@@ -10,7 +10,7 @@ import torch
 
 import pyro_cookbook as pc
 from pyro_cookbook.posterior.nuts import OutOfTime
-from pyro_cookbook.verdict import inference as ladder
+from pyro_cookbook.verdict import inference
 
 Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=torch.float64)
 
@@ -102,15 +102,29 @@ def test_nuts_gets_what_is_left_of_the_budget_and_says_if_that_was_not_enough(
         raise ArithmeticError("no chains")
 
     poor = pc.fit(schools, "mean_field", Y)
-    monkeypatch.setattr(ladder, "fit_once", lambda *args, **options: poor)
-    monkeypatch.setattr(ladder, "refine_as_it_is", never)
-    monkeypatch.setattr(ladder, "refine_by_nuts", by_nuts)
-    monkeypatch.setattr(ladder, "time", SimpleNamespace(perf_counter=lambda: 0.0))  # stands still
+    monkeypatch.setattr(inference, "fit_once", lambda *args, **options: poor)
+    monkeypatch.setattr(inference, "refine_as_it_is", never)
+    monkeypatch.setattr(inference, "refine_by_nuts", by_nuts)
+    monkeypatch.setattr(inference, "time", SimpleNamespace(perf_counter=lambda: 0.0))  # stands still
     answer = pc.infer(schools, Y, budget=budget)
     assert given["budget"] == expected
     assert answer.tried.loc["NUTS", "verdict"] == "unreliable"
     assert "7 seconds were not enough" in answer.tried.loc["NUTS", "why"]
     assert answer.fit is poor  # the best so far is kept
+
+
+def test_a_fit_of_lower_bound_is_not_judged(monkeypatch):
+    judged = []
+
+    def judge(fit, **options):
+        judged.append(fit.noncentred)
+        return pc.diagnose(fit, **options)
+
+    monkeypatch.setattr(inference, "diagnose", judge)
+    monkeypatch.setattr(inference, "_better", lambda found, best: False)
+    answer = inference.infer(schools, Y)
+    assert answer.tried.loc["non-centred", "why"] == "its bound is lower"
+    assert judged == [(), ()]  # as it is, and what was refined from it
 
 
 def test_the_budget_and_the_model_are_checked():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import pyro_cookbook as pc
-from pyro_cookbook.verdict.shape import curved_shares, most_curved
+from pyro_cookbook.verdict.advice import advise
+from pyro_cookbook.verdict.shape import Curved, curved_shares, most_curved
 
 RNG = np.random.default_rng(0)
 S = 4000
@@ -101,3 +102,13 @@ def test_a_funnel_is_to_be_non_centred_and_its_site_is_named():
     assert "non-centre 'h'" in advice[0]
     richer = next(i for i, step in enumerate(advice) if "richer family" in step)
     assert "pc.refine(fit)" in advice[richer - 2]
+
+
+def test_a_whole_covariance_is_not_told_that_a_gaussian_would_do():
+    y = torch.tensor([1.0, 2.0, 3.0])
+    nearly = Curved("tau", 0.1)
+    told = " ".join(advise(pc.fit(hierarchy, "full_rank", y), "tau", None, [], nearly))
+    assert "stretched Gaussian" not in told
+    assert "fit 'flow'" in told
+    narrow = " ".join(advise(pc.fit(hierarchy, "mean_field", y), "tau", None, [], nearly))
+    assert "stretched Gaussian" in narrow

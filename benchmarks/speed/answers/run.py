@@ -27,7 +27,7 @@ import torch  # noqa: E402
 
 torch.set_default_dtype(torch.float64)
 
-from cold import run  # noqa: E402
+from cold import rows_of, run  # noqa: E402
 from study import errors, truth  # noqa: E402
 from zoo import MODELS  # noqa: E402
 
@@ -53,7 +53,7 @@ def main() -> None:
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     sides = {"ours": (sys.executable, "ours.py"), "NumPyro": (chosen.peers, "with_numpyro.py")}
-    rows = rows_of(HERE / "results.md")
+    rows = rows_of(HERE / "results.md", NAMES)
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.models:
             file, known = Path(folder) / f"{name}.npz", truth(name)
@@ -82,15 +82,6 @@ def main() -> None:
             )
             print(rows[name], flush=True)
             write(rows, HERE / "results.md")
-
-
-def rows_of(file: Path) -> dict[str, str]:
-    """Give the rows of an earlier table by model: a model that is not run again keeps its row."""
-    if not file.exists():
-        return {}
-    lines = file.read_text("utf-8").splitlines()
-    rows = {line.split(" ")[1]: line for line in lines if line.startswith("| ")}
-    return {name: line for name, line in rows.items() if name in NAMES}
 
 
 def write(rows: dict[str, str], file: Path) -> None:

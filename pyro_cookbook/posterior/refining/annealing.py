@@ -19,7 +19,8 @@ import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
 from pyro_cookbook.posterior.chains.hamiltonian import Evaluate, follow, state
-from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.posterior.refining.ensemble import round_for
+from pyro_cookbook.programs.coordinates import Coordinates
 
 Array = npt.NDArray[np.float64]
 
@@ -31,7 +32,6 @@ _LEAST_SHARE, _BROAD_SHARE = 0.1, 0.1
 # the steps, for densities that are not annealed in so many.
 _EFFECTIVE, _TARGET, _MAX_STEPS = 0.6, 0.8, 200
 _LEAPFROGS = 8
-_MAX_DENSE, _SHRINKAGE = 500, 0.02
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def anneal(
         ahead = _furthest(gain, 1.0 - inverse_temperature)
         x = x[_drawn_again(gain * ahead, num_populations, rng)]
         inverse_temperature = min(1.0, inverse_temperature + ahead)
-        coordinates = from_draws(hills.residuals(x), max_dense=_MAX_DENSE, shrinkage=_SHRINKAGE)
+        coordinates = round_for(hills.residuals(x))
         at = state(between, x)
         for _ in range(num_moves):
             momentum = rng.standard_normal(x.shape)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from pyro_cookbook.fits.modes import has_flat_prior, look_for_modes, modes_from, place
 from pyro_cookbook.fits.result import Fit, Mode
 from pyro_cookbook.posterior.refining.annealing import Hills, NotAnnealed, anneal
-from pyro_cookbook.posterior.refining.ensemble import Ensemble
-from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.posterior.refining.ensemble import Ensemble, round_for
+from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.drawing import draw
 
@@ -166,4 +166,4 @@ def _scale(z: Array) -> Coordinates:
     """Coordinates in which draws are round; of a single point, those of its surroundings."""
     if (z == z[0]).all():
         return Coordinates(z[0], np.full(z.shape[1], 0.1))
-    return from_draws(z, max_dense=500, shrinkage=0.02)
+    return round_for(z)

@@ -25,6 +25,11 @@ _SHORTEST, _LONGEST = 0.3, 20.0
 _MAX_DENSE, _SHRINKAGE = 500, 0.02
 
 
+def round_for(positions: Array) -> Coordinates:
+    """Give the coordinates in which positions of chains, shape (S, D), are round."""
+    return from_draws(positions, max_dense=_MAX_DENSE, shrinkage=_SHRINKAGE)
+
+
 @dataclass
 class Ensemble:
     """N chains in one batch, with one step size, trajectory length and coordinates for all.
@@ -94,7 +99,7 @@ class Ensemble:
         """Choose the coordinates in which positions, shape (S, D), are round."""
         if self.residuals is not None:
             positions = self.residuals(positions)
-        self.coordinates = from_draws(positions, max_dense=_MAX_DENSE, shrinkage=_SHRINKAGE)
+        self.coordinates = round_for(positions)
 
     def run(self, num_draws: int, tick: Callable[[], object]) -> "Run":
         """Keep every position of the chains, nothing tuned."""

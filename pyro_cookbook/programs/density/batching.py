@@ -52,14 +52,18 @@ def _standard_normal(shape: torch.Size, dtype: torch.dtype, device: torch.device
     return torch.randn(shape, dtype=dtype, device=device)
 
 
+def _uniform(like: Tensor, shape: torch.Size) -> Tensor:
+    return torch.rand(shape, dtype=like.dtype, device=like.device)
+
+
 def _cauchy(self: Any, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-    uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype)
+    uniform = _uniform(self.loc, self._extended_shape(sample_shape))
     drawn: Tensor = self.loc + self.scale * torch.tan(torch.pi * (uniform - 0.5))
     return drawn
 
 
 def _exponential(self: Any, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-    uniform = torch.rand(self._extended_shape(sample_shape), dtype=self.rate.dtype)
+    uniform = _uniform(self.rate, self._extended_shape(sample_shape))
     drawn: Tensor = -torch.log1p(-uniform) / self.rate
     return drawn
 
