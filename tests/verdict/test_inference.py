@@ -105,7 +105,8 @@ def test_nuts_gets_what_is_left_of_the_budget_and_says_if_that_was_not_enough(
     monkeypatch.setattr(inference, "fit_once", lambda *args, **options: poor)
     monkeypatch.setattr(inference, "refine_as_it_is", never)
     monkeypatch.setattr(inference, "refine_by_nuts", by_nuts)
-    monkeypatch.setattr(inference, "time", SimpleNamespace(perf_counter=lambda: 0.0))  # stands still
+    stands_still = SimpleNamespace(perf_counter=lambda: 0.0)
+    monkeypatch.setattr(inference, "time", stands_still)
     answer = pc.infer(schools, Y, budget=budget)
     assert given["budget"] == expected
     assert answer.tried.loc["NUTS", "verdict"] == "unreliable"
