@@ -9,8 +9,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from arviz_stats.base.array import array_stats
+from pyro import poutine
+from scipy import stats
 
 import pyro_cookbook as pc
+from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.posterior.refining import agreement as limits
 from pyro_cookbook.posterior.refining import refine as refining
 from pyro_cookbook.posterior.refining.agreement import (
@@ -361,3 +364,13 @@ def test_a_fit_that_has_not_converged_is_never_better(monkeypatch):
         other = SimpleNamespace(converged=converged, elbo=higher)
         monkeypatch.setattr(refining, "fit_again", lambda *args, other=other, **options: other)
         assert (refining.better_centred(fit) is other) == converged
+
+
+def test_draws_of_chains_are_chosen_evenly_and_one_at_a_time():
+    """What a draw costs does not grow with the number that is kept."""
+    kept = {"w": torch.arange(12.0)}
+    guide = RefinedDraws.of(kept, torch.zeros(3, 4, dtype=torch.bool))
+    nodes = poutine.trace(guide).get_trace().nodes
+    assert max(len(node["fn"].shape()) for node in nodes.values() if node["type"] == "sample") == 0
+    chosen = [int(guide()["w"]) for _ in range(2400)]
+    assert stats.chisquare(np.bincount(chosen, minlength=12)).pvalue > 1e-4
