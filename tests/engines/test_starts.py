@@ -11,6 +11,7 @@ from build import some_centre
 from pyro.distributions import constraints
 
 import pyro_cookbook as pc
+from pyro_cookbook.engines import climbing
 from pyro_cookbook.engines.choosing import Mode
 from pyro_cookbook.engines.climbing import _diagonal, look
 from pyro_cookbook.engines.deterministic import _pack_start, _unpack_start
@@ -109,3 +110,24 @@ def test_no_two_starts_are_the_same_under_a_flat_prior():
     points = dispersed(UnconstrainedDensity(Program(model)), 100, 0)
     assert len(points) > 20
     assert len(np.unique(points, axis=0)) == len(points)
+
+
+def test_a_climb_in_a_neck_ends_after_one_round(monkeypatch):
+    """The density rises without end, and a Newton step promises more the farther the climb is."""
+
+    def model():
+        tau = pyro.sample("tau", dist.HalfNormal(ORIGIN + 5.0))
+        pyro.sample("h", dist.Normal(ORIGIN, tau).expand([20]).to_event(1))
+
+    found = []
+
+    def counted(density, z):
+        found.append(look(density, z))
+        return found[-1]
+
+    monkeypatch.setattr(climbing, "look", counted)
+    end = climbing.climb(UnconstrainedDensity(Program(model)), np.r_[1.0, np.full(20, 0.5)])
+    assert not end.is_mode
+    assert len(found) == 2
+    assert found[1].decrement > found[0].decrement
+    assert found[1].log_density > found[0].log_density + 20

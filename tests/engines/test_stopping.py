@@ -111,6 +111,16 @@ def test_noise_is_that_of_the_mean_slope():
     assert trend(values, 400).noise == pytest.approx(NUM_BLOCKS / 2 * stats.sem(slopes), rel=1e-9)
 
 
+def test_the_error_has_the_scatter_of_blocks_and_the_noise_of_estimates():
+    steady = 0.3 * TIME + 0.5 * np.array([1.0, -1.0])[:, None] * TIME  # slopes 0.8 and −0.2
+    found = trend(steady, 400)
+    assert found.rise == pytest.approx(0.3 * NUM_BLOCKS / 2)
+    assert found.se == pytest.approx(found.noise) == pytest.approx(0.5 * NUM_BLOCKS / 2)
+    wandering = np.random.default_rng(9).standard_normal(NUM_BLOCKS)
+    both, alone = trend(steady + wandering, 400), trend(wandering[None], 400)
+    assert both.se == pytest.approx(np.hypot(alone.se, found.se))
+
+
 @pytest.mark.parametrize(
     ("length", "expected"),
     [(2000, [500, 1000, 2000]), (799, [799]), (800, [400, 800]), (3, [3])],

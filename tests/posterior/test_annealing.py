@@ -199,6 +199,9 @@ def test_two_modes_of_unequal_mass_are_answered(refined):
     told = next(reason for reason in diagnosis.reasons if "shares of the mass" in reason)
     first = float(told.split(": ")[1].split(" ± ")[0])
     assert abs(first - above) < 0.05
+    by_population = (h > 0).reshape(16, -1).mean(1)
+    told_error = float(told.split(" ± ")[1].split(",")[0])
+    assert told_error == pytest.approx(by_population.std(ddof=1) / 4, abs=2e-3)
     guide = pc.to_datatree(pc.fit(two_roots, "full_rank", Y))["posterior"]["h"].values
     assert abs(guide.mean() - mean) > 0.3 * sd  # one hill alone is wrong
 
