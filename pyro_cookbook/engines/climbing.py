@@ -139,7 +139,9 @@ def ascend(
     ----------
     density : UnconstrainedDensity
     points : array, shape (D,) or (K, D)
-        The sum of their log densities is climbed, so that one evaluation serves all of them.
+        The sum of their log densities is climbed, so that one evaluation serves all of them. A
+        point without a finite density and gradient has no slope to climb: it stays, and is not
+        in the sum, in which a wall of its own would drown the others.
     coordinates : Coordinates
         Whose directions to climb in; its own place does not matter.
     iterations : int
@@ -149,7 +151,12 @@ def ascend(
     array, the shape of `points`
         The highest points of finite density.
     """
-    begin = np.atleast_2d(points)
+    ends = np.array(np.atleast_2d(points))
+    value, gradient = density.value_and_grad(ends)
+    climbers = np.flatnonzero(np.isfinite(value) & np.isfinite(gradient).all(1))
+    if not climbers.size:
+        return ends.reshape(points.shape)
+    begin = ends[climbers]
     guards = [Guard() for _ in begin]
 
     def descend(x: Array) -> tuple[float, Array]:
@@ -167,7 +174,7 @@ def ascend(
         method="L-BFGS-B",
         options={"maxiter": iterations, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-5, "maxls": 40},
     )
-    ends = begin + coordinates.stretch(np.stack([guard.x for guard in guards]))
+    ends[climbers] = begin + coordinates.stretch(np.stack([guard.x for guard in guards]))
     return ends.reshape(points.shape)
 
 

@@ -22,6 +22,7 @@ from pyro_cookbook.engines.multistart import (
     find_start,
     has_valley,
 )
+from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 from pyro_cookbook.programs.program import Program
 
@@ -131,3 +132,23 @@ def test_a_climb_in_a_neck_ends_after_one_round(monkeypatch):
     assert len(found) == 2
     assert found[1].decrement > found[0].decrement
     assert found[1].log_density > found[0].log_density + 20
+
+
+def test_a_start_without_a_density_does_not_keep_others_from_climbing():
+    """Its wall once stood in the sum of all, 200 digits high, in which no other's climb showed."""
+
+    class OneSided:
+        def value_and_grad(self, z):
+            inside = z[:, 0] > 0
+            value = np.where(inside, -((z - 3.0) ** 2).sum(1), -np.inf)
+            return value, np.where(inside[:, None], -2 * (z - 3.0), np.nan)
+
+    starts = np.array([[-1.0, 5.0], [1.0, 5.0], [9.0, -2.0]])
+    coordinates = Coordinates(np.zeros(2), np.ones(2))
+    with np.errstate(all="raise"):
+        ends = climbing.ascend(OneSided(), starts, coordinates, 50)
+        alone = climbing.ascend(OneSided(), starts[:1], coordinates, 50)
+    assert np.abs(starts[1:] - 3.0).max() > 1
+    np.testing.assert_allclose(ends[1:], 3.0, atol=1e-5)
+    np.testing.assert_array_equal(ends[0], starts[0])
+    np.testing.assert_array_equal(alone, starts[:1])
