@@ -129,7 +129,7 @@ def run(
         console = _console()
         console.print(f"Report: {path}", soft_wrap=True)
         console.print(
-            f"Fits:   {out}/*.nc (ArviZ), {out}/*.pt (pyro_cookbook.load)", soft_wrap=True
+            f"Fits:   {out}/*.nc (ArviZ), {out}/*.safetensors (pyro_cookbook.load)", soft_wrap=True
         )
 
 

@@ -97,7 +97,7 @@ print(f"$ pyro-cookbook {line}\n...\n{ran.stdout[ran.stdout.index('Verdict') :]}
 # estimates from 20 men. Beside the draws (for ArviZ) lies the fit itself, for Python:
 
 # %%
-club_fit = pc.load(folder / "results" / "02_expectation_maximisation-exact.pt")
+club_fit = pc.load(folder / "results" / "02_expectation_maximisation-exact.safetensors")
 print(club_fit)
 
 # %% tags=["checks"]
@@ -1098,8 +1098,8 @@ assert abs(y_ninth.std() / math.sqrt(12**2 + between) - 1) < 0.1
 # be handed over again when loading.
 
 # %%
-pc.save(repaired, folder / "schools.pt")
-again = pc.load(folder / "schools.pt", model=centred)
+pc.save(repaired, folder / "schools.safetensors")
+again = pc.load(folder / "schools.safetensors", model=centred)
 print(again)
 
 # %% [markdown]

@@ -11,10 +11,10 @@ import xarray as xr
 
 from pyro_cookbook.catalogue import Recipe
 from pyro_cookbook.data import InputError, Table
-from pyro_cookbook.fits.checkpoint import digest
-from pyro_cookbook.fits.files import write_bytes
+from pyro_cookbook.fits.keeping.checkpoint import digest
+from pyro_cookbook.fits.keeping.files import write_bytes
+from pyro_cookbook.fits.keeping.storage import save
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.fits.storage import save
 from pyro_cookbook.posterior.datatree import to_datatree
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
 
@@ -43,7 +43,7 @@ class Outcome:
     seconds : float
         Of the fit and its diagnosis.
     path : Path
-        Of the tree (``.nc``); the fit lies beside it (``.pt``).
+        Of the tree (``.nc``); the fit lies beside it (``.safetensors``).
     checkpoint : Path
         Of the fit's states; removed by `forget`.
     note : str
@@ -76,7 +76,7 @@ def run_guide(
 ) -> Outcome:
     """Fit one guide of a recipe to a table, judge it, and write both as soon as they are there.
 
-    The fit is written (``.pt``) before it is judged, and its states while it goes on: an
+    The fit is written (``.safetensors``) before it is judged, and its states while it goes on: an
     interrupted run goes on from there when it is started again.
 
     Parameters
@@ -115,8 +115,8 @@ def run_guide(
             fit = prepared.fit(seed=seed, progress=progress, checkpoint=checkpoint)
         except ValueError as error:  # `fit` documents it: a model that cannot be fitted to the rows
             raise InputError(f"{recipe.name}: {error}") from error
-        save(fit, folder / f"{stem}.pt")
-        kept = f"the fit is kept in {folder / stem}.pt, not judged yet"
+        save(fit, folder / f"{stem}.safetensors")
+        kept = f"the fit is kept in {folder / stem}.safetensors, not judged yet"
         log_evidence = recipe.log_evidence(fit)
         diagnosis = diagnose(fit, log_evidence=log_evidence, seed=seed)
         seconds = perf_counter() - started
@@ -148,7 +148,7 @@ def _checkpoint(
 ) -> Path:
     """Name the file of a fit's states after all that was asked for: no other fit finds it."""
     told = digest([recipe.name, guide, table.columns, table.raw, size, seed])
-    return folder / "unfinished" / f"{recipe.name}-{guide}-{told[:12]}.pt"
+    return folder / "unfinished" / f"{recipe.name}-{guide}-{told[:12]}.safetensors"
 
 
 def forget(outcomes: Sequence[Outcome]) -> None:

@@ -17,8 +17,8 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_cookbook.data import InputError, read_frame
-from pyro_cookbook.fits.files import write_bytes
-from pyro_cookbook.fits.storage import save
+from pyro_cookbook.fits.keeping.files import write_bytes
+from pyro_cookbook.fits.keeping.storage import save
 from pyro_cookbook.publish.outcome import netcdf_bytes
 from pyro_cookbook.verdict.inference import Answer, infer
 
@@ -143,7 +143,7 @@ def answer(
     except ValueError as error:  # documented: model or data are wrong, in one line
         raise InputError(str(error)) from error
     stem = f"{Path(spec.rpartition(':')[0]).stem}-{path.stem}"
-    kinds = {"draws": ".nc", "fit": ".pt", "summary": ".csv"}
+    kinds = {"draws": ".nc", "fit": ".safetensors", "summary": ".csv"}
     written = {kind: out / f"{stem}{suffix}" for kind, suffix in kinds.items()}
     out.mkdir(parents=True, exist_ok=True)
     save(found.fit, written["fit"])

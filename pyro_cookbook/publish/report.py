@@ -13,7 +13,7 @@ import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from pyro_cookbook.fits.files import write_bytes
+from pyro_cookbook.fits.keeping.files import write_bytes
 from pyro_cookbook.fits.result import Estimate
 from pyro_cookbook.posterior.datatree import to_datatree
 from pyro_cookbook.publish.figures import Picture, plot_bounds, plot_predictive

@@ -35,7 +35,7 @@ def prints_one_row_and_writes_one_file_for_every_guide(result, out):
             named = rf"{re.escape(recipe.topic)} +│ {recipe.model} +│ {guide} "
             assert len(re.findall(named, result.output)) == 1
             tree = az.from_netcdf(out / f"{recipe.name}-{guide}.nc")
-            fit = pc.load(out / f"{recipe.name}-{guide}.pt")
+            fit = pc.load(out / f"{recipe.name}-{guide}.safetensors")
             latents = fit.programs.model.latents
             assert latents
             assert all(tree.posterior[name].sizes["draw"] == 50 for name in latents)
@@ -170,7 +170,7 @@ def test_without_a_guide_the_recipes_own_is_taken(mine, tmp_path):
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == [
         "02_expectation_maximisation-exact.nc",
-        "02_expectation_maximisation-exact.pt",
+        "02_expectation_maximisation-exact.safetensors",
     ]
 
 
@@ -182,7 +182,7 @@ def test_the_outcome_is_named_wherever_it_stands(columns, mine, tmp_path):
         "--out", tmp_path, "--draws", 10,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    fit = pc.load(tmp_path / "04c_logistic_regression-map.pt")
+    fit = pc.load(tmp_path / "04c_logistic_regression-map.safetensors")
     frame = pd.read_csv(mine)
     assert fit.args[1].tolist() == frame["sick"].tolist()
     covariates = ["b", "a"] if columns else ["a", "b"]
@@ -253,7 +253,10 @@ def test_a_fault_of_our_own_shows_its_traceback(name, error, tmp_path, monkeypat
     [
         ("pyro_cookbook.catalogue.entries.as_fit", ValueError("site 'y': outside the support")),
         ("pyro_cookbook.catalogue.entries.as_fit", pc.NonFiniteELBO(3, "y", pd.DataFrame())),
-        ("pyro_cookbook.publish.outcome.save", PermissionError(13, "Permission denied", "x.pt")),
+        (
+            "pyro_cookbook.publish.outcome.save",
+            PermissionError(13, "Permission denied", "x.safetensors"),
+        ),
         ("pyro_cookbook.publish.outcome.run_guide", data.InputError("two\nlines")),
     ],
 )
@@ -277,10 +280,11 @@ def test_a_fit_is_written_before_it_is_judged(name, error, tmp_path, monkeypatch
     monkeypatch.setattr(outcome, name, raising(error))
     result = call(*QUICK, "--out", tmp_path)
     assert result.exit_code == 2
-    told = f"out of memory; the fit is kept in {tmp_path / STEM}.pt, not judged yet; take fewer"
+    kept = f"{tmp_path / STEM}.safetensors"
+    told = f"out of memory; the fit is kept in {kept}, not judged yet; take fewer"
     assert told in result.output
     assert len(result.output.strip().splitlines()) == 1
-    assert pc.load(tmp_path / f"{STEM}.pt").converged
+    assert pc.load(tmp_path / f"{STEM}.safetensors").converged
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(10**9, 50), (500_000, None), (1, 1)])
@@ -303,9 +307,9 @@ def test_the_size_of_what_is_written_is_bounded(limit, kept, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "limit", "file", "left"),
     [
-        (QUICK, 100_000, f"{STEM}.nc", [f"{STEM}.pt"]),  # the fit is smaller, the tree not
-        (QUICK, 10_000, f"{STEM}.pt", []),
-        (("fit", "04b"), 10_000, "unfinished/04b_calculus_of_variations-normal-.*.pt", []),
+        (QUICK, 100_000, f"{STEM}.nc", [f"{STEM}.safetensors"]),  # the fit is smaller, the tree not
+        (QUICK, 10_000, f"{STEM}.safetensors", []),
+        (("fit", "04b"), 10_000, "unfinished/04b_calculus_of_variations-normal-.*.safetensors", []),
     ],
 )
 def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(
@@ -339,7 +343,7 @@ def test_two_runs_into_one_folder_leave_whole_files(tmp_path):
     for run in runs:
         told, _ = run.communicate(timeout=600)
         assert run.returncode == 0, told.decode()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{STEM}.nc", f"{STEM}.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{STEM}.nc", f"{STEM}.safetensors"]
     assert az.from_netcdf(tmp_path / f"{STEM}.nc").posterior.sizes["draw"] == 50
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import pyro_cookbook as pc
 from pyro_cookbook.cli import app
+from pyro_cookbook.fits.keeping.tensor_files import read_tensors, write_tensors
 from pyro_cookbook.publish import outcome
 
 runner = CliRunner()
@@ -47,7 +48,7 @@ def interrupted(arguments, out):
         command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=os.environ | {"TQDM_DISABLE": "1"},
     )  # fmt: skip
-    while not (kept := list(out.glob("unfinished/*.pt"))) and run.poll() is None:
+    while not (kept := list(out.glob("unfinished/*.safetensors"))) and run.poll() is None:
         time.sleep(0.02)
     run.send_signal(signal.SIGINT)
     told = run.communicate(timeout=600)[0].decode()
@@ -71,15 +72,15 @@ def test_ctrl_c_keeps_the_fit_so_far_and_the_same_command_goes_on(tmp_path):
     )
     assert [path.name for path in out.iterdir()] == ["unfinished"]
 
-    content = torch.load(kept[0])
+    content = read_tensors(kept[0], "checkpoint")
     done = content["starts"][0]["losses"]
     assert len(done) >= 500
     done[0] = 12345.0  # to know it by
-    torch.save(content, kept[0])
+    write_tensors(content, kept[0])
     result = call(*fit)
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in out.iterdir()) == [f"{stem}.nc", f"{stem}.pt"]
-    resumed = pc.load(out / f"{stem}.pt").losses
+    assert sorted(path.name for path in out.iterdir()) == [f"{stem}.nc", f"{stem}.safetensors"]
+    resumed = pc.load(out / f"{stem}.safetensors").losses
     assert len(resumed) > len(done)
     np.testing.assert_array_equal(resumed[: len(done)], done)
 
@@ -88,8 +89,14 @@ def test_ctrl_c_keeps_the_fit_so_far_and_the_same_command_goes_on(tmp_path):
     ("where", "kept"),
     [
         ("pyro_cookbook.catalogue.topics.logistic_regression.newton", "nothing was kept"),
-        ("pyro_cookbook.publish.outcome.diagnose", "the fit is kept in {}.pt, not judged yet"),
-        ("pyro_cookbook.publish.outcome.to_datatree", "the fit is kept in {}.pt, not judged yet"),
+        (
+            "pyro_cookbook.publish.outcome.diagnose",
+            "the fit is kept in {}.safetensors, not judged yet",
+        ),
+        (
+            "pyro_cookbook.publish.outcome.to_datatree",
+            "the fit is kept in {}.safetensors, not judged yet",
+        ),
     ],
 )
 def test_ctrl_c_elsewhere_tells_what_is_kept(where, kept, tmp_path, monkeypatch):
@@ -97,7 +104,7 @@ def test_ctrl_c_elsewhere_tells_what_is_kept(where, kept, tmp_path, monkeypatch)
     result = call(*QUICK, "--out", tmp_path)
     assert result.exit_code == 130
     assert result.output.strip() == f"interrupted; {kept.format(tmp_path / STEM)}"
-    assert (tmp_path / f"{STEM}.pt").exists() == ("judged" in kept)
+    assert (tmp_path / f"{STEM}.safetensors").exists() == ("judged" in kept)
 
 
 def test_ctrl_c_in_a_run_tells_how_many_fits_are_written(tmp_path, monkeypatch):
@@ -113,7 +120,7 @@ def test_ctrl_c_in_a_run_tells_how_many_fits_are_written(tmp_path, monkeypatch):
     assert result.exit_code == 130
     told = (
         f"interrupted; 1 of 4 fits are written to {tmp_path}; of the next, the fit is kept in"
-        f" {tmp_path / '04c_logistic_regression-laplace'}.pt, not judged yet"
+        f" {tmp_path / '04c_logistic_regression-laplace'}.safetensors, not judged yet"
     )
     assert told in result.output
     assert (tmp_path / f"{STEM}.nc").exists()

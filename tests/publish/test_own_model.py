@@ -73,7 +73,7 @@ def test_columns_go_to_arguments_and_the_answer_is_the_exact_one(files):
     np.testing.assert_allclose(table.loc[names, "sd"], sd, rtol=0.15)
     assert np.abs(mean).min() > 0.1 or np.abs(mean).max() > 1  # a prior's draws are elsewhere
     assert az.from_netcdf("out/own-mine.nc").posterior["level"].sizes["team"] == 3
-    fit = pc.load("out/own-mine.pt", model=load_model("own.py:model"))
+    fit = pc.load("out/own-mine.safetensors", model=load_model("own.py:model"))
     assert pc.diagnose(fit).verdict == "reliable"
 
 
