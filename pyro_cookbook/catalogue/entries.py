@@ -1,7 +1,10 @@
 """What an entry of the catalogue is made of."""
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,15 @@ from pyro_cookbook.programs.state.isolation import isolated
 
 def _num_columns(v: Tensor) -> int:
     return v.shape[1]
+
+
+def options_of(model: Callable[..., Any]) -> dict[str, float]:
+    """Give a model's options: the numbers that its signature takes by keyword only, by default."""
+    return {
+        name: float(one.default)
+        for name, one in inspect.signature(model).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and isinstance(one.default, (int, float))
+    }
 
 
 @dataclass(frozen=True)
@@ -81,11 +93,12 @@ class GuideEntry:
     summary : str
         Half a line: the family and what it leaves out.
     prepare : callable
-        ``prepare(v, size, seed)`` gives a `Prepared`; `size` counts factors, components, atoms.
+        ``prepare(v, size, seed, **options)`` gives a `Prepared`; `size` counts factors, components,
+        atoms, and the options are those of the recipe.
     """
 
     summary: str
-    prepare: Callable[[Tensor, int, int], Prepared]
+    prepare: Callable[..., Prepared]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +131,8 @@ class Recipe:
         Whether the last column is an outcome, which the others explain.
     check : callable
         ``check(table, size)`` refuses a table that the recipe cannot take, with an `InputError`.
+    options : mapping of str to float
+        Positive numbers that a reader may set, and what they are by default: see `options_of`.
     max_size : callable
         ``max_size(v)``: the largest size that the rows allow. Default: the number of columns.
     notebook : str
@@ -140,6 +155,7 @@ class Recipe:
     standardised: bool = True
     has_outcome: bool = False
     check: Callable[[Table, int], None] = anything
+    options: Mapping[str, float] = field(default_factory=dict)
     max_size: Callable[[Tensor], int] = _num_columns
     notebook: str = ""
 
@@ -147,7 +163,7 @@ class Recipe:
         object.__setattr__(self, "notebook", self.notebook or self.name)
 
     def prepare(
-        self, guide: str, table: Table, *, size: int | None = None, seed: int = 0
+        self, guide: str, table: Table, *, size: int | None = None, seed: int = 0, **options: float
     ) -> Prepared:
         """Check the options and the table, and build the model and the guide.
 
@@ -159,19 +175,24 @@ class Recipe:
         size : int, optional
             Number of factors or components. Default: the recipe's.
         seed : int, default 0
+        **options
+            Of those in ``options``.
 
         Raises
         ------
         InputError
-            If the guide, the size or the table is none that the recipe can take.
+            If the guide, the size, an option or the table is none that the recipe can take.
         """
         if guide not in self.guides:
-            raise InputError(f"--guide: got {guide!r}, expected one of {', '.join(self.guides)}")
+            expected = f"expected one of {', '.join(self.guides)}"
+            raise InputError(f"--guide: got {guide!r}, {expected}{_nearest(guide, self.guides)}")
         size = self._checked_size(table, size)
+        self._check_options(options)
         self.check(table, size)
         with isolated(seed):
             try:
-                return self.guides[guide].prepare(self.rows(table), size, seed)
+                chosen = {**self.options, **options}
+                return self.guides[guide].prepare(self.rows(table), size, seed, **chosen)
             except ValueError as error:
                 # The chapter's algorithms refuse rows so: too few for the size, no noise left.
                 raise InputError(f"--data: {table.name!r}: {error}") from error
@@ -191,6 +212,16 @@ class Recipe:
             )
         return chosen
 
+    def _check_options(self, options: Mapping[str, float]) -> None:
+        for name, value in options.items():
+            flag = f"--{name.replace('_', '-')}"
+            if name not in self.options:
+                there = [f"--{one.replace('_', '-')}" for one in self.options]
+                told = f"it has {', '.join(there)}" if there else "it has none"
+                raise InputError(f"{flag}: no option of {self.name}; {told}{_nearest(flag, there)}")
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{flag}: got {value:g}, expected a positive number")
+
     def rows(self, table: Table) -> Tensor:
         """Rows as `prepare` takes them, shape (n, D)."""
         return table.v if self.standardised else table.raw
@@ -198,3 +229,8 @@ class Recipe:
     def coords(self, table: Table) -> dict[str, list[str]]:
         """Labels of the dimensions, for ArviZ."""
         return {"feature": list(table.columns), "covariate": list(table.columns[:-1])}
+
+
+def _nearest(name: str, names: Any) -> str:
+    near = get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else ""

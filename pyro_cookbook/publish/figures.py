@@ -6,6 +6,7 @@ from typing import Any
 import arviz as az
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -125,3 +126,29 @@ def _in_one_row(tree: xr.DataTree, name: Any) -> xr.DataTree:
         stacked = value.stack(entry=entries, create_index=False)
         groups[group] = stacked.drop_vars(entries, errors="ignore").to_dataset()
     return xr.DataTree.from_dict(groups)
+
+
+def plot_estimates(estimates: pd.DataFrame, most: int = 40) -> Picture:
+    """Draw mean and interval of each quantity, the first on top.
+
+    Parameters
+    ----------
+    estimates : pandas.DataFrame
+        With a column of means and two of an interval's ends, as `arviz.summary` has them.
+    most : int
+        Quantities that are drawn.
+    """
+    shown = estimates.head(most)
+    low, high = (shown.filter(regex=end).iloc[:, 0] for end in ("_lb$|lower", "_ub$|upper"))
+    figure = Figure(figsize=(_SIZE[0], 1.2 + 0.24 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    heights = np.arange(len(shown))[::-1]
+    axes.hlines(heights, low, high, color=COLOURS[0], lw=2)
+    axes.plot(shown["mean"], heights, "o", color=COLOURS[0], ms=5)
+    axes.axvline(0.0, color="0.6", lw=0.8, zorder=0)
+    axes.set_yticks(heights, [str(name) for name in shown.index])
+    axes.set_ylim(-0.8, len(shown) - 0.2)
+    axes.set_xlabel("mean and interval of 89%")
+    more = "" if len(shown) == len(estimates) else f", the first {len(shown)} of {len(estimates)}"
+    axes.set_title(f"Posterior{more}")
+    return f"Posterior means and intervals of {len(shown)} quantities", figure

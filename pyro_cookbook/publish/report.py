@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -58,6 +59,12 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, command: str, seed:
                 "figures": [(alt, encode(figure)) for alt, figure in draw_figures(members)],
             }
         )
+    write_bytes(render("report.html.j2", sections=sections, command=command, seed=seed), path)
+    return path
+
+
+def render(template: str, **values: Any) -> bytes:
+    """Fill a template in; text of a reader's file is escaped."""
     environment = Environment(
         loader=PackageLoader("pyro_cookbook.publish"),
         autoescape=True,
@@ -65,15 +72,8 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, command: str, seed:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(
-        sections=sections,
-        command=command,
-        seed=seed,
-        python=platform.python_version(),
-        versions={name: version(name) for name in _PACKAGES},
-    )
-    write_bytes(page.encode(), path)
-    return path
+    versions = {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    return environment.get_template(template).render(versions=versions, **values).encode()
 
 
 def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:

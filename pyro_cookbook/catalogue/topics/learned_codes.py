@@ -7,21 +7,21 @@ import torch
 from torch import Tensor
 
 from guides import learned_codes as guides
-from pyro_cookbook.catalogue.dictionaries import learned_model
+from pyro_cookbook.catalogue.dictionaries import PRIOR, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
 _NUM_LAYERS = 4
 
 
-def _shallow(v: Tensor, size: int, seed: int) -> Prepared:
-    model = learned_model(v, size, seed)
+def _shallow(v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+    model = learned_model(v, size, seed, **prior)
     torch.manual_seed(seed)
     guide = guides.SparseCodingPSD(v.shape[1], size)
     return Prepared(model, guide, (v,), options={"lr": 0.03, "tol": 5.0})
 
 
-def _unrolled(guide: Any, lr: float, v: Tensor, size: int, seed: int) -> Prepared:
-    model = learned_model(v, size, seed)
+def _unrolled(guide: Any, lr: float, v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+    model = learned_model(v, size, seed, **prior)
     started = guide(v.shape[1], size, _NUM_LAYERS).to(v).start_at(model)
     return Prepared(model, started, (v,), options={"lr": lr, "tol": 0.5})
 
@@ -52,4 +52,5 @@ RECIPE = Recipe(
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
     standardised=False,
     max_size=len,
+    options=PRIOR,
 )

@@ -22,7 +22,8 @@ from pyro_cookbook.fits.keeping.encoding import (
     unpack,
 )
 from pyro_cookbook.fits.keeping.source import source_hash
-from pyro_cookbook.fits.keeping.tensor_files import read_tensors, write_tensors
+from pyro_cookbook.fits.keeping.files import write_bytes
+from pyro_cookbook.fits.keeping.tensor_files import read_tensors, tensor_bytes
 from pyro_cookbook.fits.result import (
     Estimate,
     Fit,
@@ -104,6 +105,11 @@ def save(fit: Fit, path: str | Path) -> None:
     >>> pc.load("mine.safetensors", model=model).family
     'full_rank'
     """
+    write_bytes(fit_bytes(fit), Path(path))
+
+
+def fit_bytes(fit: Fit) -> bytes:
+    """Give what `save` writes; raise as it does."""
     check_fit(fit)
     names = [f"argument {i}" for i in range(len(fit.args))]
     about = pack(_About(**{field.name: getattr(fit, field.name) for field in fields(_About)}))
@@ -111,20 +117,21 @@ def save(fit: Fit, path: str | Path) -> None:
         unpack(_About, about)
     except ValueError as error:
         raise TypeError(f"fit: cannot save it: {error}") from error
-    content = {
-        "kind": "fit",
-        "version": _VERSION,
-        "model": reference(fit.model),
-        "guide": None if families.is_named(fit.family) else reference(fit.guide),
-        "model_state": _state(fit.model, "model"),
-        "guide_state": _state(fit.guide, "guide"),
-        "param_state": _encode_store(fit.param_state),
-        "args": [encode(value, name) for value, name in zip(fit.args, names, strict=True)],
-        "kwargs": {key: encode(value, key) for key, value in fit.kwargs.items()},
-        "losses": torch.as_tensor(fit.losses, dtype=torch.float64),
-        "about": about,
-    }
-    write_tensors(content, Path(path))
+    return tensor_bytes(
+        {
+            "kind": "fit",
+            "version": _VERSION,
+            "model": reference(fit.model),
+            "guide": None if families.is_named(fit.family) else reference(fit.guide),
+            "model_state": _state(fit.model, "model"),
+            "guide_state": _state(fit.guide, "guide"),
+            "param_state": _encode_store(fit.param_state),
+            "args": [encode(value, name) for value, name in zip(fit.args, names, strict=True)],
+            "kwargs": {key: encode(value, key) for key, value in fit.kwargs.items()},
+            "losses": torch.as_tensor(fit.losses, dtype=torch.float64),
+            "about": about,
+        }
+    )
 
 
 def load(

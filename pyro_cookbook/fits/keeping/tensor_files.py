@@ -29,9 +29,15 @@ def write_tensors(content: dict[str, Any], path: Path) -> None:
     OSError
         As `write_bytes`.
     """
+    write_bytes(tensor_bytes(content), path)
+
+
+def tensor_bytes(content: dict[str, Any]) -> bytes:
+    """Give what `write_tensors` writes."""
     tensors: dict[str, Tensor] = {}
     told = json.dumps(_plain(content, tensors))
-    write_bytes(safetensors.torch.save(tensors, {_CONTENT: told}), path)
+    found: bytes = safetensors.torch.save(tensors, {_CONTENT: told})
+    return found
 
 
 def read_tensors(path: Path, kind: str) -> dict[str, Any]:
