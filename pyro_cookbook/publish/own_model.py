@@ -3,9 +3,8 @@
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyro_cookbook.data import InputError, read_frame
+from pyro_cookbook.data import InputError, did_you_mean, recognise
 from pyro_cookbook.fits.files import write_bytes
 from pyro_cookbook.fits.storage import save
 from pyro_cookbook.publish.outcome import netcdf_bytes
@@ -88,33 +87,51 @@ def arguments_of(model: Callable[..., Any], path: Path) -> Arguments:
         If an argument without a default has no column, or none has one.
     """
     parameters = inspect.signature(model).parameters
-    frame = read_frame(path, words=True)
+    unused: list[str] = []
+
+    def choose(names: Sequence[str]) -> list[str]:
+        chosen = _taken(parameters, names, path)
+        unused[:] = [name for name in names if name not in chosen]
+        return chosen
+
+    found = recognise(path, choose)
+    data, levels = {}, {}
+    for name, kind in found.kinds.items():
+        column = found.frame[name]
+        if kind == "category":
+            data[name] = torch.as_tensor(column.cat.codes.to_numpy(np.int64))
+            levels[name] = [str(level) for level in column.cat.categories]
+        else:
+            data[name] = torch.as_tensor(column.to_numpy(np.float32))
+    return Arguments(data, levels, tuple(unused))
+
+
+def _taken(
+    parameters: Mapping[str, inspect.Parameter], names: Sequence[str], path: Path
+) -> list[str]:
+    """Choose the columns that a model takes, in the order of the table.
+
+    Raises
+    ------
+    InputError
+        If an argument without a default has no column, or none has one.
+    """
     for name, one in parameters.items():
         if one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD}:
             continue
-        if name not in frame and one.default is one.empty:
-            near = get_close_matches(name, frame.columns, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+        if name not in names and one.default is one.empty:
             raise InputError(
                 f"{path}: no column {name!r}, which the model takes; there are"
-                f" {', '.join(frame.columns)}{hint}"
+                f" {', '.join(names)}{did_you_mean(name, names)}"
             )
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    names = [str(name) for name in frame if name in parameters or takes_all]
-    if not names:
+    chosen = [name for name in names if name in parameters or takes_all]
+    if not chosen:
         raise InputError(
             f"{path}: none of its columns is an argument of the model, which takes"
             f" {', '.join(parameters) or 'none'}"
         )
-    data, levels = {}, {}
-    for name in names:
-        if pd.api.types.is_numeric_dtype(frame[name]):
-            data[name] = torch.as_tensor(frame[name].to_numpy(np.float32))
-        else:
-            codes, kinds = pd.factorize(frame[name], sort=True)
-            data[name] = torch.as_tensor(codes)
-            levels[name] = [str(kind) for kind in kinds]
-    return Arguments(data, levels, tuple(str(name) for name in frame if name not in names))
+    return chosen
 
 
 def answer(
