@@ -2,15 +2,23 @@
 
 from pyro_cookbook.data.bundled import NAMES, load
 from pyro_cookbook.data.collinearity import collinear_sets
-from pyro_cookbook.data.tables import InputError, Table, read, read_frame, standardise
+from pyro_cookbook.data.errors import InputError, did_you_mean
+from pyro_cookbook.data.intake.recognise import Recognised, recognise
+from pyro_cookbook.data.intake.schema import Schema
+from pyro_cookbook.data.intake.understood import Understood
+from pyro_cookbook.data.tables import Table, read, standardise
 
 __all__ = [
     "NAMES",
     "InputError",
+    "Recognised",
+    "Schema",
     "Table",
+    "Understood",
     "collinear_sets",
+    "did_you_mean",
     "load",
     "read",
-    "read_frame",
+    "recognise",
     "standardise",
 ]

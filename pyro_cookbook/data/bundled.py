@@ -9,8 +9,9 @@ import pandas as pd
 from sklearn import datasets
 
 from pyro_cookbook.data.bars import Bars, make_bars
+from pyro_cookbook.data.errors import InputError
 from pyro_cookbook.data.patches import load_patches
-from pyro_cookbook.data.tables import InputError, Table, standardise
+from pyro_cookbook.data.tables import Table, standardise
 
 Loaded = tuple[pd.DataFrame, tuple[str, ...]]  # columns, and the class of each row
 

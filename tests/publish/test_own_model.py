@@ -89,9 +89,10 @@ def test_columns_go_to_arguments_and_the_answer_is_the_exact_one(files):
         ("own.py:model", "none.csv", "none.csv: no such file"),
         ("own.py:model", "renamed.csv", "renamed.csv: no column 'team', which the model takes;"
          " there are dose, teams, y, id; did you mean 'teams'?"),
-        ("own.py:model", "gap.csv", "gap.csv: line 5, column 'team': got nothing, expected a word"),
-        ("own.py:model", "hole.csv", "hole.csv: line 3, column 'y': got np.float64(nan), expected a"
-         " finite number (1 such of 60 rows)"),
+        ("own.py:model", "gap.csv", "gap.csv: line 5, column 'team': got '', which is missing,"
+         " expected a word (missing: 'team' 1 of 60 rows)"),
+        ("own.py:model", "hole.csv", "hole.csv: line 3, column 'y': got '', which is missing,"
+         " expected a number (missing: 'y' 1 of 60 rows)"),
         ("alone.py:model", "mine.csv", "mine.csv: none of its columns is an argument of the model,"
          " which takes z"),
         ("prior.py:model", "mine.csv", "model: it has no latent site"),

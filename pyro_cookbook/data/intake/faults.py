@@ -1,0 +1,84 @@
+"""What is wrong with a text that cannot be split into rows: looked for after a failure only."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from pyro_cookbook.data.errors import InputError
+from pyro_cookbook.data.intake.dialect import NUMBER, Dialect, records
+from pyro_cookbook.data.intake.places import shortened
+
+
+def rows_of(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Go through the rows of the body, with the lines of the file on which they begin."""
+    found = records(text, dialect.separator, dialect.quote, runs=dialect.runs)
+    if dialect.header:
+        next(found)
+    return ((line + dialect.first_line - 1, fields) for line, fields in found)
+
+
+def check_widths(text: str, source: str, dialect: Dialect) -> None:
+    """Name the first row that has not as many fields as the header.
+
+    Raises
+    ------
+    InputError
+    """
+    for line, fields in rows_of(text, dialect):
+        if len(fields) > dialect.num_fields:
+            raise InputError(too_many(source, line, fields, dialect))
+        if len(fields) < dialect.num_fields:
+            raise InputError(
+                f"{source}: line {line} has {_fields(len(fields))}, expected"
+                f" {dialect.num_fields} like the {_first(dialect)}: {_shown(fields, dialect)}"
+            )
+
+
+def too_many(source: str, line: int, fields: Sequence[str], dialect: Dialect) -> str:
+    """Say that a row has more fields than the header, and why that may be."""
+    hint = ""
+    if len(fields) == len(dialect.names) + 1:
+        if not fields[-1].strip():
+            hint = "; it ends in a separator"
+        elif dialect.separator == "," and all(NUMBER.fullmatch(one.strip()) for one in fields):
+            hint = "; a comma for the decimals, or a column without a name?"
+        else:
+            hint = "; a column without a name?"
+    return (
+        f"{source}: line {line} has {_fields(len(fields))}, expected {len(dialect.names)} like the"
+        f" {_first(dialect)}: {_shown(fields, dialect)}{hint}"
+    )
+
+
+def _fields(count: int) -> str:
+    return "1 field" if count == 1 else f"{count} fields"
+
+
+def _first(dialect: Dialect) -> str:
+    return "header" if dialect.header else "first row"
+
+
+def _shown(fields: Sequence[str], dialect: Dialect) -> str:
+    return repr(shortened(dialect.separator.join(fields), 40))
+
+
+def check_quotes(text: str, source: str, dialect: Dialect) -> None:
+    """Refuse a quote that is never closed: all that follows would be one entry.
+
+    Raises
+    ------
+    InputError
+    """
+    inside = rf"{re.escape(dialect.separator)}\n{dialect.quote}"
+    quote = dialect.quote
+    last = (0, [""])
+    for last in records(text, dialect.separator, quote, runs=dialect.runs):  # noqa: B007
+        pass
+    start = 0
+    for _ in range(last[0] - 1):
+        start = text.index("\n", start) + 1
+    # What the last row has of quotes: those that begin a field open one, and it must close.
+    rest = re.sub(rf"{quote}{quote}", "", text[start:])
+    opened = re.search(rf"(?:^|(?<=[{inside}]))[ ]*{quote}[^{quote}]*\Z", rest)
+    if opened:
+        line = last[0] + dialect.first_line - 1 + rest[: opened.start()].count("\n")
+        raise InputError(f"{source}: line {line} opens a quote ({quote}) that is never closed")
