@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from pyro_cookbook.catalogue.checks import anything
@@ -112,6 +113,13 @@ class Recipe:
         Exact log p(v; θ) of a fit, in nats, or None where it is not known.
     dims : mapping of str to tuple of str
         Names of the event dimensions of its variables.
+    estimates : callable
+        ``estimates(fit, table)``: its global quantities in the user's units, a line for each, with
+        columns mean, sd, lower and upper (an interval of 89%) and unit; NaN where there is no
+        posterior.
+    apply : callable
+        ``apply(fit, new)``: what the fit means for rows, a line for each, in their order. The table
+        is standardised by loc and scale of the one that was fitted; an outcome may be missing.
     standardised : bool, default True
         Whether `prepare` gets columns of mean 0 and sd 1, or columns in their own units.
     has_outcome : bool, default False
@@ -137,6 +145,8 @@ class Recipe:
     because: str
     log_evidence: Callable[[Fit], float | None]
     dims: Mapping[str, tuple[str, ...]]
+    estimates: Callable[[Fit, Table], pd.DataFrame]
+    apply: Callable[[Fit, Table], pd.DataFrame]
     standardised: bool = True
     has_outcome: bool = False
     check: Callable[[Table, int], None] = anything

@@ -8,6 +8,7 @@ from torch import Tensor
 from guides import logistic_regression as guides
 from models.logistic_regression import logistic_regression
 from pyro_cookbook.algorithms.logistic_regression import newton
+from pyro_cookbook.catalogue.answers import logistic_regression as answers
 from pyro_cookbook.catalogue.checks import covariates_and_classes
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import vectorised_bound
@@ -75,6 +76,8 @@ RECIPE = Recipe(
     because="it keeps the correlations, which the mode's curvature understates",
     log_evidence=lambda fit: None,  # an integral over the coefficients
     dims={"coefficient": ("covariate",), "x": ("covariate",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     has_outcome=True,
     check=covariates_and_classes,
