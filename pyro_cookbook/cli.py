@@ -181,7 +181,7 @@ def fit(
     with _one_line_errors():
         import torch
 
-        from pyro_cookbook import catalogue, data
+        from pyro_cookbook import catalogue
         from pyro_cookbook.publish import console
         from pyro_cookbook.publish.outcome import run_guide, wanted
         from pyro_cookbook.publish.runs.folder import refuse_if_taken
@@ -256,9 +256,7 @@ def infer(
         asked = asked_of_model(model, arguments, seed)
         runs.refuse_if_taken(folder, asked, overwrite=overwrite)
         console.print_understood(arguments.lines)
-        found = own_model.answer(
-            function, arguments.data, budget=budget, seed=seed, progress=None
-        )
+        found = own_model.answer(function, arguments.data, budget=budget, seed=seed, progress=None)
         tree, command = draws_of(found), _command()
         estimates = own_model.summary(tree)
         page = page_of_answer(
@@ -348,7 +346,5 @@ def _names(option: str, text: str | None) -> list[str] | None:
 
 
 def _command() -> str:
-    """What was typed."""
+    """Give what was typed."""
     return shlex.join(["pyro-cookbook", *sys.argv[1:]])
-
-

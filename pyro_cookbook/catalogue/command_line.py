@@ -1,11 +1,10 @@
 """A recipe's own options and its table, as the command line gives them."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from pyro_cookbook.catalogue.entries import Recipe
-from pyro_cookbook.data import InputError, Table, load, read
+from pyro_cookbook.data import InputError, Table, did_you_mean, load, read
 
 # Options of the command that are no recipe's, for the nearest match to an unknown one.
 _COMMON = (
@@ -63,8 +62,7 @@ def flag_of(name: str) -> str:
 
 
 def _unknown(recipe: Recipe, flag: str, known: list[str]) -> str:
-    near = get_close_matches(flag, [*known, *_COMMON], 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(flag, [*known, *_COMMON])
     own = [one for one in known if one != "--size" or len(known) == 1]
     has = f"it has {', '.join(own)}" if own else "it has no options of its own"
     return f"no such option of {recipe.name}; {has}{hint}"

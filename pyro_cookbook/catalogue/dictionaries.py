@@ -8,7 +8,7 @@ from models.sparse_coding import SparseCoding
 from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
 from pyro_cookbook.programs.state.holding import hold
 
-# Of the codes' Laplace prior, and the sd of the noise: what photographs in units of their sd ask for.
+# Of the codes' Laplace prior, and the sd of the noise: what photographs ask for.
 PRIOR = {"rate": 2.0, "scale": 0.65}
 
 

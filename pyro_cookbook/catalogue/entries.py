@@ -4,14 +4,14 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from pyro_cookbook.catalogue.checks import anything
-from pyro_cookbook.data import InputError, Table
+from pyro_cookbook.data import InputError, Table, did_you_mean
 from pyro_cookbook.fits.fitting import as_fit, fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.state.isolation import isolated
@@ -125,6 +125,13 @@ class Recipe:
         Exact log p(v; θ) of a fit, in nats, or None where it is not known.
     dims : mapping of str to tuple of str
         Names of the event dimensions of its variables.
+    estimates : callable
+        ``estimates(fit, table)``: its global quantities in the user's units, a line for each, with
+        columns mean, sd, lower and upper (an interval of 89%) and unit; NaN where there is no
+        posterior.
+    apply : callable
+        ``apply(fit, new)``: what the fit means for rows, a line for each, in their order. The table
+        is standardised by loc and scale of the one that was fitted; an outcome may be missing.
     standardised : bool, default True
         Whether `prepare` gets columns of mean 0 and sd 1, or columns in their own units.
     has_outcome : bool, default False
@@ -152,6 +159,8 @@ class Recipe:
     because: str
     log_evidence: Callable[[Fit], float | None]
     dims: Mapping[str, tuple[str, ...]]
+    estimates: Callable[[Fit, Table], pd.DataFrame]
+    apply: Callable[[Fit, Table], pd.DataFrame]
     standardised: bool = True
     has_outcome: bool = False
     check: Callable[[Table, int], None] = anything
@@ -185,7 +194,9 @@ class Recipe:
         """
         if guide not in self.guides:
             expected = f"expected one of {', '.join(self.guides)}"
-            raise InputError(f"--guide: got {guide!r}, {expected}{_nearest(guide, self.guides)}")
+            raise InputError(
+                f"--guide: got {guide!r}, {expected}{did_you_mean(guide, self.guides)}"
+            )
         size = self._checked_size(table, size)
         self._check_options(options)
         self.check(table, size)
@@ -218,7 +229,9 @@ class Recipe:
             if name not in self.options:
                 there = [f"--{one.replace('_', '-')}" for one in self.options]
                 told = f"it has {', '.join(there)}" if there else "it has none"
-                raise InputError(f"{flag}: no option of {self.name}; {told}{_nearest(flag, there)}")
+                raise InputError(
+                    f"{flag}: no option of {self.name}; {told}{did_you_mean(flag, there)}"
+                )
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"{flag}: got {value:g}, expected a positive number")
 
@@ -229,8 +242,3 @@ class Recipe:
     def coords(self, table: Table) -> dict[str, list[str]]:
         """Labels of the dimensions, for ArviZ."""
         return {"feature": list(table.columns), "covariate": list(table.columns[:-1])}
-
-
-def _nearest(name: str, names: Any) -> str:
-    near = get_close_matches(name, list(names), 1)
-    return f"; did you mean {near[0]}?" if near else ""

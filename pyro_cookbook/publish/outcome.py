@@ -1,6 +1,5 @@
-"""Run catalogue entries: fit, keep, diagnose, convert; and write what came out as a run's folder."""
+"""Run catalogue entries: fit, keep, diagnose, convert."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -195,13 +194,6 @@ def _bounded_tree(
         f"{count} of {num_draws} draws kept: a draw of {len(table.v)} rows has"
         f" {one_draw / 1e6:.2g} MB, and the file holds {MAX_BYTES / 1e6:.0f} MB of draws"
     )
-
-
-def netcdf_bytes(tree: xr.DataTree) -> bytes:
-    """Write to memory: HDF5 locks files that it writes itself, and a full disk ends the process."""
-    buffer = io.BytesIO()
-    tree.to_netcdf(buffer, engine="h5netcdf")
-    return buffer.getvalue()  # a view of the buffer would end the process if it met the collector
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -5,7 +5,6 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyro_cookbook.data import InputError, Recognised, recognise
+from pyro_cookbook.data import InputError, Recognised, did_you_mean, recognise
 from pyro_cookbook.verdict.inference import Answer, infer
 
 # Of a column's words so many are listed.
@@ -188,9 +187,8 @@ def _columns_for(
 
 
 def _no_column(name: str, names: Sequence[str]) -> str:
-    near = get_close_matches(name, names, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"no column {name!r}, which the model takes; there are {', '.join(names)}{hint}"
+    told = f"no column {name!r}, which the model takes; there are {', '.join(names)}"
+    return told + did_you_mean(name, names)
 
 
 def _arguments(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from guides import eight_schools as guides
 from models.eight_schools import eight_schools_centred, eight_schools_noncentred
+from pyro_cookbook.catalogue.answers import eight_schools as answers
 from pyro_cookbook.catalogue.checks import estimates_with_errors
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe, options_of
 from pyro_cookbook.catalogue.estimators import vectorised_bound
@@ -53,6 +54,8 @@ RECIPE = Recipe(
     because="non-centred there is no funnel, and it keeps the correlations",
     log_evidence=lambda fit: None,
     dims={},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     has_outcome=True,
     options=options_of(eight_schools_noncentred),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from guides import learned_codes as guides
+from pyro_cookbook.catalogue.answers import sparse_coding as answers
 from pyro_cookbook.catalogue.dictionaries import PRIOR, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
@@ -50,6 +51,8 @@ RECIPE = Recipe(
     because="its few numbers serve rows that it has not seen",
     log_evidence=lambda fit: None,  # an integral over every code
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
+    estimates=answers.estimates,
+    apply=answers.apply_encoder,
     standardised=False,
     max_size=len,
     options=PRIOR,

@@ -8,6 +8,7 @@ from torch import Tensor
 from guides import logistic_regression as guides
 from models.logistic_regression import logistic_regression
 from pyro_cookbook.algorithms.logistic_regression import newton
+from pyro_cookbook.catalogue.answers import logistic_regression as answers
 from pyro_cookbook.catalogue.checks import covariates_and_classes
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe, options_of
 from pyro_cookbook.catalogue.estimators import vectorised_bound
@@ -21,7 +22,7 @@ def _table(v: Tensor) -> tuple[Tensor, Tensor]:
     return (x - x.mean(0)) / x.std(0, correction=0), y
 
 
-def _point(v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+def _point(v: Tensor, size: int, seed: int, **prior: Any) -> Prepared:
     x, y = _table(v)
     found = newton(x, y, **prior)
     guide: Any = guides.LogisticRegressionMAP(x.shape[1]).to(x)
@@ -33,7 +34,7 @@ def _point(v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
     )  # fmt: skip
 
 
-def _laplace(v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+def _laplace(v: Tensor, size: int, seed: int, **prior: Any) -> Prepared:
     x, y = _table(v)
     found = newton(x, y, **prior)
     guide: Any = guides.LogisticRegressionLaplace(x.shape[1]).to(x)
@@ -44,7 +45,7 @@ def _laplace(v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
     )  # fmt: skip
 
 
-def _by_svi(guide: Any, v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+def _by_svi(guide: Any, v: Tensor, size: int, seed: int, **prior: Any) -> Prepared:
     x, y = _table(v)
     elbo = vectorised_bound(16)
     return Prepared(
@@ -75,6 +76,8 @@ RECIPE = Recipe(
     because="it keeps the correlations, which the mode's curvature understates",
     log_evidence=lambda fit: None,  # an integral over the coefficients
     dims={"coefficient": ("covariate",), "x": ("covariate",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     has_outcome=True,
     options=PRIOR,

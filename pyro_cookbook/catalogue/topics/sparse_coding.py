@@ -8,6 +8,7 @@ from torch import Tensor
 
 from guides import sparse_coding as guides
 from pyro_cookbook.algorithms.sparse_coding import fista
+from pyro_cookbook.catalogue.answers import sparse_coding as answers
 from pyro_cookbook.catalogue.dictionaries import PRIOR, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
@@ -67,6 +68,8 @@ RECIPE = Recipe(
     because="its bound is the highest of those with a spread",
     log_evidence=lambda fit: None,  # an integral over every code
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     max_size=len,
     options=PRIOR,

@@ -21,8 +21,8 @@ from pyro_cookbook.fits.keeping.encoding import (
     shown,
     unpack,
 )
-from pyro_cookbook.fits.keeping.source import source_hash
 from pyro_cookbook.fits.keeping.files import write_bytes
+from pyro_cookbook.fits.keeping.source import source_hash
 from pyro_cookbook.fits.keeping.tensor_files import read_tensors, tensor_bytes
 from pyro_cookbook.fits.result import (
     Estimate,

@@ -59,8 +59,11 @@ def page_of_answer(
 ) -> str:  # fmt: skip
     """Write the page of a reader's own model."""
     tried = [
-        {"rung": rung, "family": row.family, "verdict": row.verdict, "seconds": f"{row.seconds:.1f}"}
-        for rung, row in zip(found.tried.index, found.tried.itertuples(), strict=True)
+        {"rung": rung, "seconds": f"{seconds:.1f}", "family": family, "verdict": verdict}
+        for rung, seconds, family, verdict in zip(
+            found.tried.index, found.tried["seconds"], found.tried["family"],
+            found.tried["verdict"], strict=True,
+        )
     ]  # fmt: skip
     return _page(
         spec,
