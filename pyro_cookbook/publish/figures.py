@@ -73,7 +73,9 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
     return figure
 
 
-def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
+def plot_predictive(
+    tree: xr.DataTree, guide: str, units: tuple[Array, Array] | None = None
+) -> Picture:
     """Draw ArviZ's posterior predictive check: a panel a feature, or one for a single column.
 
     Parameters
@@ -81,8 +83,12 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     tree : xarray.DataTree
         With sample dimensions (chain, draw).
     guide : str
+    units : (array, array), optional
+        Mean and sd of each feature in its own units, in which it is drawn.
     """
     (name,) = tree.observed_data.data_vars
+    if units is not None and "feature" in tree.observed_data[name].dims:
+        tree = _in_units(tree, name, *units)
     observed = tree.observed_data[name]
     if np.isin(observed, (0, 1)).all():
         plot: Any = az.plot_ppc_pava(_in_one_row(tree, name), figure_kwargs={"figsize": (5.0, 4.5)})
@@ -112,6 +118,17 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
         f"Distribution of {of}: the data (black), draws from the fitted model (blue), {guide}"
     )
     return f"Posterior predictive check of {of}, guide {guide}", figure
+
+
+def _in_units(tree: xr.DataTree, name: Any, loc: Array, scale: Array) -> xr.DataTree:
+    """Undo the standardisation of what is observed, and of what is predicted."""
+    groups = {}
+    for group in ("posterior_predictive", "observed_data"):
+        value = tree[group][name]
+        by_feature = {"feature": value.feature} if "feature" in value.coords else None
+        shift, width = (xr.DataArray(x, by_feature, "feature") for x in (loc, scale))
+        groups[group] = (value * width + shift).rename(name).to_dataset()
+    return xr.DataTree.from_dict(groups)
 
 
 def _in_one_row(tree: xr.DataTree, name: Any) -> xr.DataTree:

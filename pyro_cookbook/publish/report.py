@@ -101,7 +101,9 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
         sample_dims=("chain", "draw"),
     )
     if "observed_data" in chains.children:
-        drawn.append(plot_predictive(chains, best.guide))
+        table = best.table
+        units = (table.loc.numpy(), table.scale.numpy()) if best.recipe.standardised else None
+        drawn.append(plot_predictive(chains, best.guide, units))
     return drawn
 
 
