@@ -117,7 +117,7 @@ def as_tensor(value: Any) -> Tensor | None:
     Masked entries of an array become NaN, as what is missing is everywhere else.
     """
     if np.ma.isMaskedArray(value) and np.ma.is_masked(value) and value.dtype.kind in "biuf":
-        value = value.astype(np.float64).filled(np.nan)
+        value = np.ma.filled(value.astype(np.float64), np.nan)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # a ragged list, a tensor that has a gradient

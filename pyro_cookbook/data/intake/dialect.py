@@ -39,7 +39,9 @@ class Dialect:
     trailing : bool
         Whether every row of the body ends in one more separator.
     first_line : int
-        Line of the file on which the first row of the text stands, counted from 1.
+        Line of the file with which the text begins, counted from 1: 2 below Excel's ``sep=;``.
+    header_line : int
+        Line of the file with the first row.
     """
 
     separator: str
@@ -50,6 +52,7 @@ class Dialect:
     header: bool
     trailing: bool
     first_line: int
+    header_line: int
 
     @property
     def num_fields(self) -> int:
@@ -190,8 +193,9 @@ def sniff(
     names, body = best.rows[0], best.rows[1:]
     if len(names) > 1 and not names[-1].strip() and _is_trailing(names[:-1], body):
         names = names[:-1]
+    blank_lines = len(sample) - len(sample.lstrip("\n"))
     if header is None:
-        _check_header(names, body, source, first_line, best.separator)
+        _check_header(names, body, source, first_line + blank_lines, best.separator)
     if header is False:
         names, body = [f"column {i + 1}" for i in range(len(names))], best.rows
     found = decimal or _decimal(body, best.separator, source)
@@ -204,6 +208,7 @@ def sniff(
         header=header is not False,
         trailing=_is_trailing(names, body) and header is not False,
         first_line=first_line,
+        header_line=first_line + blank_lines,
     )
 
 

@@ -130,7 +130,7 @@ def read_text(
         header=options.header,
         first_line=first_line,
     )
-    line = f"line {first_line}: " if dialect.header else ""
+    line = f"line {dialect.header_line}: " if dialect.header else ""
     _check_names(dialect.names, source, line)
     text, num_empty = _without_empty_rows(text, dialect)
     chosen = choose(dialect.names)
