@@ -161,6 +161,14 @@ def check_shape(name: str, node: Node) -> None:
             f"site {name!r}: observations of shape {tuple(value.shape)} do not fit a distribution"
             f" of batch shape {tuple(fn.batch_shape)}"
         ) from None
+    # One column of a table, shape (n, 1), against a plate of n rows: n × n pairs.
+    is_column = len(batch) > 1 and batch[-1] == 1 < batch[-2]
+    if is_column and fn.batch_shape[-2:] == (batch[-2], batch[-2]):
+        raise BadObservation(
+            f"site {name!r}: observations of shape {tuple(value.shape)} against a distribution of"
+            f" batch shape {tuple(fn.batch_shape)} would each be counted {batch[-2]} times; give a"
+            f" column of shape ({batch[-2]},)"
+        )
     if rows.numel() > max(batch.numel(), torch.Size(fn.batch_shape).numel()):
         raise BadObservation(
             f"site {name!r}: observations of shape {tuple(value.shape)} against a distribution of"

@@ -112,7 +112,12 @@ def as_observation(name: str, fn: Any, value: Any) -> Tensor:
 
 
 def as_tensor(value: Any) -> Tensor | None:
-    """Copy an array, a column, a list or a number into a tensor; None if it holds no numbers."""
+    """Copy an array, a column, a list or a number into a tensor; None if it holds no numbers.
+
+    Masked entries of an array become NaN, as what is missing is everywhere else.
+    """
+    if np.ma.isMaskedArray(value) and np.ma.is_masked(value) and value.dtype.kind in "biuf":
+        value = np.ma.filled(value.astype(np.float64), np.nan)
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # a ragged list, a tensor that has a gradient
@@ -121,8 +126,8 @@ def as_tensor(value: Any) -> Tensor | None:
         return None
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
-    if array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
+    # Torch knows neither long doubles nor the byte order of other machines.
+    array = array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="))
     return torch.tensor(np.ascontiguousarray(array).reshape(array.shape))
 
 

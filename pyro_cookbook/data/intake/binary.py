@@ -211,7 +211,8 @@ def read_zarr(path: Path, name: str) -> Raw:
 
     try:
         with xr.open_zarr(path, consolidated=False) as dataset:
-            frame = of_xarray(dataset.load(), str(path))
+            # A store has no order of its own: folders are listed as the disk has them.
+            frame = of_xarray(dataset[sorted(dataset.data_vars)].load(), str(path))
     except ImportError as error:
         raise InputError(
             f"{path}: a Zarr store needs the package zarr: {one_line(error)}"
@@ -220,4 +221,4 @@ def read_zarr(path: Path, name: str) -> Raw:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not a readable Zarr store: {one_line(error)}") from error
-    return Raw(frame, name, str(path), Rows(frame), ("Zarr",))
+    return Raw(frame, name, str(path), Rows(frame), ("Zarr, variables by name",))

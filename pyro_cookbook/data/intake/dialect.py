@@ -19,7 +19,7 @@ _COMMA = re.compile(r"[+-]?(\d*),(\d+)([eE][+-]?\d+)?")
 _POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 _SAMPLE = 1 << 16  # characters that are looked at to tell the dialect
 _MOST_ROWS = 300
-_SHARE_OF_NULLS = 0.2  # of one half of the bytes: UTF-16 of mostly Latin letters
+_SHARE_OF_NULLS = 0.5  # of one half of the bytes: UTF-16 of mostly Latin letters
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Dialect:
     trailing : bool
         Whether every row of the body ends in one more separator.
     first_line : int
-        Line of the file on which the first row of the text stands, counted from 1.
+        Line of the file with which the text begins, counted from 1: 2 below Excel's ``sep=;``.
+    header_line : int
+        Line of the file with the first row.
     """
 
     separator: str
@@ -50,6 +52,7 @@ class Dialect:
     header: bool
     trailing: bool
     first_line: int
+    header_line: int
 
     @property
     def num_fields(self) -> int:
@@ -78,7 +81,9 @@ def decode(data: bytes, encoding: str | None, source: str) -> tuple[str, str]:
         if data.startswith(mark):
             return _decoded(data, name, source), said
     if b"\0" in data:
-        return _utf16(data, source), "UTF-16 without a byte-order mark"
+        text = _utf16(data, source)
+        _check_control(text, source)
+        return text, "UTF-16 without a byte-order mark"
     try:
         text, said = data.decode("utf-8"), "UTF-8"
     except UnicodeDecodeError as error:
@@ -88,12 +93,19 @@ def decode(data: bytes, encoding: str | None, source: str) -> tuple[str, str]:
             text = data.decode("cp1252")
         except UnicodeDecodeError:
             text, said = data.decode("latin-1"), said.replace("Windows-1252", "Latin-1")
-    control = re.search(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]", text[: 1 << 20])
-    if control:
-        raise InputError(
-            f"{source}: not text: byte 0x{ord(control[0]):02x} has no place in a table"
-        )
+    _check_control(text, source)
     return text, said
+
+
+def _check_control(text: str, source: str) -> None:
+    """Refuse characters that steer a terminal and stand in no table."""
+    found = re.search(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]", text[: 1 << 20])
+    if found:
+        place = text.count("\n", 0, found.start()) + 1
+        raise InputError(
+            f"{source}: line {place}: character 0x{ord(found[0]):02x}, expected text (a binary"
+            " file?)"
+        )
 
 
 def _decoded(data: bytes, encoding: str, source: str) -> str:
@@ -176,13 +188,14 @@ def sniff(
     if not any(score.rows for score in scored):
         raise InputError(f"{source}: it has only blank lines, expected a header and rows")
     best = max(scored, key=lambda score: score.key)
-    if separator is None and best.key[0] <= 0:  # no separator: one column
-        best = _scored(sample, "," if decimal != "," else ";", quote)
+    if separator is None and best.key[0] <= 0:  # no separator in the header: one column
+        best = _one_column(scored, decimal)
     names, body = best.rows[0], best.rows[1:]
     if len(names) > 1 and not names[-1].strip() and _is_trailing(names[:-1], body):
         names = names[:-1]
+    blank_lines = len(sample) - len(sample.lstrip("\n"))
     if header is None:
-        _check_header(names, body, source, first_line, best.separator)
+        _check_header(names, body, source, first_line + blank_lines, best.separator)
     if header is False:
         names, body = [f"column {i + 1}" for i in range(len(names))], best.rows
     found = decimal or _decimal(body, best.separator, source)
@@ -195,6 +208,7 @@ def sniff(
         header=header is not False,
         trailing=_is_trailing(names, body) and header is not False,
         first_line=first_line,
+        header_line=first_line + blank_lines,
     )
 
 
@@ -227,6 +241,17 @@ def _scored(sample: str, separator: str, quote: str) -> _Scored:
     if separator == " " and (equal < 1 or numbers < 0.5):
         return _Scored(separator, runs, rows, (-1.0, 0.0, width))
     return _Scored(separator, runs, rows, (0.01 + equal, numbers, width))
+
+
+def _one_column(scored: Sequence[_Scored], decimal: str | None) -> _Scored:
+    """Choose for a header of one name: what would separate numbers below it, else nothing."""
+    for one in scored:
+        body = one.rows[1:]
+        cells = [cell.strip() for row in body for cell in row]
+        is_split = bool(body) and all(len(row) > 1 for row in body)
+        if one.separator in ";\t|" and is_split and all(map(NUMBER.fullmatch, cells)):
+            return one
+    return next(one for one in scored if one.separator == (";" if decimal == "," else ","))
 
 
 def _quote(sample: str) -> str:

@@ -36,7 +36,9 @@ def check_widths(text: str, source: str, dialect: Dialect) -> None:
 def too_many(source: str, line: int, fields: Sequence[str], dialect: Dialect) -> str:
     """Say that a row has more fields than the header, and why that may be."""
     hint = ""
-    if len(fields) == len(dialect.names) + 1:
+    if len(dialect.names) == 1 and len(fields) > 1 and not dialect.names[0].isidentifier():
+        hint = "; a title or a comment above the header?"
+    elif len(fields) == len(dialect.names) + 1:
         if not fields[-1].strip():
             hint = "; it ends in a separator"
         elif dialect.separator == "," and all(NUMBER.fullmatch(one.strip()) for one in fields):

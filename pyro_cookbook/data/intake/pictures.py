@@ -32,8 +32,8 @@ def read_pictures(files: Sequence[tuple[Path, bytes]], source: str, name: str) -
     -------
     Raw
         Columns "row, column" of the pixels, brightness from 0 (black) to 1 (white). Colours are
-        made grey (ITU-R BT.601). Pixels that are the same in all pictures are left out: they say
-        nothing. For patches of pictures see `pyro_cookbook.data.patches`.
+        made grey (ITU-R BT.601). Pixels that are the same in all pictures are `idle`. For patches
+        of pictures see `pyro_cookbook.data.patches`.
 
     Raises
     ------
@@ -58,17 +58,15 @@ def read_pictures(files: Sequence[tuple[Path, bytes]], source: str, name: str) -
     varies = flat.max(0) > flat.min(0)
     if not varies.any():
         raise InputError(f"{source}: its {len(files)} pictures are all the same")
-    kept = [one for one, keep in zip(names, varies, strict=True) if keep]
+    idle = [one for one, keep in zip(names, varies, strict=True) if not keep]
     said = [
         f"{len(files)} pictures of {width} × {height} pixels, one a row: {_shown(files)};"
         " brightness from 0 (black) to 1 (white)"
     ]
     if coloured:
-        said.append(f"colours made grey in {coloured} pictures")
-    if not varies.all():
-        said.append(f"pixels that are the same in all pictures: {(~varies).sum()}, left out")
-    frame = pd.DataFrame(flat[:, varies], columns=kept)
-    return Raw(frame, name, source, Rows(frame), tuple(said))
+        said.append(f"pictures whose colours were made grey: {coloured}")
+    frame = pd.DataFrame(flat, columns=names)
+    return Raw(frame, name, source, Rows(frame), tuple(said), idle=frozenset(idle))
 
 
 def _shown(files: Sequence[tuple[Path, bytes]]) -> str:
@@ -77,7 +75,7 @@ def _shown(files: Sequence[tuple[Path, bytes]]) -> str:
 
 def _grey(path: Path, data: bytes) -> tuple[npt.NDArray[np.float64], bool]:
     """Read one picture as brightness from 0 to 1, shape (height, width)."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         # Pillow warns of large pictures; they are refused below, before anything is unpacked.
@@ -98,5 +96,7 @@ def _grey(path: Path, data: bytes) -> tuple[npt.NDArray[np.float64], bool]:
             return np.asarray(picture.convert("L"), dtype=float) / 255, coloured
     except InputError:
         raise
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not a readable picture") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable picture: {one_line(error)}") from error

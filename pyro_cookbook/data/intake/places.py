@@ -39,8 +39,11 @@ class Raw:
         What was recognised on the way here, in sentences.
     decimal : str
         What stands before the decimals in columns of text: "." or ",".
-    marks : dict of str to int
-        Marks of missing entries that were met, and how often.
+    marks : callable
+        Counts the marks of missing entries: mark → how often it was met.
+    idle : frozenset of str
+        Columns that say nothing here and are left out unless they are asked for: pixels that are
+        the same in all pictures.
     """
 
     frame: pd.DataFrame
@@ -50,6 +53,7 @@ class Raw:
     lines: tuple[str, ...] = ()
     decimal: str = "."
     marks: Callable[[], dict[str, int]] = dict
+    idle: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)

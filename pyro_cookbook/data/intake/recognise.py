@@ -116,7 +116,12 @@ def recognise(
             raise InputError(f"{label}: separator, decimal, encoding and header are for text")
         raw = read_memory(source, name)
     if not chosen:  # read whole
-        raw = replace(raw, frame=raw.frame[choose(list(raw.frame.columns))])
+        wanted = choose(list(raw.frame.columns))
+        if columns is None and raw.idle:
+            wanted = [one for one in wanted if one not in raw.idle]
+            said = f"the same in all rows: {len(raw.idle)} columns, left out"
+            raw = replace(raw, lines=(*raw.lines, said))
+        raw = replace(raw, frame=raw.frame[wanted])
     return typed(raw, missing, known, keep_first=columns is not None)
 
 
@@ -161,7 +166,8 @@ def chosen_of(
     chosen = [name for name in chosen if name not in left_out and name != outcome]
     chosen += [] if outcome is None else [outcome]
     if not chosen:
-        raise InputError(f"{source}: no column is left; there are {listed(names)}")
+        what = f"there are {listed(names)}" if names else "it has none"
+        raise InputError(f"{source}: no column is left; {what}")
     return chosen
 
 

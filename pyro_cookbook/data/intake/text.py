@@ -130,7 +130,7 @@ def read_text(
         header=options.header,
         first_line=first_line,
     )
-    line = f"line {first_line}: " if dialect.header else ""
+    line = f"line {dialect.header_line}: " if dialect.header else ""
     _check_names(dialect.names, source, line)
     text, num_empty = _without_empty_rows(text, dialect)
     chosen = choose(dialect.names)
@@ -208,9 +208,8 @@ def _excel_line(text: str, separator: str | None) -> tuple[str, str | None, int]
 
 def _check_names(names: Sequence[str], source: str, line: str) -> None:
     """Refuse columns without a name, but for the first, and names that are there twice."""
-    last = len(names) - 1
     for i, name in enumerate(names):
-        if not name and 0 < i < last:
+        if not name and i:
             raise InputError(f"{source}: {line}column {i + 1} has no name")
     check_names([name for name in names if name], source, line)
 
@@ -219,16 +218,14 @@ def _without_empty_rows(text: str, dialect: Dialect) -> tuple[str, int]:
     """Blank out rows of separators and blanks only; spreadsheets write them below a table."""
     if dialect.separator == " ":
         return re.sub(r"(?m)^[ \t]+$", "", text), 0
-    separators = re.escape(dialect.separator)
-    least = dialect.num_fields - 1
+    separator = re.escape(dialect.separator)
     blanks = " " if dialect.separator == "\t" else " \t"
-    if not re.search(rf"\n[{blanks}]*(?:{separators}|$|[{blanks}]\n)", text):
+    if re.search(rf"\n[{blanks}]+\n", text):
+        text = re.sub(rf"(?m)^[{blanks}]+$", "", text)
+    least = dialect.num_fields - 1
+    if not least or not re.search(rf"\n[{blanks}]*{separator}[{blanks}{separator}]*(\n|\Z)", text):
         return text, 0
-    pattern = rf"(?m)^[{blanks}]*(?:{separators}[{blanks}]*){{{least},}}$"
-    if least == 0:
-        return re.sub(rf"(?m)^[{blanks}]+$", "", text), 0
-    text = re.sub(rf"(?m)^[{blanks}]+$", "", text)
-    return re.subn(pattern, "", text)
+    return re.subn(rf"(?m)^[{blanks}]*(?:{separator}[{blanks}]*){{{least},}}$", "", text)
 
 
 def _parsed(
@@ -238,7 +235,9 @@ def _parsed(
     indices = [dialect.names.index(name) for name in chosen]
     if dialect.trailing:
         indices.append(len(dialect.names))
-    types = {str(dialect.names.index(name)): pa.string() for name in words if name in chosen}
+    # Arrow reads 0x1A as 26, which is no number of a table: such texts are read word by word.
+    as_text = chosen if "0x" in text or "0X" in text else words.intersection(chosen)
+    types = {str(dialect.names.index(name)): pa.string() for name in as_text}
     if text.count(dialect.quote) % 2:
         check_quotes(text, source, dialect)
     body = _body(text, dialect)
