@@ -11,7 +11,12 @@ from build import belief_model, belief_network, belief_phi, belief_theta, build
 from guides import learned_codes, maximum_entropy
 from guides.eight_schools import EightSchoolsFullRank
 from guides.explaining_away import ExplainingAwayMAP
-from guides.sparse_coding import SparseCodingMAP
+from guides.sparse_coding import (
+    SparseCodingAmortized,
+    SparseCodingGaussian,
+    SparseCodingMAP,
+    SparseCodingMeanField,
+)
 from guides.variational_autoencoder import (
     VariationalAutoencoderAmortized,
     VariationalAutoencoderMeanField,
@@ -37,6 +42,11 @@ def answers_of(name: str) -> catalogue.Recipe:
 def rows_of(table: Table, rows: object) -> Table:
     """Some rows of a table, standardised as all of it was."""
     return replace(table, v=table.v[rows], raw=table.raw[rows])
+
+
+def block(frame: pd.DataFrame, name: str, count: int) -> np.ndarray:
+    """Columns of one kind side by side, shape (n, count): their name has {} for the number."""
+    return np.column_stack([frame[name.format(k)] for k in range(count)])
 
 
 def without_last(table: Table) -> Table:
@@ -144,6 +154,10 @@ def codes(guide: str) -> Fit:
     v = signals().raw
     made = {
         "map": lambda: SparseCodingMAP(len(v), 6).double(),
+        "gaussian": lambda: SparseCodingGaussian(len(v), 6).double(),
+        "mean_field": lambda: SparseCodingMeanField(len(v), 6).double(),
+        "amortized": lambda: SparseCodingAmortized(4, 6, (8,)).double(),
+        "amortized point": lambda: SparseCodingAmortized(4, 6, (8,), point=True).double(),
         "psd": lambda: learned_codes.SparseCodingPSD(4, 6).double(),
         "lista": lambda: learned_codes.SparseCodingLISTA(4, 6, 3).double().start_at(dictionary()),
         "learned_steps": lambda: (
@@ -209,6 +223,7 @@ def every_recipe() -> dict[str, tuple[str, Fit, Table]]:
         "mixture": ("02_exp", prepared("02", "exact"), measurements()),
         "bayesian mixture": ("02_exp", prepared("02", "mean_field"), measurements()),
         "codes": ("03_sparse", codes("map"), signals()),
+        "spread of codes": ("03_sparse", codes("gaussian"), signals()),
         "switches": ("04a_bin", prepared("04a", "map", "signals"), signals()),
         "entropy": ("04b_calc", entropy("normal"), measurements()),
         "flow": ("04b_calc", entropy("flow"), measurements()),

@@ -1,21 +1,19 @@
 """Answers beside exact ones: scikit-learn, SciPy, conditioning, enumeration and quadrature."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from answered import (
     answers_of,
-    autoencoder,
     beliefs,
     bits,
+    block,
     causes,
     codes,
-    counts,
     dictionary,
-    entropy,
     measurements,
     outcomes,
     prepared,
@@ -28,27 +26,15 @@ from build import build
 from oracles import binary_sparse_coding as switches_oracle
 from oracles import continuous_latents, sigmoid_belief_network
 from oracles.programs import array
-from scipy import integrate, stats
+from scipy import integrate, optimize, stats
 from scipy.special import expit
 from sklearn.linear_model import Lasso
 from sklearn.mixture import GaussianMixture
 
-from guides.variational_autoencoder import VariationalAutoencoderMeanField
-from models.variational_autoencoder import VariationalAutoencoder
 from pyro_cookbook import data
-from pyro_cookbook.algorithms import factor_analysis
 from pyro_cookbook.algorithms.sparse_coding.fista import objective
-from pyro_cookbook.algorithms.variational_autoencoder.bounds import on_grid
-from pyro_cookbook.algorithms.variational_autoencoder.refinement import elbo, refine
 from pyro_cookbook.fits.fitting import as_fit
 from pyro_cookbook.programs.drawing import draw
-
-ends = pytest.mark.parametrize(("end", "tail"), [("lower", 0.055), ("upper", 0.945)])
-
-
-def block(frame, name, count):
-    return np.column_stack([frame[name.format(k)] for k in range(count)])
-
 
 # --- factors and components ----------------------------------------------------------------------
 
@@ -172,6 +158,53 @@ def test_codes_by_scikit_learns_lasso():
         assert lines[f"mean |code|[{k}]"] == pytest.approx(abs(h[:, k]).mean(), abs=1e-3)
         assert lines[f"atom[{k}, q]"] == pytest.approx(W[1, k])
     assert (lines["noise sd"], lines["rate"], lines["mean[p]"]) == (0.6, 1.3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("guide", "factor"), [("gaussian", stats.norm), ("mean_field", stats.laplace)]
+)
+def test_the_spread_of_codes_is_that_of_the_best_factors(guide, factor):
+    """The bound of one row by quadrature over every code, climbed by SciPy."""
+    fit, table, theta = codes(guide), signals(), dictionary()
+    rows = answers_of("03").apply(fit, table)
+    pd.testing.assert_frame_equal(rows.iloc[:, :11], answers_of("03").apply(codes("map"), table))
+    W, b = array(theta.W), array(theta.b)
+    t = np.linspace(-30, 30, 60_001)
+
+    def bound(parameters, row):
+        """E log p(row, h) + H(q), the moments of |h| from a grid of standard quantiles."""
+        loc, scale = parameters[:6], np.exp(parameters[6:])
+        h = loc[:, None] + scale[:, None] * t
+        weight = factor.pdf(t) / factor.pdf(t).sum()
+        absolute, variance = (abs(h) @ weight), ((h - loc[:, None]) ** 2 @ weight)
+        squares = np.sum((row - b - W @ loc) ** 2) + variance.sum()
+        log_v = -squares / (2 * theta.scale**2) - 2 * math.log(2 * math.pi * theta.scale**2)
+        log_h = 6 * math.log(theta.rate / 2) - theta.rate * absolute.sum()
+        return log_v + log_h + sum(factor(loc[k], scale[k]).entropy() for k in range(6))
+
+    for n in (0, 7):
+        row = table.raw[n].numpy()
+        loc = np.array([rows[f"h[{k}] mean"][n] for k in range(6)])
+        sd = np.array([rows[f"h[{k}] sd"][n] for k in range(6)])
+        told = np.concatenate([loc, np.log(sd / factor.std())])
+        assert rows["ELBO"][n] == pytest.approx(bound(told, row), abs=1e-3)
+        best = optimize.minimize(lambda x, row=row: -bound(x, row), told, method="L-BFGS-B",
+                                 options={"maxiter": 5})  # fmt: skip
+        assert -best.fun < rows["ELBO"][n] + 2e-3
+        mode = np.array([rows[f"h[{k}]"][n] for k in range(6)])
+        assert bound(np.concatenate([mode, told[6:]]), row) < rows["ELBO"][n] - 0.01
+
+
+def test_an_encoder_of_codes_is_asked_for_their_spread():
+    fit, table = codes("amortized"), signals()
+    rows = answers_of("03").apply(fit, table)
+    np.testing.assert_allclose(block(rows, "h[{}] mean", 6), array(fit.guide.encoder(table.raw)))
+    sd = 2**0.5 * array(fit.guide.h_scale)
+    np.testing.assert_allclose(block(rows, "h[{}] sd", 6), np.tile(sd, (20, 1)))
+    best = answers_of("03").apply(codes("mean_field"), table)
+    assert (rows["ELBO"] < best["ELBO"]).all()
+    point = answers_of("03").apply(codes("amortized point"), table)
+    assert list(point.columns) == list(rows.columns[:11])
 
 
 @pytest.mark.parametrize("guide", ["psd", "lista", "learned_steps"])
@@ -317,115 +350,3 @@ def _mixed(value, noise, loc, covariance):
     left = covariance[0, 0] - slope * covariance[0, 1]
     sd = np.sqrt(left + np.exp(2 * log_tau) + noise**2)
     return integrate.trapezoid(stats.norm.pdf(z) * stats.norm.cdf(value, mu, sd), z)
-
-
-# --- densities of maximum entropy ----------------------------------------------------------------
-
-
-def test_a_normal_of_largest_entropy_in_raw_units():
-    fit, table = entropy("normal"), measurements()
-    loc = table.loc.numpy() + table.scale.numpy() * array(fit.guide.h_loc)
-    exact = stats.norm(loc, table.scale.numpy() * array(fit.guide.h_scale))
-    rows = answers_of("04b").apply(fit, table)
-    raw = table.raw.numpy()
-    below = np.column_stack([rows[f"P(below)[{c}]"] for c in table.columns])
-    np.testing.assert_allclose(below, exact.cdf(raw))
-    np.testing.assert_allclose(rows["log density"], exact.logpdf(raw).sum(1))
-    lines = answers_of("04b").estimates(fit, table)["mean"]
-    np.testing.assert_allclose(lines.iloc[:6], [*exact.mean(), *exact.std()])
-    assert lines["entropy"] == pytest.approx(exact.entropy().sum())
-
-
-def test_a_flow_of_largest_entropy_by_quadrature():
-    """Column by column on a fine grid of raw values, the others held at a row's."""
-    fit, table = entropy("flow"), measurements()
-    apply, lines = answers_of("04b").apply, answers_of("04b").estimates(fit, table)["mean"]
-    entropies = []
-    for d, column in enumerate(table.columns):
-        v = torch.linspace(-40, 40, 20_001, dtype=torch.float64)
-        rows = table.v[:1].repeat(len(v), 1)
-        rows[:, d] = v
-        x = (table.loc[d] + table.scale[d] * v).numpy()
-
-        found = apply(fit, replace(table, v=rows, raw=table.loc + table.scale * rows))
-        density = np.exp(found["log density"] - found["log density"].max())
-        density /= integrate.trapezoid(density, x)
-        mean = integrate.trapezoid(density * x, x)
-        variance = integrate.trapezoid(density * (x - mean) ** 2, x)
-        assert lines[f"mean[{column}]"] == pytest.approx(mean, abs=1e-4 * variance**0.5)
-        assert lines[f"sd[{column}]"] == pytest.approx(variance**0.5, rel=1e-4)
-        positive = np.maximum(density, 1e-300)
-        entropies.append(-integrate.trapezoid(density * np.log(positive), x))
-        below = integrate.cumulative_trapezoid(density, x, initial=0)
-        np.testing.assert_allclose(found[f"P(below)[{column}]"], below, atol=1e-4)
-    assert lines["entropy"] == pytest.approx(sum(entropies), abs=1e-3)
-
-
-# --- the variational auto-encoder ----------------------------------------------------------------
-
-
-def test_rows_of_an_encoder_are_the_encoders():
-    fit, table = autoencoder("amortized"), measurements()
-    rows = answers_of("05c").apply(fit, table)
-    loc, scale = (one.detach() for one in fit.guide.encode(table.v))
-    np.testing.assert_allclose(block(rows, "h[{}] mean", 2), array(loc))
-    np.testing.assert_allclose(block(rows, "h[{}] sd", 2), array(scale))
-    mean = table.loc + table.scale * fit.model.decoder(loc)
-    told = np.column_stack([rows[f"reconstruction[{c}]"] for c in table.columns])
-    np.testing.assert_allclose(told, array(mean))
-    evidence = array(on_grid(fit.model, table.v).log_evidence) - float(table.scale.log().sum())
-    assert (rows["ELBO"] < evidence + 1e-6).all()
-    lines = answers_of("05c").estimates(fit, table)["mean"]
-    assert lines["activity[1]"] == pytest.approx(float(loc[:, 1].var(correction=0)))
-    kl = torch.distributions.kl_divergence(
-        torch.distributions.Normal(loc, scale), torch.distributions.Normal(0.0, 1.0)
-    ).mean(0)
-    assert lines["KL[0]"] == pytest.approx(float(kl[0]))
-    active = sum(float(loc[:, k].var(correction=0)) > 0.01 for k in range(2))
-    assert lines["active latents"] == active
-
-
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "beta_binomial"])
-def test_rows_without_an_encoder_come_close_to_their_evidence(likelihood):
-    """By a grid over both latents; the prior in the posterior's place is far from it."""
-    fit = autoencoder("mean_field", likelihood)
-    table = {"gaussian": measurements, "bernoulli": bits, "beta_binomial": counts}[likelihood]()
-    rows = answers_of("05c").apply(fit, table)
-    v = table.v if likelihood == "gaussian" else table.raw
-    exact = on_grid(fit.model, v)
-    best = refine(fit.model, v, exact.mean, exact.sd, num_steps=400, num_draws=16)
-    eps = torch.randn(2000, 1, 2, dtype=torch.float64)
-    units = float(table.scale.log().sum()) if likelihood == "gaussian" else 0.0
-    bound = array(elbo(fit.model, v, best.loc, best.scale, eps)) - units
-    prior = array(elbo(fit.model, v, 0 * best.loc, 0 * best.scale + 1, eps)) - units
-    evidence = array(exact.log_evidence) - units
-    assert (rows["ELBO"] - evidence).max() < 0.02  # 64 draws of a bound
-    lost = bound - rows["ELBO"]
-    assert lost.mean() < 0.05
-    assert lost.max() < 0.5  # in a row of two modes the other may have been found
-    assert (bound - prior).mean() > 0.5
-    off = (block(rows, "h[{}] mean", 2) - array(best.loc)) / array(best.scale)
-    assert np.median(abs(off)) < 0.1
-
-
-def test_row_by_row_is_exact_where_the_posterior_is_independent_normals():
-    """A linear decoder with columns at right angles: probabilistic PCA with its own axes."""
-    table = measurements()
-    model = VariationalAutoencoder(3, 2, (), isotropic=True).double()
-    model.decoder[0].weight.data = torch.tensor([[2.0, 0.0], [0.0, 0.7], [1.0, 0.0]]).double()
-    model.decoder[0].bias.data = torch.tensor([0.1, -0.2, 0.3]).double()
-    model.scale = torch.tensor([0.5], dtype=torch.float64)
-    fit = as_fit(model, VariationalAutoencoderMeanField(90, 2).double(), table.v)
-    theta = factor_analysis.FactorAnalysisParameters(
-        model.decoder[0].weight, model.decoder[0].bias, model.scale.expand(3)
-    )
-    mean, covariance = factor_analysis.posterior(theta, table.v)
-    rows = answers_of("05c").apply(fit, table)
-    sd = array(covariance.diagonal().sqrt())
-    off = (block(rows, "h[{}] mean", 2) - array(mean)) / sd
-    assert abs(off).max() < 0.15
-    np.testing.assert_allclose(block(rows, "h[{}] sd", 2), np.tile(sd, (90, 1)), rtol=0.05)
-    evidence = array(factor_analysis.log_evidence(theta, table.v) - table.scale.log().sum())
-    gap = evidence - rows["ELBO"]
-    assert gap.min() > -1e-9
-    assert gap.max() < 0.01

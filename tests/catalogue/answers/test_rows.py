@@ -1,5 +1,6 @@
 """What is said of a row is said of that row: in any order, in any batch, of any table."""
 
+import doctest
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +80,11 @@ def test_a_table_of_other_columns_is_refused_in_a_line(key):
         fewer = measurements()
     with pytest.raises(data.InputError, match=r"^--data: '.*' has \d columns? \(.*\), expected"):
         answers_of(name).apply(fit, fewer)
+
+
+def test_the_examples_run():
+    flags = doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(frames, optionflags=flags) == (0, 4)
 
 
 def test_chunks_stand_below_each_other():
