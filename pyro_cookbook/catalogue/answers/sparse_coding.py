@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyro_cookbook.algorithms.sparse_coding import fista
+from guides import sparse_coding as guides
+from pyro_cookbook.algorithms.sparse_coding import fista, mean_field
 from pyro_cookbook.catalogue.answers.frames import (
     FEW,
     labels,
@@ -70,9 +71,11 @@ def estimates(fit: Fit, table: Table) -> pd.DataFrame:
 
 
 def apply(fit: Fit, new: Table) -> pd.DataFrame:
-    """Find the codes of rows at the mode, by FISTA with the dictionary of the fit.
+    """Find the codes of rows at the mode, by FISTA with the fit's dictionary, and their spread.
 
-    This is so whichever guide was fitted: the guides' own factors belong to the rows of the fit.
+    The factors of a guide belong to the rows of the fit. For other rows those of the same family
+    are found anew: independent normals or Laplaces at the maximum of their bound, which is one and
+    is reached to 1e-7 nats. An encoder is asked.
 
     Parameters
     ----------
@@ -83,18 +86,48 @@ def apply(fit: Fit, new: Table) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A line for each row, in their order: ``h[k]`` of every atom, with exact zeros, in the units
-        of the columns; ``reconstruction[column]``, W h + b; and ``reconstruction error``, the root
-        of the mean square of what it misses, both in the units of the columns. A mode has no
-        spread.
+        A line for each row, in their order: ``h[k]`` of every atom, the mode, with exact zeros, in
+        the units of the columns; ``reconstruction[column]``, W h + b at the mode, and
+        ``reconstruction error``, the root of the mean square of what it misses, both in the units
+        of the columns. Under a guide with a spread also ``h[k] mean`` and ``h[k] sd``, and
+        ``ELBO``, in nats, a bound on the log density of the row.
     """
     theta: Any = fit.model
+    names = _names(theta, new)
+    family = _family(fit.guide)
+    if family:
+        atoms = range(theta.W.shape[1])
+        names += [f"h[{k}] {what}" for k in atoms for what in ("mean", "sd")] + ["ELBO"]
 
     def answer(part: Tensor) -> list[Tensor]:
-        return _reconstructed(theta, part, _codes(theta, part))
+        found = _reconstructed(theta, part, _codes(theta, part))
+        if not family:
+            return found
+        loc, scale = _factors(fit, part, family)
+        sd = mean_field.FAMILIES[family](loc, scale).variance.sqrt()
+        both = torch.stack([loc, sd], -1).flatten(1)
+        return [*found, both, mean_field.elbo(theta, part, loc, scale, family)]
 
-    rows = same_columns(new, new.raw, len(theta.b))
-    return row_by_row(rows, _names(theta, new), answer)
+    return row_by_row(same_columns(new, new.raw, len(theta.b)), names, answer)
+
+
+def _family(guide: object) -> str:
+    """Name the family of a guide's factors; "" of a point."""
+    if isinstance(guide, guides.SparseCodingGaussian):
+        return "normal"
+    is_point = isinstance(guide, guides.SparseCodingAmortized) and guide.point
+    kinds = guides.SparseCodingMeanField | guides.SparseCodingAmortized
+    return "laplace" if isinstance(guide, kinds) and not is_point else ""
+
+
+def _factors(fit: Fit, v: Tensor, family: str) -> tuple[Tensor, Tensor]:
+    """Locations and scales of the factors of any rows, each of shape (n, K)."""
+    guide: Any = fit.guide
+    if isinstance(fit.guide, guides.SparseCodingAmortized):
+        loc = guide.encoder(v)
+        return loc, guide.h_scale.expand_as(loc)
+    theta: Any = fit.model
+    return mean_field.fit_rows(theta, v, family)
 
 
 def apply_encoder(fit: Fit, new: Table) -> pd.DataFrame:

@@ -118,7 +118,8 @@ def apply(fit: Fit, new: Table) -> pd.DataFrame:
     gaussian = model.likelihood == "gaussian"
     v = same_columns(new, new.v if gaussian else new.raw, model.num_features)
     _check_support(model, new)
-    eps = base_draws(_NUM_DRAWS, model.num_latents, seed=_SEED).to(v)
+    num_draws = max(_NUM_DRAWS, 2 * model.num_latents)
+    eps = base_draws(num_draws, model.num_latents, seed=_SEED).to(v)
     constant = log_units(new) if gaussian else 0.0
 
     def answer(part: Tensor) -> list[Tensor]:
@@ -131,7 +132,7 @@ def apply(fit: Fit, new: Table) -> pd.DataFrame:
 
     latents = [f"h[{k}] {what}" for k in range(model.num_latents) for what in ("mean", "sd")]
     names = [*latents, *labels("reconstruction", new.columns), "ELBO"]
-    chunk_rows = max(1, _CHUNK_NUMBERS // (_NUM_DRAWS * model.num_features))
+    chunk_rows = max(1, _CHUNK_NUMBERS // (num_draws * model.num_features))
     return row_by_row(v, names, answer, chunk_rows)
 
 
