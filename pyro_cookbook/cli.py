@@ -204,7 +204,7 @@ def fit(
         console.print_understood(() if table is None else loaded.understood.lines)
         torch.set_num_threads(1)
         done = run_guide(
-            chosen, guide, loaded, folder.parent / "unfinished", options=options, seed=seed,
+            chosen, guide, loaded, folder.with_name(f"{folder.name}.unfinished"), options=options, seed=seed,
             num_draws=draws, progress=None,
         )  # fmt: skip
         command = _command()

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ STATE, DRAWS, SUMMARY, REPORT, DATA = (
 )  # fmt: skip
 # A record is some kilobytes; one of wide tables with many words, a few megabytes.
 _LARGEST_RECORD = 50_000_000
+_ATTEMPTS = 50  # to put a folder in its place while others do so
 
 
 class Data(BaseModel):
@@ -160,18 +162,19 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _put_in_place(part: Path, folder: Path, old: Path) -> None:
-    for attempt in range(20):
+    """Rename, the old run out of the way first; other processes may be doing the same."""
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):  # another process has taken it away
+            folder.rename(old)
         try:
-            if folder.exists():
-                folder.rename(old)
             part.rename(folder)
         except OSError:
-            # Another run has come in between, and has the place for now: it is whole, too.
-            if attempt == 19 or not part.exists():
+            if not folder.exists():
                 raise
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)  # another run has come in between, and is newer
         else:
             return
+    raise OSError(f"{folder}: other runs keep writing it")
 
 
 def refuse_if_taken(folder: Path, wanted: Mapping[str, Any], *, overwrite: bool) -> None:
