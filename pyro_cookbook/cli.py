@@ -203,9 +203,10 @@ def fit(
         refuse_if_taken(folder, asked, overwrite=overwrite)
         console.print_understood(() if table is None else loaded.understood.lines)
         torch.set_num_threads(1)
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
         done = run_guide(
-            chosen, guide, loaded, folder.with_name(f"{folder.name}.unfinished"), options=options, seed=seed,
-            num_draws=draws, progress=None,
+            chosen, guide, loaded, unfinished, options=options, seed=seed, num_draws=draws,
+            progress=None,
         )  # fmt: skip
         command = _command()
         page = page_of_outcome(done, folder, command=command)

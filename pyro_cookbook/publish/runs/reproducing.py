@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -124,22 +125,48 @@ def table_of(folder: Path, record: Record) -> Table:
 
 
 def compared(kept: xr.DataTree, again: xr.DataTree) -> tuple[int, int, float]:
-    """Count variables of the posterior, those that are equal, and the largest change of a mean."""
-    then, now = kept["posterior"].to_dataset(), again["posterior"].to_dataset()
-    if set(then.data_vars) != set(now.data_vars):
-        odd = sorted(map(str, set(then.data_vars) ^ set(now.data_vars)))
-        raise InputError(f"the run that was made again has other variables: {', '.join(odd)}")
+    """Count variables of all groups and those that are equal, and measure how far means moved.
+
+    Returns
+    -------
+    arrays, equal : int
+    largest : float
+        Largest difference of a posterior mean, in posterior sds.
+
+    Raises
+    ------
+    InputError
+        If there are other variables.
+    """
+    then, now = _variables(kept), _variables(again)
+    if then.keys() != now.keys():
+        odd = ", ".join(sorted(then.keys() ^ now.keys()))
+        raise InputError(f"the run that was made again has other variables: {odd}")
     equal, largest = 0, 0.0
-    for name in then.data_vars:
-        one, other = then[name].to_numpy(), now[name].to_numpy()
-        equal += one.shape == other.shape and np.array_equal(one, other, equal_nan=True)
-        means = [values.reshape(-1, *values.shape[2:]).mean(0) for values in (one, other)]
-        sd = one.reshape(-1, *one.shape[2:]).std(0)
-        moved = np.abs(means[0] - means[1])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(moved > 0, moved / sd, 0.0)
-        largest = max(largest, float(ratio.max(initial=0.0)))
-    return len(then.data_vars), equal, largest
+    for name, one in then.items():
+        other = now[name]
+        same = one.shape == other.shape and np.array_equal(one, other, equal_nan=True)
+        equal += same
+        if not same and name.startswith("posterior/"):
+            largest = max(largest, _moved(one, other))
+    return len(then), equal, largest
+
+
+def _variables(tree: xr.DataTree) -> dict[str, npt.NDArray[np.float64]]:
+    return {
+        f"{node.name}/{name}": values.to_numpy().astype(float)
+        for node in tree.subtree
+        for name, values in node.to_dataset().data_vars.items()
+        if values.dtype.kind in "fiub"
+    }
+
+
+def _moved(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """Give the largest difference of two means over chains and draws, in the first one's sds."""
+    first, second = (values.reshape(-1, *values.shape[2:]) for values in (one, other))
+    apart, sd = np.abs(first.mean(0) - second.mean(0)), first.std(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.where(apart > 0, apart / sd, 0.0).max(initial=0.0))
 
 
 def _changed(record: Record) -> dict[str, tuple[str, str]]:

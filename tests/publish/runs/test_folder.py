@@ -1,13 +1,13 @@
 """A run's folder: whole or not there, whatever ends the writing; told from others; checked."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +22,8 @@ from pyro_cookbook.publish.runs.folder import (
     refuse_if_taken,
     write_run,
 )
+
+HERE = Path(__file__).parent
 
 
 def record(**changes):
@@ -140,9 +142,7 @@ def test_a_process_that_is_killed_leaves_the_old_run_or_the_new(step, tmp_path):
     """Before the first file, after each, between the renamings, and after them."""
     place = tmp_path / "run"
     write_run(place, {"a.bin": b"old"}, record())
-    code = textwrap.dedent(
-        KILLED.format(place=str(place), step=step, tests=os.path.dirname(__file__))
-    )
+    code = textwrap.dedent(KILLED.format(place=str(place), step=step, tests=str(HERE)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == (-signal.SIGKILL if step < 5 else 0), done.stderr.decode()
     found = read_record(place)
@@ -173,14 +173,14 @@ def test_what_a_living_process_is_writing_is_not_swept_away(tmp_path):
 def test_runs_written_at_once_leave_one_of_them_whole(tmp_path):
     code = textwrap.dedent(f"""
         import sys
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        sys.path.insert(0, {str(HERE)!r})
         from pathlib import Path
         from pyro_cookbook.publish.runs.folder import write_run
         from test_folder import record
         for k in range(20):
             files = {{name: sys.argv[1].encode() * 1000 for name in "abcdef"}}
             write_run(Path({str(tmp_path / "run")!r}), files, record())
-    """)  # noqa: PTH120
+    """)
     writers = [subprocess.Popen([sys.executable, "-c", code, str(k)]) for k in range(3)]
     seen = 0
     while any(writer.poll() is None for writer in writers):
