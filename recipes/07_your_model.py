@@ -14,7 +14,8 @@
 # # 7 · Your model
 #
 # The other recipes bring their own models. This one is for you who bring yours: a Pyro program and
-# its data. (You bring a table alone: recipe 8.) Of the five thoughts of chapter 19 it carries the first,
+# its data. (You bring a table alone: recipe 8.) Of the five thoughts of chapter 19 it carries the
+# first,
 #
 # > **1. Inference can be written as maximising the evidence lower bound with respect to $q$,**
 #
