@@ -119,6 +119,8 @@ def recognise(
         wanted = choose(list(raw.frame.columns))
         if columns is None and raw.idle:
             wanted = [one for one in wanted if one not in raw.idle]
+            if not wanted:
+                raise InputError(f"{label}: its {len(raw.frame)} rows are all the same")
             said = f"the same in all rows: {len(raw.idle)} columns, left out"
             raw = replace(raw, lines=(*raw.lines, said))
         raw = replace(raw, frame=raw.frame[wanted])
