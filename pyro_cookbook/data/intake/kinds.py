@@ -94,11 +94,12 @@ def _category(raw: Raw, series: "pd.Series[Any]") -> Settled:
     series = series.reset_index(drop=True).cat.remove_unused_categories()
     levels = [str(level) for level in series.cat.categories]
     if len(set(levels)) < len(levels):
-        raise InputError(f"column {series.name!r}: two of its levels are written alike: {levels}")
-    values = pd.Categorical.from_codes(
-        np.asarray(series.cat.codes), categories=pd.Index(levels, dtype="str")
-    )
-    return Settled("category", pd.Series(values))
+        raise InputError(
+            f"{raw.source}: column {series.name!r}: two of its levels are written alike:"
+            f" {excerpt(levels)}"
+        )
+    codes, index = np.asarray(series.cat.codes), pd.Index(levels, dtype="str")
+    return Settled("category", pd.Series(pd.Categorical.from_codes(codes, categories=index)))
 
 
 def _settle_words(raw: Raw, column: str, series: "pd.Series[Any]", kind: Kind | None) -> Settled:

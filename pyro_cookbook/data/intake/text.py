@@ -85,7 +85,7 @@ class Lines:
     def _record(self, row: int) -> tuple[int, list[str]]:
         if row not in self._found:
             self._found[row] = next(
-                found for i, found in enumerate(rows_of(self.text, self.dialect)) if i == row
+                found for i, found in enumerate(rows_of(self.text, "", self.dialect)) if i == row
             )
         return self._found[row]
 
@@ -257,7 +257,7 @@ def _parsed(
         extra = table.column(table.num_columns - 1)
         if extra.null_count < len(extra):
             row = pc.index(extra.is_valid(), True).as_py()
-            line, fields = next(r for i, r in enumerate(rows_of(text, dialect)) if i == row)
+            line, fields = next(r for i, r in enumerate(rows_of(text, source, dialect)) if i == row)
             raise InputError(too_many(source, line, fields, dialect))
         table = table.select(range(table.num_columns - 1))
     return table

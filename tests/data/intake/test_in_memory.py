@@ -220,8 +220,8 @@ DATE = datetime.date(2020, 1, 1)
          " bytes (2 such of 2 rows)"),
         (pl.DataFrame({"a": [[1], [2]]}), "column 'a' holds large_list<item: int64>, expected"
          " numbers or words; leave it out (--exclude)"),
-        ({"a": pd.Categorical([1, "1", 2])}, "column 'a': two of its levels are written alike: 1, 1,"
-         " 2"),
+        ({"a": pd.Categorical([1, "1", 2])}, "column 'a': two of its levels are written alike: 1,"
+         " 2, 1"),
         ({"a": [1, "x", 3]}, "row 1, column 'a': got 'x', expected a finite number (1 such of 3"
          " rows)"),
         ({"a": [1, np.inf]}, "row 1, column 'a': got inf, expected a finite number (1 such of 2"
