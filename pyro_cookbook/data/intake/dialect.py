@@ -165,7 +165,7 @@ def records(
     """
     lines = _lines(text)
     if runs:
-        lines = (re.sub(r"[ \t]+", " ", line.strip(" \t")) for line in lines)
+        lines = (re.sub(r"[ \t]+", " ", line.strip()) + "\n" for line in lines)
     reader = csv.reader(lines, delimiter=separator, quotechar=quote)
     start = 1
     while True:

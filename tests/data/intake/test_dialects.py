@@ -44,7 +44,7 @@ READ = [
     ("a\tb\n1\t\"2\"\n3\t5\n4\t4\n", {}, ROWS, [PLAIN.replace("comma", "tab")]),
     ("a|b\n1|2\n3|5\n4|4\n", {}, ROWS, [PLAIN.replace("comma", "bar")]),
     ("a b\n1 2\n3 5\n4 4\n", {}, ROWS, [PLAIN.replace("comma", "blanks")]),
-    ("  a     b\n  1   2.0\n  3   5\n  4   4\n", {}, ROWS, [PLAIN.replace("comma", "blanks")]),
+    ("  a     b \n  1   2.0\n  3   5  \n\n  4   4\n", {}, ROWS, [PLAIN.replace("comma", "blanks")]),
     ("a~b\n1~2\n3~5\n4~4\n", {"separator": "~"}, ROWS, [PLAIN.replace("comma", "'~'")]),
     ("'a','b'\n'1','2'\n'3','5'\n'4','4'\n", {}, ROWS, [PLAIN, "quotes: single"]),
     ("sep=;\na;b\n1;2\n3;5\n4;4\n", {}, ROWS,

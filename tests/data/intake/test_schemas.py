@@ -215,6 +215,11 @@ def test_another_outcome_has_its_own_schema(column, table):
 def test_an_outcome_may_be_called_as_it_was_encoded(table):
     plain = data.read("t.csv")
     assert plain.columns[-1] == "sick[yes]"
+    assert plain.understood.lines[-1].endswith("no (the base), yes; columns sick[yes]")
+    told = plain.ending_in("sick").understood
+    assert told.lines == table.understood.lines
+    pd.testing.assert_frame_equal(told.table, table.understood.table)
+    assert plain.ending_in("dose").understood.table["column"].tolist()[-1] == "dose"
     assert plain.ending_in("sick[yes]").columns == plain.ending_in("sick").columns == table.columns
     with pytest.raises(data.InputError, match=r"t: outcome 'team' has 3 levels \(blue, green, red"):
         table.ending_in("team")
