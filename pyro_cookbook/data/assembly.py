@@ -207,7 +207,7 @@ def _understood(found: Recognised, schema: Schema, said: Sequence[str]) -> Under
     lines = [head, *found.lines]
     if len(kinds) <= _MOST_DESCRIBED:
         rows = (table.iloc[i] for i in range(len(table)))
-        lines += [_sentence(c, schema, row) for c, row in zip(schema.columns, rows, strict=True)]
+        lines += [sentence(c, schema, row) for c, row in zip(schema.columns, rows, strict=True)]
     else:
         named = {"number": "numbers", "category": "words", "boolean": "true and false"}
         each = [f"{kinds.count(k)} of {what}" for k, what in named.items() if kinds.count(k)]
@@ -215,7 +215,17 @@ def _understood(found: Recognised, schema: Schema, said: Sequence[str]) -> Under
     return Understood((*lines, *said), table)
 
 
-def _sentence(column: Column, schema: Schema, described: Mapping[str, Any] | Any) -> str:
+def sentence(column: Column, schema: Schema, described: Mapping[str, Any] | Any) -> str:
+    """Say what a column holds, and what becomes of its words.
+
+    Parameters
+    ----------
+    column : Column
+    schema : Schema
+        That it belongs to.
+    described : mapping
+        Its row of `Understood.table`.
+    """
     is_outcome = column.name == schema.outcome
     what = f"{column.name!r}" + (", the outcome" if is_outcome else "")
     if column.kind == "number":

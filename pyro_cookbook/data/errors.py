@@ -31,7 +31,7 @@ def listed(names: Sequence[object], most: int = _SHOWN) -> str:
     >>> listed(["a", "b", "c"], most=2)
     'a, b, … (3 in all)'
     """
-    shown = ", ".join(map(str, names[:most]))
+    shown = ", ".join(str(name).replace("\n", " ") for name in names[:most])
     return shown if len(names) <= most else f"{shown}, … ({len(names):,} in all)"
 
 

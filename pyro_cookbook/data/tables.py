@@ -96,6 +96,23 @@ class Table:
             scale=self.scale[order],
             frame=self.frame[[one.name for one in columns]],
             schema=schema,
+            understood=self._understood(chosen, schema),
+        )
+
+    def _understood(self, chosen: Column, schema: Schema) -> Understood:
+        """Say anew what is understood of the outcome, where it was said before."""
+        from pyro_cookbook.data.assembly import sentence
+
+        table = self.understood.table.set_index("column", drop=False)
+        before = f"{chosen.name!r}: "
+        lines = tuple(
+            sentence(chosen, schema, table.loc[chosen.name]) if line.startswith(before) else line
+            for line in self.understood.lines
+        )
+        return replace(
+            self.understood,
+            lines=lines,
+            table=table.loc[[one.name for one in schema.columns]].reset_index(drop=True),
         )
 
     def _source_of(self, column: str) -> Column:

@@ -45,15 +45,21 @@ def test_csv_and_parquet_give_the_same_table(frame, tmp_path):
     ("text", "message"),
     [
         ("a,b\n1,2\n3,oops\n5,6\n", "line 3, column 'b': got 'oops', expected a finite number"),
-        ("a,b\n1,2\n,4\n5,6\n", "line 3, column 'a': got .*nan.*, expected a finite number"),
+        ("a,b\n1,2\n,4\n5,6\n", "line 3, column 'a': got '', which is missing, expected a number"),
         ("a,b\n1,2\n3,inf\n5,6\n", "line 3, column 'b': got .*inf.*, expected a finite number"),
         ("a,b\n1,2\n1,4\n1,6\n", "column 'a' is constant"),
-        ("a,b\n1,2e200\n3,-2e200\n5,6\n", "column 'b' has entries too large to square"),
-        ("a,b\n1,2020-01-01\n3,2020-01-02\n", "line 2, column 'b': got '2020-01-01', expected"),
+        (
+            "a,b\n1,2e200\n3,-2e200\n5,6\n",
+            "line 2, column 'b': got '2e200', expected a number below 1e.150",
+        ),
+        (
+            "a,b\n1,2020-01-01\n3,2020-01-02\n",
+            "line 2, column 'b': got '2020-01-01', a date or a time",
+        ),
         ("a,b\n1,1+2j\n3,4\n", "line 2, column 'b': got .*2j.*, expected a finite number"),
-        ("a,b\n1,2\n", "got 1 rows and 2 columns, expected 2 rows"),
-        ("", "not a readable table"),
-        ("a,b\n1,2\n3,4,5,6\n", "not a readable table"),
+        ("a,b\n1,2\n", "got 1 row and 2 columns, expected 2 rows"),
+        ("", "it is empty, expected a header and rows"),
+        ("a,b\n1,2\n3,4,5,6\n", "line 3 has 4 fields, expected 2 like the header"),
     ],
 )
 def test_bad_tables_are_refused_with_the_place(text, message, tmp_path):
@@ -75,26 +81,6 @@ def test_missing_files_and_columns_are_named(frame, tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"no parquet")
     with pytest.raises(data.InputError, match="not a readable table"):
         data.read(tmp_path / "t.parquet")
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
-        pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"]),
-        pd.to_timedelta([1, 2, 4], unit="D"),
-        pd.Series([1 + 2j, 2, 3]),
-        pd.Series([1, None, 3], dtype="Int64"),
-        pd.Series(["a", "b", "c"], dtype="category"),
-    ],
-    ids=["dates", "durations", "complex", "missing", "category"],
-)
-def test_columns_that_are_no_numbers_are_refused_whatever_their_type(column, tmp_path, monkeypatch):
-    table = pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": column})
-    path = tmp_path / "t.parquet"
-    path.touch()
-    monkeypatch.setattr(pd, "read_parquet", lambda _: table)  # it cannot hold complex numbers
-    with pytest.raises(data.InputError, match=r"row [01], column 'b': got .*, expected a finite"):
-        data.read(path)
 
 
 def test_columns_of_other_kinds_of_numbers_are_taken(tmp_path):

@@ -129,33 +129,67 @@ def _utf16(data: bytes, source: str) -> str:
     return _decoded(data, "utf-16-le" if odd > even else "utf-16-be", source)
 
 
-def records(text: str, separator: str, quote: str, *, runs: bool = False) -> Iterator[
-    tuple[int, list[str]]
-]:  # fmt: skip
+def records(
+    text: str,
+    separator: str,
+    quote: str,
+    *,
+    runs: bool = False,
+    source: str = "",
+    first_line: int = 1,
+) -> Iterator[tuple[int, list[str]]]:
     """Go through the rows of a text; blank lines are none.
+
+    Parameters
+    ----------
+    text : str
+        Lines end in line feeds.
+    separator, quote : str
+    runs : bool, default False
+        Whether several blanks separate like one.
+    source : str
+        What a message calls the file.
+    first_line : int, default 1
+        Line of the file with which the text begins.
 
     Yields
     ------
     line : int
-        On which a row begins, from 1.
+        On which a row begins.
     fields : list of str
 
     Raises
     ------
-    csv.Error
-        If a quote is never closed.
+    InputError
+        If an entry is too long to be one: a quote is not closed for many lines.
     """
-    lines = text.split("\n")
+    lines = _lines(text)
     if runs:
-        lines = [re.sub(r"[ \t]+", " ", line.strip(" \t")) for line in lines]
-    reader = csv.reader(
-        (f"{line}\n" for line in lines), delimiter=separator, quotechar=quote, strict=False
-    )
+        lines = (re.sub(r"[ \t]+", " ", line.strip()) + "\n" for line in lines)
+    reader = csv.reader(lines, delimiter=separator, quotechar=quote)
     start = 1
-    for fields in reader:
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:  # a field of more than 131,072 characters
+            raise InputError(
+                f"{source}: line {start + first_line - 1} begins an entry of more than"
+                f" {csv.field_size_limit():,} characters; a quote that is never closed?"
+            ) from error
         if fields:
-            yield start, fields
+            yield start + first_line - 1, fields
         start = reader.line_num + 1
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Go through lines one by one: a header is found without splitting all that follows."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start : end + 1]
+        start = end + 1
+    yield text[start:]
 
 
 def sniff(
@@ -204,7 +238,7 @@ def sniff(
         quote=quote,
         decimal=found,
         runs=best.runs,
-        names=tuple(name.strip() for name in names),
+        names=tuple(name.strip().replace("\n", " ") for name in names),
         header=header is not False,
         trailing=_is_trailing(names, body) and header is not False,
         first_line=first_line,

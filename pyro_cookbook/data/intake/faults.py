@@ -8,12 +8,24 @@ from pyro_cookbook.data.intake.dialect import NUMBER, Dialect, records
 from pyro_cookbook.data.intake.places import shortened
 
 
-def rows_of(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+def rows_of(text: str, source: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """Go through the rows of the body, with the lines of the file on which they begin."""
-    found = records(text, dialect.separator, dialect.quote, runs=dialect.runs)
+    found = all_rows_of(text, source, dialect)
     if dialect.header:
         next(found)
-    return ((line + dialect.first_line - 1, fields) for line, fields in found)
+    return found
+
+
+def all_rows_of(text: str, source: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Go through all rows, the header's too."""
+    return records(
+        text,
+        dialect.separator,
+        dialect.quote,
+        runs=dialect.runs,
+        source=source,
+        first_line=dialect.first_line,
+    )
 
 
 def check_widths(text: str, source: str, dialect: Dialect) -> None:
@@ -23,7 +35,7 @@ def check_widths(text: str, source: str, dialect: Dialect) -> None:
     ------
     InputError
     """
-    for line, fields in rows_of(text, dialect):
+    for line, fields in rows_of(text, source, dialect):
         if len(fields) > dialect.num_fields:
             raise InputError(too_many(source, line, fields, dialect))
         if len(fields) < dialect.num_fields:
@@ -70,17 +82,17 @@ def check_quotes(text: str, source: str, dialect: Dialect) -> None:
     ------
     InputError
     """
-    inside = rf"{re.escape(dialect.separator)}\n{dialect.quote}"
     quote = dialect.quote
-    last = (0, [""])
-    for last in records(text, dialect.separator, quote, runs=dialect.runs):  # noqa: B007
+    inside = rf"{re.escape(dialect.separator)}\n{quote}"
+    line = dialect.first_line
+    for line, _ in all_rows_of(text, source, dialect):  # noqa: B007
         pass
     start = 0
-    for _ in range(last[0] - 1):
+    for _ in range(line - dialect.first_line):
         start = text.index("\n", start) + 1
     # What the last row has of quotes: those that begin a field open one, and it must close.
-    rest = re.sub(rf"{quote}{quote}", "", text[start:])
+    rest = text[start:].replace(2 * quote, "")
     opened = re.search(rf"(?:^|(?<=[{inside}]))[ ]*{quote}[^{quote}]*\Z", rest)
     if opened:
-        line = last[0] + dialect.first_line - 1 + rest[: opened.start()].count("\n")
+        line += rest[: opened.start()].count("\n")
         raise InputError(f"{source}: line {line} opens a quote ({quote}) that is never closed")

@@ -62,7 +62,7 @@ def settle(raw: Raw, column: str, kind: Kind | None = None) -> Settled:
         series = series.sparse.to_dense()
     dtype = series.dtype
     if isinstance(dtype, pd.CategoricalDtype) and kind in {None, "category"}:
-        return _category(series)
+        return _category(raw, series)
     if isinstance(dtype, pd.CategoricalDtype):
         series = series.astype(object)
     elif pd.api.types.is_bool_dtype(dtype) and kind != "category":
@@ -89,14 +89,17 @@ def _floats(series: "pd.Series[Any]") -> "pd.Series[Any]":
     return pd.Series(series.to_numpy(dtype=float, na_value=np.nan))
 
 
-def _category(series: "pd.Series[Any]") -> Settled:
+def _category(raw: Raw, series: "pd.Series[Any]") -> Settled:
     """Take a Categorical as it is, its levels as words; levels that no row has are left out."""
     series = series.reset_index(drop=True).cat.remove_unused_categories()
     levels = [str(level) for level in series.cat.categories]
     if len(set(levels)) < len(levels):
-        raise InputError(f"column {series.name!r}: two of its levels are written alike: {levels}")
-    values = pd.Categorical.from_codes(np.asarray(series.cat.codes), categories=pd.Index(levels))
-    return Settled("category", pd.Series(values))
+        raise InputError(
+            f"{raw.source}: column {series.name!r}: two of its levels are written alike:"
+            f" {excerpt(levels)}"
+        )
+    codes, index = np.asarray(series.cat.codes), pd.Index(levels, dtype="str")
+    return Settled("category", pd.Series(pd.Categorical.from_codes(codes, categories=index)))
 
 
 def _settle_words(raw: Raw, column: str, series: "pd.Series[Any]", kind: Kind | None) -> Settled:
@@ -171,7 +174,7 @@ def _by_codes(
     levels = sorted(set(written[~is_missing]))
     place = {level: i for i, level in enumerate(levels)}
     new = np.array([place.get(one, -1) for one in written.mask(is_missing)] + [-1])
-    values = pd.Categorical.from_codes(new[codes], categories=pd.Index(levels, dtype=object))
+    values = pd.Categorical.from_codes(new[codes], categories=pd.Index(levels, dtype="str"))
     return Settled("category", pd.Series(values))
 
 

@@ -56,8 +56,6 @@ def read_pictures(files: Sequence[tuple[Path, bytes]], source: str, name: str) -
     names = [f"{row}, {column}" for row in range(height) for column in range(width)]
     flat = stack.reshape(len(stack), -1)
     varies = flat.max(0) > flat.min(0)
-    if not varies.any():
-        raise InputError(f"{source}: its {len(files)} pictures are all the same")
     idle = [one for one, keep in zip(names, varies, strict=True) if not keep]
     said = [
         f"{len(files)} pictures of {width} × {height} pixels, one a row: {_shown(files)};"

@@ -1,5 +1,6 @@
 """From any source to columns of numbers and words: what to read, and what is missing."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +99,8 @@ def recognise(
     _check_sequences(columns, exclude)
     options = TextOptions(separator=separator, decimal=decimal, encoding=encoding, header=header)
     known = dict(kinds or {})
+    if isinstance(source, os.PathLike):
+        source = Path(source)
     label = str(source) if isinstance(source, str | Path) else name or "data"
     if label == "-":
         label = "stdin"
@@ -119,6 +122,8 @@ def recognise(
         wanted = choose(list(raw.frame.columns))
         if columns is None and raw.idle:
             wanted = [one for one in wanted if one not in raw.idle]
+            if not wanted:
+                raise InputError(f"{label}: its {len(raw.frame)} rows are all the same")
             said = f"the same in all rows: {len(raw.idle)} columns, left out"
             raw = replace(raw, lines=(*raw.lines, said))
         raw = replace(raw, frame=raw.frame[wanted])
@@ -149,7 +154,7 @@ def chosen_of(
         If a name is not there or there twice, or nothing is left.
     """
     if callable(columns):
-        return columns([name for name in names if name not in _NO_NAMES])
+        return columns([name for name in names if name])
     chosen = list(names) if columns is None else [str(one) for one in columns]
     left_out = [str(one) for one in exclude or ()]
     check_names(chosen, source)

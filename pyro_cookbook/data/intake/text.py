@@ -85,7 +85,7 @@ class Lines:
     def _record(self, row: int) -> tuple[int, list[str]]:
         if row not in self._found:
             self._found[row] = next(
-                found for i, found in enumerate(rows_of(self.text, self.dialect)) if i == row
+                found for i, found in enumerate(rows_of(self.text, "", self.dialect)) if i == row
             )
         return self._found[row]
 
@@ -119,7 +119,7 @@ def read_text(
     """
     text, encoding = decode(data, options.encoding, source)
     text, ends = _one_kind_of_line(text)
-    text, separator, first_line = _excel_line(text, options.separator)
+    text, separator, first_line = _excel_line(_without_blanks(text), options.separator)
     if not text.strip():
         raise InputError(f"{source}: it is empty, expected a header and rows")
     dialect = sniff(
@@ -198,6 +198,13 @@ def _one_kind_of_line(text: str) -> tuple[str, str]:
     return text, "CR" if kinds == ["CR"] else ""
 
 
+def _without_blanks(text: str) -> str:
+    """Empty the lines of blanks only: they are no rows."""
+    if not re.search(r"(?:\A|\n) +(?:\n|\Z)", text):
+        return text
+    return re.sub(r"(?m)^ +$", "", text)
+
+
 def _excel_line(text: str, separator: str | None) -> tuple[str, str | None, int]:
     """Take off the first line by which Excel is told the separator."""
     found = re.match(r'"?sep=(.)"?[ ]*\n', text)
@@ -220,8 +227,6 @@ def _without_empty_rows(text: str, dialect: Dialect) -> tuple[str, int]:
         return re.sub(r"(?m)^[ \t]+$", "", text), 0
     separator = re.escape(dialect.separator)
     blanks = " " if dialect.separator == "\t" else " \t"
-    if re.search(rf"\n[{blanks}]+\n", text):
-        text = re.sub(rf"(?m)^[{blanks}]+$", "", text)
     least = dialect.num_fields - 1
     if not least or not re.search(rf"\n[{blanks}]*{separator}[{blanks}{separator}]*(\n|\Z)", text):
         return text, 0
@@ -252,7 +257,7 @@ def _parsed(
         extra = table.column(table.num_columns - 1)
         if extra.null_count < len(extra):
             row = pc.index(extra.is_valid(), True).as_py()
-            line, fields = next(r for i, r in enumerate(rows_of(text, dialect)) if i == row)
+            line, fields = next(r for i, r in enumerate(rows_of(text, source, dialect)) if i == row)
             raise InputError(too_many(source, line, fields, dialect))
         table = table.select(range(table.num_columns - 1))
     return table

@@ -93,6 +93,8 @@ REFUSED = [
      " comment above the header?"),
     ('a,b\n1,2\n3,"4\n5,6\n', {}, 'line 3 opens a quote (") that is never closed'),
     ('a,b\n"1,2\n3,4\n', {}, 'line 2 opens a quote (") that is never closed'),
+    ('a,b\n1,2\n3,"4\n' + "5,6\n" * 40_000, {}, "line 3 begins an entry of more than 131,072"
+     " characters; a quote that is never closed?"),
     # what is no number
     ("a,b\n\n1,2\n\n3,oops\n5,6\n7,8\n", {},
      f"line 5, column 'b': got 'oops', {NUMBER} (1 such of 4"
