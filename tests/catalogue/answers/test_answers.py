@@ -31,6 +31,8 @@ from scipy.special import expit
 from sklearn.linear_model import Lasso
 from sklearn.mixture import GaussianMixture
 
+from guides.factor_analysis import FactorAnalysisMAP
+from models.factor_analysis import FactorAnalysis
 from pyro_cookbook import data
 from pyro_cookbook.algorithms.sparse_coding.fista import objective
 from pyro_cookbook.fits.fitting import as_fit
@@ -57,6 +59,17 @@ def test_factors_by_conditioning_in_raw_units(guide):
     exact = stats.multivariate_normal(mean, covariance).logpdf(raw)
     np.testing.assert_allclose(rows["log density"], exact)
     np.testing.assert_allclose(block(rows, "h[{}] mean", 2), array(fit.guide.h_loc), atol=1e-8)
+
+
+def test_a_mean_that_is_not_that_of_the_rows():
+    """As after learning by gradients: b is 0 at the maximum of the likelihood."""
+    table = shapes()
+    model = FactorAnalysis(6, 2).double()
+    model.b = torch.linspace(-1, 2, 6).double()
+    fit = as_fit(model, FactorAnalysisMAP(150, 2).double(), table.v)
+    found = answers_of("01").estimates(fit, table)["mean"]
+    exact = table.loc + table.scale * model.b.detach()
+    np.testing.assert_allclose([found[f"mean[{c}]"] for c in table.columns], exact)
 
 
 def test_many_loadings_are_told_by_what_their_factors_explain(monkeypatch):
