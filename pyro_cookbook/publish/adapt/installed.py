@@ -36,7 +36,8 @@ def requirement(installed: Distribution | None = None) -> str:
     if vcs := told.get("vcs_info"):
         return f"{NAME} @ {vcs['vcs']}+{url}@{vcs['commit_id']}{subdirectory}"
     if told.get("dir_info", {}).get("editable"):
-        return f"-e {url.removeprefix('file://')}"
+        plain = "%" not in url  # pip reads a path as it is, and an address decoded
+        return f"-e {url.removeprefix('file://') if plain else url}"
     return f"{NAME} @ {url}{subdirectory}"
 
 

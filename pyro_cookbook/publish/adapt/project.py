@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pyro_cookbook.publish.adapt.sources import (
 )
 
 # Numbers that the draws in a project's tree may fill; and so many draws are of use.
-_TREE_SCALARS, _FEWEST_DRAWS, _MOST_DRAWS = 2e7, 100, 1000
+_TREE_SCALARS, _FEWEST_DRAWS, _MOST_DRAWS = 4e6, 100, 1000
 _PYTHON = "3.12"
 
 
@@ -90,9 +91,7 @@ def _guide(chosen: Recipe, guide: str | None) -> str:
     if name not in chosen.guides:
         near = get_close_matches(name, chosen.guides, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(
-            f"--guide: got {name!r}, expected one of {', '.join(chosen.guides)}{hint}"
-        )
+        raise InputError(f"--guide: got {name!r}, expected one of {', '.join(chosen.guides)}{hint}")
     return name
 
 
@@ -154,7 +153,12 @@ def _render(told: _Told) -> dict[str, bytes]:
 
 
 def _template(name: str) -> Template:
-    environment = Environment(
+    return _environment().get_template(f"adapt/{name}")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("pyro_cookbook.publish"),
         autoescape=False,  # Python and Markdown, not HTML
         undefined=StrictUndefined,
@@ -162,7 +166,6 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(f"adapt/{name}")
 
 
 def _values(told: _Told) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Python source put together from the installed `models` and `guides`, as one file that stands alone.
+"""Source put together from the installed `models` and `guides`, as files that stand alone.
 
 Nothing is imported but the empty packages: the text is read, and what a definition needs is found
 in its syntax tree.
@@ -17,7 +17,7 @@ _WIDTH = 100
 
 @dataclass(frozen=True, order=True)
 class Definition:
-    """A name at the top level of a module, such as ``FactorAnalysis`` in ``models.factor_analysis``.
+    """A name at the top level of a module: ``FactorAnalysis`` in ``models.factor_analysis``.
 
     Attributes
     ----------
@@ -71,9 +71,7 @@ class File:
         return f'"""{docstring}"""\n\n{_block(self.imports)}{body}\n'
 
 
-def collect(
-    wanted: Iterable[Definition], provided: Mapping[Definition, str] | None = None
-) -> File:
+def collect(wanted: Iterable[Definition], provided: Mapping[Definition, str] | None = None) -> File:
     """Find all that some definitions need.
 
     Parameters
