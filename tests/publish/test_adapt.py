@@ -37,9 +37,9 @@ MAY_IMPORT = {
 
 
 def few_rows(name):
-    """A recipe's own table, cut to 25 rows and 7 columns, the last among them."""
+    """A recipe's own table, cut to 16 rows and 7 columns, the last among them."""
     table = data.load(recipe(name).data)
-    frame = pd.DataFrame(table.raw.numpy(), columns=list(table.columns)).iloc[::3].iloc[:25]
+    frame = pd.DataFrame(table.raw.numpy(), columns=list(table.columns)).iloc[::3].iloc[:16]
     frame = frame.loc[:, frame.nunique() > 1]
     first = frame.columns[:-1][:6]
     return standardise(frame[[*first, frame.columns[-1]]], table.name, (), "")
@@ -50,7 +50,7 @@ def projects(tmp_path_factory):
     """Every recipe under every guide, on a few rows."""
     folder = tmp_path_factory.mktemp("projects")
     for name, guide in EACH:
-        size = 3 if recipe(name).size_name else None
+        size = 2 if recipe(name).size_name else None
         adapt(name, folder / f"{name}-{guide}", guide=guide, table=few_rows(name), size=size)
     return folder
 
@@ -167,7 +167,7 @@ def plainly():
 def hurried(monkeypatch, plainly):
     """Let `pc.fit` stop early: what is tested is the way through, not the fit."""
     full = pc.fit
-    monkeypatch.setattr(pc, "fit", lambda *a, **k: full(*a, **{**k, "max_steps": 100}))
+    monkeypatch.setattr(pc, "fit", lambda *a, **k: full(*a, **{**k, "max_steps": 50}))
 
 
 @pytest.mark.parametrize("name", [r.name for r in RECIPES])
@@ -176,7 +176,7 @@ def test_fit_py_goes_all_the_way(name, projects, hurried, capsys):
     with alone(folder, "fit") as script:
         for constant in ("NUM_STEPS", "MAX_STEPS"):
             if hasattr(script, constant):
-                setattr(script, constant, 100)
+                setattr(script, constant, 50)
         script.main()
     told = capsys.readouterr().out
     assert "Verdict: " in told
@@ -322,6 +322,6 @@ def test_the_likelihood_follows_the_rows(tmp_path):
 
 def test_two_writings_are_the_same(tmp_path, projects):
     name = "03_sparse_coding"
-    for path in adapt(name, tmp_path / "again", guide="map", table=few_rows(name), size=3):
+    for path in adapt(name, tmp_path / "again", guide="map", table=few_rows(name), size=2):
         assert path.read_bytes() == (projects / f"{name}-map" / path.name).read_bytes()
     assert torch.get_default_dtype() == torch.float32

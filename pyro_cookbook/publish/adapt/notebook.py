@@ -67,4 +67,4 @@ def notebook(source: str) -> str:
     for number, cell in enumerate(made.cells):
         cell.id, cell.metadata = f"cell-{number}", {}
     nbformat.validate(made)
-    return nbformat.writes(made) + "\n"
+    return str(nbformat.writes(made)) + "\n"
