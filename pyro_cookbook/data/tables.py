@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Table:
         The class of each row, never shown to a model; empty if there is none.
     source : str
         Where the data come from.
+    frame : DataFrame
+        The columns as they are understood: numbers in their own units, words as categories.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Table:
     scale: Tensor
     labels: tuple[str, ...]
     source: str
+    frame: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def ending_in(self, column: str) -> "Table":
         """Move a column to the end, where models with an outcome look for it.
@@ -69,6 +72,7 @@ class Table:
             columns=tuple(self.columns[i] for i in order),
             loc=self.loc[order],
             scale=self.scale[order],
+            frame=self.frame.iloc[:, order],
         )
 
 
@@ -198,4 +202,5 @@ def standardise(frame: pd.DataFrame, name: str, labels: tuple[str, ...], source:
         scale=torch.as_tensor(scale),
         labels=labels,
         source=source,
+        frame=frame.set_axis(columns, axis=1),
     )
