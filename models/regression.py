@@ -4,8 +4,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
+from models._distributions import OrderedLogistic
 from models._families import SPREAD
 
 
@@ -107,8 +107,8 @@ def regression(
 
     References
     ----------
-    Gelman, Jakulin, Pittau and Su (2008), doi:10.1214/08-AOAS191, for priors on standardised columns.
-    Simpson, Rue, Riebler, Martins and Sørbye (2017), doi:10.1214/16-STS576, for exponential scales.
+    Gelman, Jakulin, Pittau and Su (2008), doi:10.1214/08-AOAS191, for standardised columns.
+    Simpson, Rue, Riebler, Martins and Sørbye (2017), doi:10.1214/16-STS576, for τ and σ.
     Juárez and Steel (2010), doi:10.1198/jbes.2009.07145, for the prior of ν.
     McCullagh (1980), doi:10.1111/j.2517-6161.1980.tb01109.x, for the ordinal family.
     Papaspiliopoulos, Roberts and Sköld (2007), doi:10.1214/088342307000000014, for c.
@@ -184,14 +184,4 @@ def _outcome(
     if family == "negative_binomial":
         dispersion = spread["dispersion"]
         return dist.NegativeBinomial(1 / dispersion, logits=score + dispersion.log())
-    return dist.Categorical(logits=_log_shares(score, spread["cutpoint"]))
-
-
-def _log_shares(score: Tensor, cutpoint: Tensor) -> Tensor:
-    """Log probabilities of the C categories, shape (..., n, C), by σ(a) − σ(b) without loss.
-
-    σ(a) − σ(b) = σ(a) σ(−b) (1 − e^(b − a)) for a > b.
-    """
-    at, gaps = cutpoint - score[..., None], cutpoint.diff(dim=-1)
-    inside = logsigmoid(at[..., 1:]) + logsigmoid(-at[..., :-1]) + (-(-gaps).expm1()).log()
-    return torch.cat([logsigmoid(at[..., :1]), inside, logsigmoid(-at[..., -1:])], -1)
+    return OrderedLogistic(score, spread["cutpoint"])

@@ -11,6 +11,7 @@ from pyro_cookbook.catalogue.topics import (
     learning,
     logistic_regression,
     maximum_entropy,
+    regression,
     sigmoid_belief_network,
     sparse_coding,
     variational_autoencoder,
@@ -32,6 +33,7 @@ RECIPES: tuple[Recipe, ...] = (
     sigmoid_belief_network.RECIPE,
     learned_codes.RECIPE,
     variational_autoencoder.RECIPE,
+    regression.RECIPE,
 )
 
 

@@ -1,7 +1,8 @@
 """What an entry of the catalogue is made of."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ class Prepared:
         What that algorithm says of itself; "" if the guide is still to be fitted by SVI.
     converged : bool
         Whether that algorithm converged.
+    coords, dims : mapping
+        Labels and names of the dimensions, for ArviZ, where they are not the recipe's.
+    notes : tuple of str
+        What a reader should know of the table before he believes a fit.
     """
 
     model: Callable[..., Any]
@@ -47,6 +52,9 @@ class Prepared:
     losses: list[float] = field(default_factory=list)
     reason: str = ""
     converged: bool = True
+    coords: Mapping[str, list[str]] = field(default_factory=dict)
+    dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def fit(
         self, *, seed: int = 0, progress: bool | None = False, checkpoint: Path | None = None
@@ -82,10 +90,13 @@ class GuideEntry:
         Half a line: the family and what it leaves out.
     prepare : callable
         ``prepare(v, size, seed)`` gives a `Prepared`; `size` counts factors, components, atoms.
+    of_table : callable, optional
+        ``of_table(table, options)``, for recipes with options: what `Recipe.prepare` takes instead.
     """
 
     summary: str
     prepare: Callable[[Tensor, int, int], Prepared]
+    of_table: Callable[[Table, Any], Prepared] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +133,9 @@ class Recipe:
         ``max_size(v)``: the largest size that the rows allow. Default: the number of columns.
     notebook : str
         Stem of its notebook. Default: the name; one notebook may have several models.
+    options : type, optional
+        A dataclass whose fields are the recipe's options, with defaults for the bundled table, and
+        a ``help`` in the metadata of each. Default: it has none.
     """
 
     name: str
@@ -142,12 +156,19 @@ class Recipe:
     check: Callable[[Table, int], None] = anything
     max_size: Callable[[Tensor], int] = _num_columns
     notebook: str = ""
+    options: type | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notebook", self.notebook or self.name)
 
     def prepare(
-        self, guide: str, table: Table, *, size: int | None = None, seed: int = 0
+        self,
+        guide: str,
+        table: Table,
+        *,
+        size: int | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> Prepared:
         """Check the options and the table, and build the model and the guide.
 
@@ -159,15 +180,22 @@ class Recipe:
         size : int, optional
             Number of factors or components. Default: the recipe's.
         seed : int, default 0
+        options : mapping, optional
+            The recipe's own options by name. Default: those of its bundled table.
 
         Raises
         ------
         InputError
-            If the guide, the size or the table is none that the recipe can take.
+            If the guide, the size, an option or the table is none that the recipe can take.
         """
         if guide not in self.guides:
             raise InputError(f"--guide: got {guide!r}, expected one of {', '.join(self.guides)}")
         size = self._checked_size(table, size)
+        chosen = self.checked_options(options)
+        of_table = self.guides[guide].of_table
+        if of_table is not None:
+            with isolated(seed):
+                return of_table(table, chosen)
         self.check(table, size)
         with isolated(seed):
             try:
@@ -175,6 +203,29 @@ class Recipe:
             except ValueError as error:
                 # The chapter's algorithms refuse rows so: too few for the size, no noise left.
                 raise InputError(f"--data: {table.name!r}: {error}") from error
+
+    def checked_options(self, options: Mapping[str, Any] | None) -> Any:
+        """Give the options as a value of ``self.options``, or None where there are none.
+
+        Raises
+        ------
+        InputError
+            For an unknown option, with the nearest there is, or a value that it cannot have.
+        """
+        given = {name: value for name, value in (options or {}).items() if value is not None}
+        if self.options is None:
+            if given:
+                raise InputError(f"--{next(iter(given))}: {self.name} has no such option")
+            return None
+        names = [one.name for one in fields(self.options)]
+        for name in given:
+            if name not in names:
+                near = get_close_matches(name, names, 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise InputError(
+                    f"--{name}: {self.name} has no such option; it has {', '.join(names)}{hint}"
+                )
+        return self.options(**given)
 
     def _checked_size(self, table: Table, size: int | None) -> int:
         if not self.size_name:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -247,7 +248,7 @@ class Design:
     def coords(self) -> dict[str, list[str]]:
         """Labels of the dimensions in `DIMS`, for ArviZ."""
         levels = list(self.response.levels)
-        cuts = [f"{low}|{high}" for low, high in zip(levels[:-1], levels[1:], strict=True)]
+        cuts = [f"{low}|{high}" for low, high in pairwise(levels)]
         return {
             "predictor": list(self.columns),
             "group_term": [kind.name for kind in self.kinds],

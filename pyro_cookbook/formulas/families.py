@@ -46,8 +46,8 @@ class Family:
         if self.link == "identity":
             return score
         if self.link == "log":
-            return np.exp(score)
-        return expit(score) * trials if self.name == "binomial" else expit(score)
+            return np.asarray(np.exp(score))
+        return np.asarray(expit(score) * (trials if self.name == "binomial" else 1.0))
 
     def centre(self, y: Array, trials: Array, offset: Array) -> float:
         """Linear predictor that fits the mean of all outcomes, without an intercept's help."""
@@ -77,20 +77,20 @@ class Family:
 
 
 def _normal(rng: np.random.Generator, score: Array, trials: Array, spread: Draws) -> Array:
-    return score + spread["scale"] * rng.standard_normal(score.shape)
+    return np.asarray(score + spread["scale"] * rng.standard_normal(score.shape))
 
 
 def _student_t(rng: np.random.Generator, score: Array, trials: Array, spread: Draws) -> Array:
     df = np.broadcast_to(spread["degrees_of_freedom"], score.shape)
-    return score + spread["scale"] * rng.standard_t(df)
+    return np.asarray(score + spread["scale"] * rng.standard_t(df))
 
 
 def _bernoulli(rng: np.random.Generator, score: Array, trials: Array, spread: Draws) -> Array:
-    return (rng.random(score.shape) < expit(score)).astype(float)
+    return np.asarray(rng.random(score.shape) < expit(score), float)
 
 
 def _binomial(rng: np.random.Generator, score: Array, trials: Array, spread: Draws) -> Array:
-    return rng.binomial(trials.astype(np.int64), expit(score)).astype(float)
+    return np.asarray(rng.binomial(trials.astype(np.int64), expit(score)), float)
 
 
 # NumPy's generator of counts refuses means above 9.2e18.
@@ -111,7 +111,8 @@ def _negative_binomial(
 
 def _ordinal(rng: np.random.Generator, score: Array, trials: Array, spread: Draws) -> Array:
     latent = score + logit(rng.uniform(1e-300, 1.0, score.shape))
-    return (latent[..., None] > spread["cutpoint"]).sum(-1).astype(float)
+    above = latent[..., None] > spread["cutpoint"]
+    return np.asarray(above.sum(-1), float)
 
 
 def category_shares(score: Array, cutpoint: Array) -> Array:

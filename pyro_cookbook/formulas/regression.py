@@ -17,7 +17,9 @@ from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.formulas.design import DIMS, Design
 from pyro_cookbook.formulas.families import Array
 from pyro_cookbook.formulas.prediction import Of, Unseen, predicted, summary_table
+from pyro_cookbook.formulas.priors import priors_of
 from pyro_cookbook.formulas.syntax import nearest
+from pyro_cookbook.formulas.trees import tree_in_units
 from pyro_cookbook.formulas.units import in_units, latent_draws
 from pyro_cookbook.posterior.datatree import to_datatree
 from pyro_cookbook.programs.options import check_positive, check_share, check_whole
@@ -207,9 +209,7 @@ class Regression:
         have = len(next(iter(drawn.values())))
         kept = np.linspace(0, have - 1, min(num_draws, have)).round().astype(int)
         drawn = {name: value[kept] for name, value in drawn.items()}
-        return predicted(
-            drawn, self.design, frame, of=of, unseen=unseen, prob=prob, seed=seed
-        )
+        return predicted(drawn, self.design, frame, of=of, unseen=unseen, prob=prob, seed=seed)
 
     @property
     def _size(self) -> Array:
@@ -235,16 +235,7 @@ class Regression:
             self.fit, coords=design.coords(), dims=DIMS, reweight=self.verdict == REWEIGHT,
             **{"seed": self.seed, **options},
         )  # fmt: skip
-        for group in ("posterior", "prior"):
-            if group in tree:
-                tree[group] = xr.DataTree(_set_in_units(tree[group].to_dataset(), design))
-        for group in ("posterior_predictive", "prior_predictive", "observed_data"):
-            if group in tree:
-                outcomes = tree[group].to_dataset()
-                tree[group] = xr.DataTree(outcomes.assign(y=_outcome(outcomes["y"], design)))
-        if "log_likelihood" in tree:
-            density = tree["log_likelihood"].to_dataset()
-            tree["log_likelihood"] = xr.DataTree(density - np.log(design.y_scale))
+        tree = tree_in_units(tree, design)
         tree.attrs.update(formula=design.formula, family=design.family.name, verdict=self.verdict)
         return tree
 
@@ -252,41 +243,8 @@ class Regression:
         """Write the verdict, the notes and the summary."""
         notes = "".join(f"Note: {note}.\n" for note in self.notes)
         title = f"{self.design.formula}, family {self.design.family.name}, by {self.guide}"
-        return f"{title}\n{self.diagnosis}\n{notes}\n{self.summary().to_string(float_format='%.4g')}"
-
-
-def _set_in_units(sites: xr.Dataset, design: Design) -> xr.Dataset:
-    """Replace the sites of the model by those in the table's units, which keep their dimensions."""
-    arrays = {str(name): value for name, value in sites.data_vars.items()}
-    found = in_units({name: value.to_numpy() for name, value in arrays.items()}, design)
-    made = {name: arrays[name].copy(data=value) for name, value in found.items()}
-    return sites.drop_vars(list(arrays)).assign(made)
-
-
-def _outcome(y: xr.DataArray, design: Design) -> xr.DataArray:
-    return design.y_loc + design.y_scale * y
-
-
-def priors_of(design: Design, prior_scale: float) -> pd.DataFrame:
-    """State the priors of a design in the units of the table, as `Regression.priors`."""
-    rows: dict[str, tuple[str, float]] = {}
-    normal = f"normal, {prior_scale:g} sds"
-    if design.has_intercept:
-        at = "normal about the mean outcome, at the means of all columns"
-        rows["Intercept"] = (at, prior_scale * design.y_scale)
-    for name, scale in zip(design.columns, design.scale, strict=True):
-        rows[name] = (normal, prior_scale * design.y_scale / scale)
-    for kind, scale in zip(design.kinds, design.z_scale, strict=True):
-        rows[f"sd({kind.name})"] = ("exponential", design.y_scale / scale)
-    if design.family.has_units:
-        rows["scale"] = ("exponential", design.y_scale)
-    if design.family.name == "student_t":
-        rows["degrees_of_freedom"] = ("gamma of shape 2", 20.0)
-    if design.family.name == "negative_binomial":
-        rows["dispersion"] = ("exponential", 1.0)
-    if design.family.is_ordinal:
-        rows["cut"] = ("uniform shares of the categories, at the means of all columns", np.nan)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["prior", "scale"])
+        table = self.summary().to_string(float_format="%.4g")
+        return f"{title}\n{self.diagnosis}\n{notes}\n{table}"
 
 
 def as_frame(data: Any) -> pd.DataFrame:

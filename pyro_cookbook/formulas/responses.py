@@ -127,7 +127,7 @@ def trials_of(response: Any, frame: pd.DataFrame) -> str | int | None:
         raise InputError(f"outcome: {response.term.name!r} has words; it takes counts")
     y = columns[0].to_numpy(float)
     _check_trials(str(response.term.name), y, np.resize(columns[1].to_numpy(float), len(y)))
-    return trials  # type: ignore[no-any-return]
+    return trials
 
 
 def _check_trials(name: str, y: Array, trials: Array) -> None:
@@ -155,7 +155,9 @@ def _binomial(name: str, values: Any, kind: str) -> Response:
     y, trials = values.astype(float).T
     if y.sum() in {0.0, trials.sum()}:
         which = "success" if not y.any() else "failure"
-        raise InputError(f"outcome: {name!r} has no {which} in any row; there is nothing to explain")
+        raise InputError(
+            f"outcome: {name!r} has no {which} in any row; there is nothing to explain"
+        )
     return Response(name, y, trials)
 
 
@@ -220,10 +222,8 @@ def _ordinal(name: str, frame: pd.DataFrame, levels: Sequence[Any] | None) -> Re
     return Response(name, y, np.ones_like(y), words)
 
 
-def _coded(
-    name: str, frame: pd.DataFrame, levels: Sequence[Any]
-) -> tuple[Array, tuple[str, ...]]:
-    """Number the outcomes by the order of the levels; every level has a row."""
+def _coded(name: str, frame: pd.DataFrame, levels: Sequence[Any]) -> tuple[Array, tuple[str, ...]]:
+    """Code outcomes by the order of the levels, each of which has a row."""
     if name not in frame:
         raise InputError(f"levels: {name!r} is expected to be a column")
     order = [str(_plain(level)) for level in levels]

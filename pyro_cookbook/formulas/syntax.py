@@ -36,7 +36,7 @@ def check_syntax(formula: str) -> None:
         Saying at which character reading stopped, and why.
     """
     from formulae.parser import ParseError, Parser
-    from formulae.scanner import Scanner, ScanError
+    from formulae.scanner import ScanError, Scanner
 
     if not isinstance(formula, str) or not formula.strip():
         raise InputError(f"formula: got {formula!r}, expected one as 'y ~ x + z + (1 | group)'")
@@ -125,9 +125,7 @@ def evaluated(formula: str, frame: pd.DataFrame) -> Any:
 
     try:
         with np.errstate(all="ignore"):  # what is not finite is named afterwards, with its row
-            return design_matrices(
-                formula, frame, na_action="pass", env=Environment([FUNCTIONS])
-            )
+            return design_matrices(formula, frame, na_action="pass", env=Environment([FUNCTIONS]))
     except KeyError as error:
         raise InputError(f"formula: no function {error.args[0]!r}; there are {_known()}") from error
     except AttributeError as error:

@@ -243,13 +243,15 @@ def _values(expr: Any, frame: pd.DataFrame, *, new: bool) -> Array:
 
 
 def codes_of(frame: pd.DataFrame, kind: Kind) -> Whole:
-    """Number the level of each row; −1 for those that the fit has not seen."""
+    """Code the level of each row; −1 for those that the fit has not seen."""
     keys = frame[list(kind.factor)].astype(object)
     if len(kind.factor) == 1:
         index = pd.Index([level[0] for level in kind.levels], dtype=object)
-        return index.get_indexer(pd.Index(keys.iloc[:, 0], dtype=object)).astype(np.int64)
-    levels = pd.MultiIndex.from_tuples(kind.levels)
-    return levels.get_indexer(pd.MultiIndex.from_frame(keys)).astype(np.int64)
+        found = index.get_indexer(pd.Index(keys.iloc[:, 0], dtype=object))
+    else:
+        levels = pd.MultiIndex.from_tuples(kind.levels)
+        found = levels.get_indexer(pd.MultiIndex.from_frame(keys))
+    return np.asarray(found, np.int64)
 
 
 def _as_categories(frame: pd.DataFrame) -> pd.DataFrame:
