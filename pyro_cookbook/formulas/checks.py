@@ -1,6 +1,7 @@
 """What a design must not have, and what is to be said of it, before anything is fitted."""
 
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def check_columns_vary(x: Array, names: Sequence[str]) -> None:
     constant = np.ptp(x, axis=0) <= 1e-12 * np.abs(x).max(0, initial=0.0)
     if constant.any():
         found = [f"{name!r} ({value:g})" for name, value in
-                 zip(np.array(names)[constant], x[0, constant], strict=True)]  # fmt: skip
+                 zip(compress(names, constant), x[0, constant], strict=True)]  # fmt: skip
         are = "are" if len(found) > 1 else "is"
         raise InputError(
             f"formula: {listed(found)} {are} the same in all rows; the intercept has that: leave"

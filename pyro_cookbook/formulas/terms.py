@@ -94,14 +94,15 @@ class Terms:
     def __init__(self, formula: str, frame: pd.DataFrame) -> None:
         self.formula = formula
         self.described = described(formula)
-        check_columns(formula, self.described.var_names, [str(name) for name in frame])
-        used = sorted(self.described.var_names)
+        used = _named(self.described.var_names)
+        check_columns(formula, used, [str(name) for name in frame])
         if len(frame) < 2:
             raise InputError(f"data: got {len(frame)} rows, expected 2 at least")
         check_entries(frame, used)
         frame = _as_categories(frame[used])
         self.trials = trials_of(self.described.response, frame)
-        self.predictors = sorted(set().union(*(t.var_names for t in self.described.terms), set()))
+        by_term = [term.var_names for term in self.described.terms]
+        self.predictors = _named(set().union(*by_term))
         self.matrices = evaluated(formula, frame)
         self.response = self.matrices.response
         self.dtypes = frame.dtypes
@@ -140,7 +141,7 @@ class Terms:
         """Levels of the columns of words that are predictors, not only names of groups."""
         names: set[str] = set()
         for term in self.described.terms:
-            names |= getattr(term, "expr", term).var_names
+            names |= set(_named(getattr(term, "expr", term).var_names))
         return {
             name: set(frame[name].cat.categories)
             for name in names
@@ -181,7 +182,8 @@ class Terms:
         frame = frame.assign(**{name: frame[name].astype(self.dtypes[name])
                                 for name in self._levels})  # fmt: skip
         try:
-            rows = self._rows(frame, new=True)
+            with np.errstate(all="ignore"):  # what is not finite is named below, with its row
+                rows = self._rows(frame, new=True)
         except (ValueError, TypeError, IndexError) as error:  # a transform meets strange values
             raise InputError(f"data: {str(error).splitlines()[0]}") from error
         self.check_finite(rows)
@@ -228,6 +230,11 @@ class Terms:
                 f"formula: {names[column]} is {values[row, column]} in row {row}, expected a finite"
                 f" number ({len(np.unique(bad[:, 0]))} such of {len(values)} rows)"
             )
+
+
+def _named(names: set[str]) -> list[str]:
+    """Columns among the names of a term: formulae lists numbers in a call as ''."""
+    return sorted(names - {""})
 
 
 def _labels(expr: Any) -> Sequence[str]:

@@ -30,9 +30,7 @@ def tensors(*values):
 
 def log_joint(values, y, **options):
     """Log density of the model at values of its sites."""
-    held = {
-        name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()
-    }
+    held = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
     data = tensors(X, Z, LEVEL, OFFSET, TRIALS, y)
     trace = poutine.trace(poutine.condition(regression, held)).get_trace(*data, **options)
     return float(trace.log_prob_sum())
@@ -165,8 +163,8 @@ def test_mean_field_and_full_rank_agree_where_the_covariance_is_diagonal():
     held = {name: trace.nodes[name]["value"] for name in names}
     with torch.no_grad():
         other = poutine.trace(poutine.condition(mean_field, held)).get_trace(*data)
-    trace.compute_log_prob()
-    other.compute_log_prob()
+        trace.compute_log_prob()
+        other.compute_log_prob()
     exact = sum(float(trace.nodes[name]["log_prob_sum"]) for name in [*names, "latent"])
     found = sum(float(other.nodes[name]["log_prob_sum"]) for name in names)
     assert found == pytest.approx(exact, abs=1e-9)
