@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
+from statsmodels.tools.numdiff import approx_hess
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,21 @@ def _mixture(log_weights, means, variances):
     means, variances = np.array(means), np.array(variances)
     mean = weights @ means
     return Moments(mean, np.sqrt(weights @ (variances + (means - mean) ** 2)))
+
+
+def student_t_likelihood(x, y):
+    """Maximum likelihood of y ~ a + b x + σ t_ν: a, b and σ, with standard errors of curvature."""
+    columns = np.column_stack([np.ones(len(x)), x])
+    y = np.asarray(y)
+
+    def loss(p):
+        left = (y - columns @ p[:2]) / np.exp(p[2])
+        return -stats.t.logpdf(left, np.exp(p[3])).sum() + len(y) * p[2]
+
+    start = np.linalg.lstsq(columns, y, rcond=None)[0]
+    start = [*start, np.log(np.std(y - columns @ start)), 1.5]
+    limits = {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-10, "fatol": 1e-10}
+    at = optimize.minimize(loss, start, method="Nelder-Mead", options=limits).x
+    se = np.sqrt(np.diag(np.linalg.inv(approx_hess(at, loss))))
+    scale = np.exp(at[2])
+    return np.array([*at[:2], scale]), np.array([*se[:2], scale * se[2]])
