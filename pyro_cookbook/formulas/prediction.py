@@ -56,11 +56,10 @@ def predicted(
     num_draws = len(next(iter(drawn.values())))
     wide = len(design.response.levels) if design.family.is_ordinal else 1
     size = max(1, _BATCH // (num_draws * (wide + 2 * len(design.kinds))))
-    new = _new_effects(rng, drawn, design, rows, num_draws)
     parts = []
     for start in range(0, len(frame), size):
         at = slice(start, start + size)
-        score = _score(drawn, design, rows, at, new)
+        score = _score(rng, drawn, design, rows, at)
         if design.family.is_ordinal:
             parts.append(_of_categories(score, drawn["cutpoint"], design))
         else:
@@ -83,57 +82,32 @@ def _refuse_unseen(rows: Standardised, design: Design, frame: pd.DataFrame) -> N
         )
 
 
-def _new_effects(
+def _score(
     rng: np.random.Generator,
     drawn: Mapping[str, Array],
     design: Design,
     rows: Standardised,
-    num_draws: int,
-) -> tuple[Array, Array]:
-    """Draw effects for levels that the fit has not seen: one for each level, new in every draw.
-
-    Returns
-    -------
-    effects : array
-        Shape (S, M), for the M new levels of all kinds together.
-    level : array of int
-        Which of them each row has, shape (n, E), −1 where it has one of the fit's.
-    """
-    level = np.full(rows.level.shape, -1)
-    if not (rows.level < 0).any():
-        return np.empty((num_draws, 0)), level
-    effects: list[Array] = []
-    for index in range(len(design.kinds)):
-        strange = np.flatnonzero(rows.level[:, index] < 0)
-        start = sum(one.shape[1] for one in effects)
-        level[strange, index] = start + np.arange(len(strange))
-        scale = drawn["group_scale"][:, [index]]
-        effects.append(scale * rng.standard_normal((num_draws, len(strange))))
-    return np.concatenate(effects, axis=1), level
-
-
-def _score(
-    drawn: Mapping[str, Array],
-    design: Design,
-    rows: Standardised,
     at: slice,
-    new: tuple[Array, Array],
 ) -> Array:
-    """Linear predictor of some rows, shape (S, rows)."""
-    score = rows.offset[None, at]
-    if "intercept" in drawn:
-        score = score + drawn["intercept"][:, None]
-    if "coefficient" in drawn:
-        score = score + drawn["coefficient"] @ rows.x[at].T
-    effects, level_of_new = new
-    for index in range(len(design.kinds)):
-        level, strange = rows.level[at, index], level_of_new[at, index]
-        effect = drawn["effect"][:, np.maximum(level, 0)]
-        if effects.shape[1]:
-            effect = np.where(level < 0, effects[:, np.maximum(strange, 0)], effect)
-        score = score + effect * rows.z[at, index]
+    """Linear predictor of some rows, shape (S, rows).
+
+    Effects of levels that the fit has not seen are drawn for each row anew: what is told of a row
+    is the same as if rows shared them.
+    """
     num_draws = len(next(iter(drawn.values())))
-    return np.broadcast_to(score, (num_draws, score.shape[1]))
+    score = np.repeat(rows.offset[None, at], num_draws, axis=0)
+    if "intercept" in drawn:
+        score += drawn["intercept"][:, None]
+    if "coefficient" in drawn:
+        score += drawn["coefficient"] @ rows.x[at].T
+    for index in range(len(design.kinds)):
+        level = rows.level[at, index]
+        effect = drawn["effect"][:, np.maximum(level, 0)]
+        new = np.flatnonzero(level < 0)
+        noise = rng.standard_normal((num_draws, len(new)))
+        effect[:, new] = drawn["group_scale"][:, [index]] * noise
+        score += effect * rows.z[at, index]
+    return score
 
 
 def _of_numbers(
