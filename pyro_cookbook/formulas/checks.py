@@ -12,8 +12,9 @@ from pyro_cookbook.formulas.responses import Response
 from pyro_cookbook.formulas.syntax import listed
 from pyro_cookbook.formulas.terms import Kind, Rows
 
-# Entries of the linear program that looks for a separating plane: seconds, not minutes.
-_LARGEST_PROGRAM = 1_000_000
+# Entries of the linear program that looks for a separating plane: a second at most. In larger
+# tables planes across one column are looked for, which is what a category with one outcome makes.
+_LARGEST_PROGRAM = 200_000
 _SHOWN = 3  # sets of collinear columns
 
 
@@ -119,19 +120,26 @@ def separating(
     Returns
     -------
     list of str
-        Empty if there is none, or the program would be too large to solve.
+        Empty if there is none; in a large table also if it is across several columns.
     """
     columns = np.column_stack([np.ones(len(x)), x]) if has_intercept else x
-    if columns.size > _LARGEST_PROGRAM or not columns.shape[1]:
+    successes, failures = response.y > 0, response.y < response.trials
+    if (successes & failures).all() or not x.shape[1]:
         return []
+    if columns.size > _LARGEST_PROGRAM:
+        return _across_one(x[successes], x[failures], names) if has_intercept else []
     from scipy.optimize import linprog
 
-    successes, failures = response.y > 0, response.y < response.trials
-    if (successes & failures).all():
-        return []
     sides = np.concatenate([columns[successes], -columns[failures]])
     found = linprog(-sides.sum(0), A_ub=-sides, b_ub=np.zeros(len(sides)), bounds=(-1, 1))
     if found.status != 0 or -found.fun < 1e-6:
         return []
     weights = found.x[has_intercept:]
     return [name for name, w in zip(names, weights, strict=True) if abs(w) > 1e-6]
+
+
+def _across_one(successes: Array, failures: Array, names: Sequence[str]) -> list[str]:
+    """Name the columns of which one value parts successes from failures, itself left out."""
+    above = failures.max(0) <= successes.min(0)
+    below = successes.max(0) <= failures.min(0)
+    return list(compress(names, above | below))

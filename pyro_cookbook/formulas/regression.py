@@ -43,7 +43,10 @@ class Regression:
     prior_scale : float
     fit : Fit
         Of `models.regression.regression`, on standardised data.
-    diagnosis : Diagnosis
+    verdict : str
+        May the numbers be used?
+    diagnosis : Diagnosis or None
+        Reasons of the verdict; None for a fit that was kept and is back.
     answer : Answer or None
         What `infer` has tried, for the guide "infer".
     seed : int
@@ -62,14 +65,10 @@ class Regression:
     guide: str
     prior_scale: float
     fit: Fit
-    diagnosis: Diagnosis
-    answer: Answer | None
-    seed: int
-
-    @property
-    def verdict(self) -> str:
-        """May the numbers be used?"""
-        return self.diagnosis.verdict
+    verdict: str
+    diagnosis: Diagnosis | None = None
+    answer: Answer | None = None
+    seed: int = 0
 
     @property
     def may_be_used(self) -> bool:
@@ -243,8 +242,9 @@ class Regression:
         """Write the verdict, the notes and the summary."""
         notes = "".join(f"Note: {note}.\n" for note in self.notes)
         title = f"{self.design.formula}, family {self.design.family.name}, by {self.guide}"
+        said = self.diagnosis or f"Verdict: {self.verdict}"
         table = self.summary().to_string(float_format="%.4g")
-        return f"{title}\n{self.diagnosis}\n{notes}\n{table}"
+        return f"{title}\n{said}\n{notes}\n{table}"
 
 
 def as_frame(data: Any) -> pd.DataFrame:
@@ -370,4 +370,5 @@ def regression(
     else:
         fit = fit_once(model, guide, *args, data_kwargs=kwargs, seed=seed, progress=progress)
         diagnosis = diagnose(fit, seed=seed, progress=progress)
-    return Regression(design, guide, prior_scale, fit, diagnosis, answer, seed)
+    verdict = diagnosis.verdict
+    return Regression(design, guide, prior_scale, fit, verdict, diagnosis, answer, seed)

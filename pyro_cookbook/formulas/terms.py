@@ -78,6 +78,8 @@ class Terms:
         Names of the D columns, as formulae gives them, without the intercept.
     has_intercept : bool
     kinds : tuple of Kind
+    frame : DataFrame
+        The columns that the formula uses, words as categories: all that another process needs.
     rows : Rows
     trials : str, int or None
         The column or the number of trials of an outcome p(successes, trials).
@@ -103,6 +105,7 @@ class Terms:
         self.trials = trials_of(self.described.response, frame)
         by_term = [term.var_names for term in self.described.terms]
         self.predictors = _named(set().union(*by_term))
+        self.frame = frame
         self.matrices = evaluated(formula, frame)
         self.response = self.matrices.response
         self.dtypes = frame.dtypes

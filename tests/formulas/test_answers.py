@@ -1,5 +1,6 @@
 """Regressions beside exact answers and statsmodels, in the units of the table."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from statsmodels.miscmodels.ordinal_model import OrderedModel
 
 import pyro_cookbook as pc
 from pyro_cookbook import data
+from pyro_cookbook.catalogue.topics import regression as recipe
 from pyro_cookbook.formulas import regression as fitted
 
 SETS = sm.datasets
@@ -250,3 +252,24 @@ def test_a_point_has_no_spread_and_a_binomial_counts_successes(monkeypatch):
     whole = point.predict(table, of="mean")["mean"]
     assert whole.sum() == pytest.approx(table.NABOVE.sum(), rel=0.01)
     assert not point.may_be_used
+
+
+def test_a_fit_that_is_back_predicts_the_same_from_its_columns(firms, tmp_path):
+    """By `infer`, and of the recipe: other programs, the same units."""
+    table, found = firms
+    pc.save(found.fit, tmp_path / "fit.pt")
+    options = recipe.Options(formula=found.design.formula)
+    design = found.design
+    back = recipe.as_regression(
+        options, design.terms.frame, "infer", pc.load(tmp_path / "fit.pt"), found.verdict
+    )
+    rows = table.head(5)
+    again = replace(back, seed=found.seed).predict(rows)
+    pd.testing.assert_frame_equal(again, found.predict(rows))
+    prepared = recipe.RECIPE.prepare(
+        "map", SimpleNamespace(frame=table, v=None), options={"formula": design.formula}
+    )
+    prepared.options["max_steps"] = 60  # any fit will do: its units and names are looked at
+    point = recipe.as_regression(options, table, "map", prepared.fit(), "unreliable")
+    assert point.summary().index.tolist() == found.summary().index.tolist()
+    assert point.predict(rows)["mean"].between(-1000, 2000).all()

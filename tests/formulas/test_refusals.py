@@ -1,5 +1,7 @@
 """What is refused before anything is fitted: one line, with the place."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from tables import small
 
 import pyro_cookbook as pc
 from pyro_cookbook import data
+from pyro_cookbook.formulas import checks
 from pyro_cookbook.formulas import regression as fitted
 from pyro_cookbook.formulas.design import Design
 
@@ -181,8 +184,20 @@ def test_separation_is_said(case):
     ] * apart
 
 
+@pytest.mark.parametrize("limit", [200_000, 0])
+def test_a_category_with_one_outcome_separates_in_tables_of_any_size(limit, monkeypatch):
+    monkeypatch.setattr(checks, "_LARGEST_PROGRAM", limit)
+    frame = small().assign(y=[0, 1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1])  # all of w are successes
+    (note,) = Design("y ~ x + h", frame, "bernoulli").notes
+    assert "(h[w])" in note
+    mixed = frame.assign(y=[0, 1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 0])
+    assert Design("y ~ g", mixed, "bernoulli").notes == ()
+
+
 def test_what_is_to_be_known_is_a_warning_and_refusals_reach_the_caller(monkeypatch):
-    monkeypatch.setattr(fitted, "diagnose", lambda *_, **__: None)  # seconds, of no use here
+    monkeypatch.setattr(
+        fitted, "diagnose", lambda *_, **__: SimpleNamespace(verdict="unreliable")
+    )  # seconds, of no use here
     frame = pd.DataFrame({"y": [0, 0, 0, 1, 1, 1], "x": [1.0, 2, 3, 4, 5, 6]})
     with pytest.warns(UserWarning, match="y ~ x: a plane separates the outcomes"):
         pc.regression("y ~ x", frame, family="bernoulli", guide="map")

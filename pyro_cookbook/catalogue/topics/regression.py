@@ -12,8 +12,10 @@ from models.regression import regression
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import vectorised_bound
 from pyro_cookbook.data import InputError, Table
+from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.formulas.design import DIMS, Design
 from pyro_cookbook.formulas.families import FAMILIES
+from pyro_cookbook.formulas.regression import Regression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +70,32 @@ def prepared(guide: type[Any], design: Design, prior_scale: float) -> Prepared:
         num_categories=len(design.response.levels) if design.family.is_ordinal else 0,
         has_intercept=design.has_intercept,
     )
-    options: dict[str, Any] = {"elbo": vectorised_bound(1 if point else 16)}
+    options: dict[str, Any] = {"elbo": vectorised_bound(1 if point else 16), "tol": 0.3}
     return Prepared(
         regression, built, args, kwargs, options,
         coords=design.coords(), dims=DIMS, notes=design.notes,
     )  # fmt: skip
+
+
+def as_regression(
+    options: Options, frame: pd.DataFrame, guide: str, fit: Fit, verdict: str
+) -> Regression:
+    """Give a fit of this recipe its summary, predictions and tree in the table's units.
+
+    Parameters
+    ----------
+    options : Options
+        Those that it was fitted with.
+    frame : DataFrame
+        The table that it was fitted to, or the columns of it that the formula names.
+    guide : str
+        One of the recipe's guides.
+    fit : Fit
+        Also one that was kept and is back, in another process.
+    verdict : str
+    """
+    design = options.design(frame)
+    return Regression(design, guide, options.prior_scale, fit, verdict, seed=fit.seed)
 
 
 def _of_table(guide: type[Any], table: Table, options: Options) -> Prepared:
