@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyro_cookbook.fits.keeping.storage import load, save
     from pyro_cookbook.fits.linear_response import linear_response
     from pyro_cookbook.fits.result import Estimate, Fit, Mode, Refinement, Restart
+    from pyro_cookbook.formulas.regression import Regression, regression
     from pyro_cookbook.posterior.datatree import to_datatree
     from pyro_cookbook.posterior.from_pyro import from_pyro_mcmc, from_pyro_svi
     from pyro_cookbook.posterior.nuts import sample
@@ -39,6 +40,7 @@ _HOMES = {
     "Mode": "fits.result",
     "NonFiniteELBO": "engines.svi",
     "Refinement": "fits.result",
+    "Regression": "formulas.regression",
     "Restart": "fits.result",
     "as_fit": "fits.fitting",
     "calibrate": "verdict.calibration",
@@ -53,6 +55,7 @@ _HOMES = {
     "load": "fits.keeping.storage",
     "predict": "posterior.prediction",
     "refine": "posterior.refining.refine",
+    "regression": "formulas.regression",
     "sample": "posterior.nuts",
     "save": "fits.keeping.storage",
     "to_datatree": "posterior.datatree",
@@ -68,6 +71,7 @@ __all__ = [
     "Mode",
     "NonFiniteELBO",
     "Refinement",
+    "Regression",
     "Restart",
     "as_fit",
     "calibrate",
@@ -82,6 +86,7 @@ __all__ = [
     "load",
     "predict",
     "refine",
+    "regression",
     "sample",
     "save",
     "to_datatree",

@@ -184,6 +184,7 @@ def fit(
         from pyro_cookbook import catalogue
         from pyro_cookbook.publish import console
         from pyro_cookbook.publish.outcome import run_guide, wanted
+        from pyro_cookbook.publish.runs.answering import answer_formula
         from pyro_cookbook.publish.runs.folder import refuse_if_taken
         from pyro_cookbook.publish.runs.page import page_of_outcome
         from pyro_cookbook.publish.runs.writing import write_outcome
@@ -195,6 +196,14 @@ def fit(
             "missing": missing, "separator": separator, "decimal": decimal,
             "encoding": encoding, "header": header,
         }  # fmt: skip
+        if chosen.name == "regression":
+            if outcome is not None:
+                raise data.InputError("--outcome: the formula names it, before ~; leave it out")
+            answer_formula(
+                options, guide or "infer", table, reading, out, overwrite=overwrite, seed=seed,
+                draws=draws, command=_command(),
+            )  # fmt: skip
+            return
         loaded = catalogue.table_for(chosen, table, outcome, reading)
         guide = guide or chosen.default
         name = f"{chosen.name}-{guide}" + ("" if table is None else f"-{loaded.name}")
@@ -278,6 +287,9 @@ def predict(
     table: Source,
     out: Annotated[Path, typer.Option("--out", help="File to write: .csv or .parquet.")],
     model: OwnModel = None,
+    unseen: Annotated[
+        str, typer.Option(help="Groups that a regression has not seen: refuse, or population.")
+    ] = "refuse",
     missing: Missing = "refuse",
     separator: Separator = None,
     decimal: Decimal = None,
@@ -295,8 +307,8 @@ def predict(
         check_target(out)
         torch.set_num_threads(1)
         found = predict_rows(
-            folder, table, model=model, seed=seed, missing=missing, separator=separator,
-            decimal=decimal, encoding=encoding, header=header,
+            folder, table, model=model, unseen=unseen, seed=seed, missing=missing,
+            separator=separator, decimal=decimal, encoding=encoding, header=header,
         )  # fmt: skip
         write_rows(found, out)
         console.print_numbers(found.head(5))
@@ -317,6 +329,34 @@ def reproduce(folder: Folder, model: OwnModel = None) -> None:
         console.say(str(found))
     if not found.holds:
         raise typer.Exit(1)
+
+
+@app.command()
+def adapt(
+    recipe: Annotated[str, typer.Argument(help="A recipe, by name or its beginning.")],
+    dest: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
+    guide: Annotated[
+        str | None, typer.Option(help="One of the recipe's guides. Default: see list.")
+    ] = None,
+    table: Annotated[Source | None, typer.Option("--data", help="A table of your own.")] = None,
+    outcome: Annotated[
+        str | None, typer.Option(help="The column that the others explain. Default: the last.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Number of factors, components or atoms.")
+    ] = None,
+) -> None:
+    """Take a recipe home: a small project with model, guide, script, notebook, test and data."""
+    with _one_line_errors():
+        from pyro_cookbook import catalogue
+        from pyro_cookbook.publish.adapt import adapt as write
+        from pyro_cookbook.publish.console import say
+
+        chosen = catalogue.recipe(recipe)
+        loaded = None if table is None else catalogue.table_for(chosen, table, outcome, {})
+        for path in write(chosen.name, dest, guide=guide, table=loaded, size=size):
+            say(str(path))
+        say(f"Next: cd {shlex.quote(str(dest))}; python fit.py; pytest")
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """What there is: every recipe with its data, its model and its guides. The one place that knows."""
 
-from pyro_cookbook.catalogue.command_line import flag_of, read_options, table_for
+from pyro_cookbook.catalogue.command_line import read_options, table_for
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.options import flag_of
 from pyro_cookbook.catalogue.topics import (
     binary_sparse_coding,
     eight_schools,
@@ -12,6 +13,7 @@ from pyro_cookbook.catalogue.topics import (
     learning,
     logistic_regression,
     maximum_entropy,
+    regression,
     sigmoid_belief_network,
     sparse_coding,
     variational_autoencoder,
@@ -44,6 +46,7 @@ RECIPES: tuple[Recipe, ...] = (
     sigmoid_belief_network.RECIPE,
     learned_codes.RECIPE,
     variational_autoencoder.RECIPE,
+    regression.RECIPE,
 )
 
 

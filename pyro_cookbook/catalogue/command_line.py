@@ -1,9 +1,10 @@
 """A recipe's own options and its table, as the command line gives them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from pyro_cookbook.catalogue.entries import Recipe
+from pyro_cookbook.catalogue.options import flag_of
 from pyro_cookbook.data import InputError, Table, did_you_mean, load, read
 
 # Options of the command that are no recipe's, for the nearest match to an unknown one.
@@ -34,7 +35,8 @@ def read_options(recipe: Recipe, words: Sequence[str]) -> dict[str, Any]:
     InputError
         For an unknown option, with the nearest that there is, or a value that is no number.
     """
-    known = {flag_of(name): name for name in recipe.options}
+    kinds = {} if recipe.options is None else get_type_hints(recipe.options)
+    known = {flag_of(name): name for name in kinds}
     if recipe.size_name:
         known |= {f"--{recipe.size_name}": "size", "--size": "size"}
     found: dict[str, Any] = {}
@@ -47,18 +49,13 @@ def read_options(recipe: Recipe, words: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"{flag}: {_unknown(recipe, flag, list(known))}")
         if not equals:
             if not rest:
-                raise InputError(f"{flag}: expected a number after it")
+                raise InputError(f"{flag}: expected a value after it")
             value = rest.pop(0)
         name = known[flag]
         if name in found:
             raise InputError(f"{flag}: given twice")
-        found[name] = _number(flag, value, whole=name == "size")
+        found[name] = _value(flag, value, kinds.get(name, int))
     return found
-
-
-def flag_of(name: str) -> str:
-    """Write a keyword as an option of the command line."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _unknown(recipe: Recipe, flag: str, known: list[str]) -> str:
@@ -68,12 +65,13 @@ def _unknown(recipe: Recipe, flag: str, known: list[str]) -> str:
     return f"no such option of {recipe.name}; {has}{hint}"
 
 
-def _number(flag: str, text: str, *, whole: bool) -> float | int:
-    kind = int if whole else float
+def _value(flag: str, text: str, kind: Any) -> Any:
+    if kind not in {int, float}:
+        return text
     try:
         return kind(text)
     except ValueError:
-        expected = "a whole number" if whole else "a number"
+        expected = "a whole number" if kind is int else "a number"
         raise InputError(f"{flag}: got {text!r}, expected {expected}") from None
 
 

@@ -6,10 +6,11 @@ from torch import Tensor
 
 from models.sparse_coding import SparseCoding
 from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
+from pyro_cookbook.catalogue.options import options_of
 from pyro_cookbook.programs.state.holding import hold
 
 # Of the codes' Laplace prior, and the sd of the noise: what photographs ask for.
-PRIOR = {"rate": 2.0, "scale": 0.65}
+Options = options_of(SparseCoding, rate=2.0, scale=0.65)
 
 
 def learned_model(v: Tensor, size: int, seed: int, *, rate: float, scale: float) -> Any:

@@ -1,9 +1,7 @@
 """What an entry of the catalogue is made of."""
 
-import inspect
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_cookbook.catalogue.checks import anything
+from pyro_cookbook.catalogue.options import checked
 from pyro_cookbook.data import InputError, Table, did_you_mean
 from pyro_cookbook.fits.fitting import as_fit, fit
 from pyro_cookbook.fits.result import Fit
@@ -19,15 +18,6 @@ from pyro_cookbook.programs.state.isolation import isolated
 
 def _num_columns(v: Tensor) -> int:
     return v.shape[1]
-
-
-def options_of(model: Callable[..., Any]) -> dict[str, float]:
-    """Give a model's options: the numbers that its signature takes by keyword only, by default."""
-    return {
-        name: float(one.default)
-        for name, one in inspect.signature(model).parameters.items()
-        if one.kind is one.KEYWORD_ONLY and isinstance(one.default, (int, float))
-    }
 
 
 @dataclass(frozen=True)
@@ -49,6 +39,10 @@ class Prepared:
         What that algorithm says of itself; "" if the guide is still to be fitted by SVI.
     converged : bool
         Whether that algorithm converged.
+    coords, dims : mapping
+        Labels and names of the dimensions, for ArviZ, where they are not the recipe's.
+    notes : tuple of str
+        What a reader should know of the table before he believes a fit.
     """
 
     model: Callable[..., Any]
@@ -59,6 +53,9 @@ class Prepared:
     losses: list[float] = field(default_factory=list)
     reason: str = ""
     converged: bool = True
+    coords: Mapping[str, list[str]] = field(default_factory=dict)
+    dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def fit(
         self, *, seed: int = 0, progress: bool | None = False, checkpoint: Path | None = None
@@ -95,10 +92,14 @@ class GuideEntry:
     prepare : callable
         ``prepare(v, size, seed, **options)`` gives a `Prepared`; `size` counts factors, components,
         atoms, and the options are those of the recipe.
+    of_table : callable, optional
+        ``of_table(table, options)``, for what is no function of standardised rows: what
+        `Recipe.prepare` calls instead.
     """
 
     summary: str
     prepare: Callable[..., Prepared]
+    of_table: Callable[[Table, Any], Prepared] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +139,13 @@ class Recipe:
         Whether the last column is an outcome, which the others explain.
     check : callable
         ``check(table, size)`` refuses a table that the recipe cannot take, with an `InputError`.
-    options : mapping of str to float
-        Positive numbers that a reader may set, and what they are by default: see `options_of`.
     max_size : callable
         ``max_size(v)``: the largest size that the rows allow. Default: the number of columns.
     notebook : str
         Stem of its notebook. Default: the name; one notebook may have several models.
+    options : type, optional
+        A dataclass whose fields are the recipe's options, with defaults for the bundled table: see
+        `options_of`. Default: it has none.
     """
 
     name: str
@@ -164,15 +166,21 @@ class Recipe:
     standardised: bool = True
     has_outcome: bool = False
     check: Callable[[Table, int], None] = anything
-    options: Mapping[str, float] = field(default_factory=dict)
     max_size: Callable[[Tensor], int] = _num_columns
     notebook: str = ""
+    options: type | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notebook", self.notebook or self.name)
 
     def prepare(
-        self, guide: str, table: Table, *, size: int | None = None, seed: int = 0, **options: float
+        self,
+        guide: str,
+        table: Table,
+        *,
+        size: int | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> Prepared:
         """Check the options and the table, and build the model and the guide.
 
@@ -184,8 +192,8 @@ class Recipe:
         size : int, optional
             Number of factors or components. Default: the recipe's.
         seed : int, default 0
-        **options
-            Of those in ``options``.
+        options : mapping, optional
+            The recipe's own options by name. Default: those of its bundled table.
 
         Raises
         ------
@@ -198,12 +206,16 @@ class Recipe:
                 f"--guide: got {guide!r}, {expected}{did_you_mean(guide, self.guides)}"
             )
         size = self._checked_size(table, size)
-        self._check_options(options)
+        chosen = checked(self.name, self.options, options)
+        of_table = self.guides[guide].of_table
+        if of_table is not None:
+            with isolated(seed):
+                return of_table(table, chosen)
         self.check(table, size)
         with isolated(seed):
             try:
-                chosen = {**self.options, **options}
-                return self.guides[guide].prepare(self.rows(table), size, seed, **chosen)
+                given = {} if chosen is None else asdict(chosen)
+                return self.guides[guide].prepare(self.rows(table), size, seed, **given)
             except ValueError as error:
                 # The chapter's algorithms refuse rows so: too few for the size, no noise left.
                 raise InputError(f"--data: {table.name!r}: {error}") from error
@@ -222,18 +234,6 @@ class Recipe:
                 f" {table.name!r} with {len(table.v)} rows and {len(table.columns)} columns"
             )
         return chosen
-
-    def _check_options(self, options: Mapping[str, float]) -> None:
-        for name, value in options.items():
-            flag = f"--{name.replace('_', '-')}"
-            if name not in self.options:
-                there = [f"--{one.replace('_', '-')}" for one in self.options]
-                told = f"it has {', '.join(there)}" if there else "it has none"
-                raise InputError(
-                    f"{flag}: no option of {self.name}; {told}{did_you_mean(flag, there)}"
-                )
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"{flag}: got {value:g}, expected a positive number")
 
     def rows(self, table: Table) -> Tensor:
         """Rows as `prepare` takes them, shape (n, D)."""

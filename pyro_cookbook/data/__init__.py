@@ -1,7 +1,7 @@
 """Data: tables of the reader's and ours, and what is made from them."""
 
 from pyro_cookbook.data.bundled import NAMES, load
-from pyro_cookbook.data.collinearity import collinear_sets
+from pyro_cookbook.data.collinearity import collinear_columns, collinear_sets
 from pyro_cookbook.data.errors import InputError, did_you_mean
 from pyro_cookbook.data.intake.recognise import Recognised, recognise
 from pyro_cookbook.data.intake.schema import Schema
@@ -15,6 +15,7 @@ __all__ = [
     "Schema",
     "Table",
     "Understood",
+    "collinear_columns",
     "collinear_sets",
     "did_you_mean",
     "load",

@@ -50,6 +50,11 @@ def _breast_cancer() -> Loaded:
     return frame.assign(malignant=1.0 - bunch.target), ()  # scikit-learn's 1 is benign
 
 
+def _diabetes() -> Loaded:
+    bunch: Any = datasets.load_diabetes(as_frame=True, scaled=False)
+    return bunch.frame, ()
+
+
 def _digits() -> Loaded:
     bunch: Any = datasets.load_digits(as_frame=True)
     inked = bunch.data.loc[:, bunch.data.max() > bunch.data.min()]  # three are blank in all images
@@ -95,6 +100,12 @@ _BUNDLED: dict[str, tuple[Callable[[], Loaded], str]] = {
         _breast_cancer,
         "569 tumours, ten measurements of cell nuclei and whether malignant (Wolberg, Street and"
         " Mangasarian, UCI repository, CC BY 4.0); ships with scikit-learn",
+    ),
+    "diabetes": (
+        _diabetes,
+        "442 patients with diabetes, ten measurements (age in years, sex 1 or 2, bmi in kg/m², bp"
+        " in mmHg, six of blood serum) and the progress of the disease a year later (Efron, Hastie,"
+        " Johnstone and Tibshirani, 2004); ships with scikit-learn",
     ),
     "digits": (
         _digits,

@@ -1,5 +1,7 @@
 """Columns of a table that are combinations of others."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,15 @@ def collinear_sets(table: Table) -> list[tuple[str, ...]]:
         take part, and the column. Empty if the columns are independent. With n rows the n-th
         column is such a combination at the latest.
     """
-    correlation = table.v.mT @ table.v / len(table.v)
+    return collinear_columns(table.v, table.columns)
+
+
+def collinear_columns(v: Tensor, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Find them among columns of mean square 1, shape (n, D), as `collinear_sets` does.
+
+    Where the columns are not centred, a constant takes part in no combination.
+    """
+    correlation = v.mT @ v / len(v)
     triangle = torch.zeros_like(correlation)  # of the Cholesky factor of the independent columns
     kept: list[int] = []
     found = []
@@ -42,7 +52,7 @@ def collinear_sets(table: Table) -> list[tuple[str, ...]]:
         if not involved:
             weights = torch.linalg.solve_triangular(lower.mT, row, upper=True)[:, 0]
             involved = [i for i, w in zip(kept, weights, strict=True) if abs(w) > 10 * TOLERANCE]
-        found.append(tuple(table.columns[i] for i in (*involved, j)))
+        found.append(tuple(names[i] for i in (*involved, j)))
     return found
 
 

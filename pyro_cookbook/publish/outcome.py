@@ -16,6 +16,7 @@ from pyro_cookbook.fits.keeping.checkpoint import digest
 from pyro_cookbook.fits.keeping.storage import save
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.datatree import to_datatree
+from pyro_cookbook.posterior.layout import Coords, Dims
 from pyro_cookbook.publish.runs.folder import asked
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
 
@@ -51,6 +52,8 @@ class Outcome:
         Of the fit and its diagnosis.
     note : str
         What was left out of the tree to bound its size; "" if nothing was.
+    coords, dims : mapping
+        Labels and names of the dimensions, for ArviZ.
     """
 
     recipe: Recipe
@@ -66,6 +69,8 @@ class Outcome:
     num_draws: int
     seconds: float
     note: str
+    coords: Coords
+    dims: Dims
 
 
 def wanted(
@@ -132,7 +137,8 @@ def run_guide(
     started = perf_counter()
     kept = "nothing was kept"
     try:
-        prepared = recipe.prepare(guide, table, seed=seed, **options)
+        own = {name: value for name, value in options.items() if name != "size"}
+        prepared = recipe.prepare(guide, table, size=options.get("size"), seed=seed, options=own)
         try:
             fit = prepared.fit(seed=seed, progress=progress, checkpoint=checkpoint)
         except ValueError as error:  # `fit` documents it: a model that cannot be fitted to the rows
@@ -142,7 +148,9 @@ def run_guide(
         log_evidence = recipe.log_evidence(fit)
         diagnosis = diagnose(fit, log_evidence=log_evidence, seed=seed)
         seconds = perf_counter() - started
-        tree, note = _bounded_tree(recipe, table, fit, num_draws, seed)
+        coords = {**recipe.coords(table), **prepared.coords}
+        dims = {**recipe.dims, **prepared.dims}
+        tree, note = _bounded_tree(fit, coords, dims, num_draws, seed)
         attributes = {"recipe": recipe.name, "guide": guide, "data": table.name}
         tree.attrs.update(attributes, verdict=diagnosis.verdict)
         estimates = recipe.estimates(fit, table)
@@ -164,7 +172,7 @@ def run_guide(
     remove_if_empty(unfinished)
     return Outcome(
         recipe, guide, options, table, fit, diagnosis, log_evidence, estimates, tree, seed,
-        num_draws, seconds, note,
+        num_draws, seconds, note, coords, dims,
     )  # fmt: skip
 
 
@@ -175,14 +183,12 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def _bounded_tree(
-    recipe: Recipe, table: Table, fit: Fit, num_draws: int, seed: int
+    fit: Fit, coords: Coords, dims: Dims, num_draws: int, seed: int
 ) -> tuple[xr.DataTree, str]:
     """Convert with as many draws as `MAX_BYTES` holds, and say if that is fewer than asked for."""
 
     def convert(count: int) -> xr.DataTree:
-        return to_datatree(
-            fit, num_draws=count, seed=seed, coords=recipe.coords(table), dims=recipe.dims
-        )
+        return to_datatree(fit, num_draws=count, seed=seed, coords=coords, dims=dims)
 
     few = convert(2)
     arrays = [array for node in few.subtree for array in node.to_dataset().data_vars.values()]
@@ -191,7 +197,7 @@ def _bounded_tree(
     if count == num_draws:
         return convert(count), ""
     return convert(count), (
-        f"{count} of {num_draws} draws kept: a draw of {len(table.v)} rows has"
+        f"{count} of {num_draws} draws kept: a draw has"
         f" {one_draw / 1e6:.2g} MB, and the file holds {MAX_BYTES / 1e6:.0f} MB of draws"
     )
 

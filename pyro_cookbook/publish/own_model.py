@@ -111,7 +111,11 @@ def arguments_of(model: Callable[..., Any], source: Any, **reading: Any) -> Argu
         unused[:] = [name for name in names if name not in chosen]
         return chosen
 
-    found = recognise(source, choose, **reading)
+    return arguments_from(recognise(source, choose, **reading), unused)
+
+
+def arguments_from(found: Recognised, unused: Sequence[str] = ()) -> Arguments:
+    """Turn columns into arguments, and say what the words have become."""
     levels = {
         name: tuple(map(str, found.frame[name].cat.categories))
         for name, kind in found.kinds.items()
@@ -128,7 +132,11 @@ def arguments_of(model: Callable[..., Any], source: Any, **reading: Any) -> Argu
 
 
 def new_arguments(
-    levels: Mapping[str, Sequence[str] | None], source: Any, **reading: Any
+    levels: Mapping[str, Sequence[str] | None],
+    source: Any,
+    *,
+    known_only: bool = True,
+    **reading: Any,
 ) -> Arguments:
     """Read new rows for a model that has been fitted.
 
@@ -136,6 +144,8 @@ def new_arguments(
     ----------
     levels : mapping of str to sequence of str or None
         The arguments, and what the whole numbers stand for where they were words.
+    known_only : bool, default True
+        Refuse words that the fit has not seen.
     source, **reading
         As for `arguments_of`.
 
@@ -154,7 +164,7 @@ def new_arguments(
     kinds: Any = {name: "number" if words is None else "category" for name, words in levels.items()}
     found = recognise(source, choose, kinds=kinds, **reading)
     known = {name: tuple(words) for name, words in levels.items() if words is not None}
-    for name, words in known.items():
+    for name, words in known.items() if known_only else ():
         values = found.frame[name].astype(str)
         unseen = np.flatnonzero(~values.isin(words))
         if len(unseen):

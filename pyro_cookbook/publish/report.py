@@ -96,8 +96,8 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
     chains = to_datatree(
         best.fit,
         num_draws=200,
-        coords=best.recipe.coords(best.table),
-        dims=best.recipe.dims,
+        coords=best.coords,
+        dims=best.dims,
         sample_dims=("chain", "draw"),
     )
     if "observed_data" in chains.children:

@@ -200,8 +200,10 @@ def plot_intervals(
     trees: Mapping[str, xr.DataTree], table: Table, *, names: Sequence[str], title: str
 ) -> Picture:
     """Draw ArviZ's forest plot of some variables under every guide that has them."""
+    there = next(iter(trees.values())).posterior
+    names = [name for name in names if name in there]  # a regression may have no intercept
     shown = {
-        guide: xr.DataTree.from_dict({"posterior": tree.posterior.to_dataset()[list(names)]})
+        guide: xr.DataTree.from_dict({"posterior": tree.posterior.to_dataset()[names]})
         for guide, tree in trees.items()
     }
     rows = sum(int(np.prod(v.shape)) // v.sizes["draw"]
@@ -294,4 +296,9 @@ PICTURES: dict[str, Callable[[Mapping[str, xr.DataTree], Table], Picture]] = {
     "05a_wake_sleep": plot_dictionary,
     "05b_learned_codes": plot_dictionary,
     "05c_variational_autoencoder": plot_latent_map,
+    "regression": partial(
+        plot_intervals,
+        names=("intercept", "coefficient", "group_scale"),
+        title="Coefficients of standardised columns",
+    ),
 }

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "algorithms": {"programs"},
     "fits": {"programs", "engines"},
     "posterior": {"programs", "fits"},
-    "catalogue": {"programs", "data", "algorithms", "fits", "models", "guides"},
+    "formulas": {"programs", "data", "fits", "posterior", "verdict", "models"},
+    "catalogue": {"programs", "data", "algorithms", "fits", "formulas", "models", "guides"},
     "verdict": {"programs", "fits", "posterior"},
     "publish": {"data", "catalogue", "fits", "posterior", "verdict"},
 }

@@ -9,8 +9,9 @@ from guides import eight_schools as guides
 from models.eight_schools import eight_schools_centred, eight_schools_noncentred
 from pyro_cookbook.catalogue.answers import eight_schools as answers
 from pyro_cookbook.catalogue.checks import estimates_with_errors
-from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe, options_of
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import vectorised_bound
+from pyro_cookbook.catalogue.options import options_of
 
 
 def _prepare(

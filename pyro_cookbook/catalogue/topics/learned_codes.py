@@ -8,7 +8,7 @@ from torch import Tensor
 
 from guides import learned_codes as guides
 from pyro_cookbook.catalogue.answers import sparse_coding as answers
-from pyro_cookbook.catalogue.dictionaries import PRIOR, learned_model
+from pyro_cookbook.catalogue.dictionaries import Options, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
 _NUM_LAYERS = 4
@@ -55,5 +55,5 @@ RECIPE = Recipe(
     apply=answers.apply_encoder,
     standardised=False,
     max_size=len,
-    options=PRIOR,
+    options=Options,
 )

@@ -10,10 +10,9 @@ from models.logistic_regression import logistic_regression
 from pyro_cookbook.algorithms.logistic_regression import newton
 from pyro_cookbook.catalogue.answers import logistic_regression as answers
 from pyro_cookbook.catalogue.checks import covariates_and_classes
-from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe, options_of
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import vectorised_bound
-
-PRIOR = options_of(logistic_regression)
+from pyro_cookbook.catalogue.options import options_of
 
 
 def _table(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +79,7 @@ RECIPE = Recipe(
     apply=answers.apply,
     standardised=False,
     has_outcome=True,
-    options=PRIOR,
+    options=options_of(logistic_regression),
     check=covariates_and_classes,
     notebook="04c_continuous_latents",
 )

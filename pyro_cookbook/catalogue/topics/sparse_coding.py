@@ -9,7 +9,7 @@ from torch import Tensor
 from guides import sparse_coding as guides
 from pyro_cookbook.algorithms.sparse_coding import fista
 from pyro_cookbook.catalogue.answers import sparse_coding as answers
-from pyro_cookbook.catalogue.dictionaries import PRIOR, learned_model
+from pyro_cookbook.catalogue.dictionaries import Options, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
 
@@ -72,5 +72,5 @@ RECIPE = Recipe(
     apply=answers.apply,
     standardised=False,
     max_size=len,
-    options=PRIOR,
+    options=Options,
 )

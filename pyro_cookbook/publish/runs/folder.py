@@ -45,7 +45,7 @@ class Record(BaseModel):
     ----------
     format : int
         Of this record.
-    kind : "recipe" or "model"
+    kind : "recipe", "regression" or "model"
     what : str
         The recipe's name, or ``file.py:function`` of a reader's own model.
     guide : str
@@ -54,12 +54,13 @@ class Record(BaseModel):
         As they were asked for, by name.
     seed, draws : int
     budget : float or None
-        Seconds, of a model.
+        Seconds, of what `infer` answers.
     command : str
         That made it.
     data : Data
     schema_ : dict
-        How columns of a table become those of the fit: `pyro_cookbook.data.Schema`.
+        How columns of a table become those of the fit: `pyro_cookbook.data.Schema`; of a model or
+        a formula, its columns, with their words.
     versions : dict of str to str
     verdict : str
     reasons, advice : tuple of str
@@ -72,7 +73,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: Literal[1] = 1
-    kind: Literal["recipe", "model"]
+    kind: Literal["recipe", "regression", "model"]
     what: str
     guide: str
     options: dict[str, Any]

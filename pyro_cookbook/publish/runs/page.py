@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pyro_cookbook.publish.figures import Picture, plot_estimates
+from pyro_cookbook.formulas.regression import Regression
+from pyro_cookbook.publish.figures import Picture, plot_estimates, plot_predictive
 from pyro_cookbook.publish.outcome import Outcome
 from pyro_cookbook.publish.own_model import Arguments
 from pyro_cookbook.publish.report import draw_figures, encode, render
@@ -58,27 +59,50 @@ def page_of_answer(
     command: str, seed: int,
 ) -> str:  # fmt: skip
     """Write the page of a reader's own model."""
-    tried = [
+    return _page(
+        spec,
+        f"{len(arguments.frame)} rows of {arguments.name}, as {', '.join(arguments.data)}.",
+        folder, arguments.name, found.diagnosis, estimates, [plot_estimates(estimates)],
+        arguments.lines, None, _tried(found), f"ELBO {found.fit.elbo} nats. {found.fit.reason}.",
+        command=command, seed=seed, model_option=f" --model {spec}",
+    )  # fmt: skip
+
+
+def page_of_regression(
+    found: Regression, arguments: Arguments, tree: xr.DataTree, folder: Path, *, command: str,
+    seed: int,
+) -> str:  # fmt: skip
+    """Write the page of a regression by formula."""
+    assert found.diagnosis is not None  # it is fresh
+    family, estimates = found.design.family.name, found.summary()
+    figures = [plot_estimates(estimates)]
+    if "observed_data" in tree.children and "posterior_predictive" in tree.children:
+        figures.append(plot_predictive(tree, found.guide))
+    tried = None if found.answer is None else _tried(found.answer)
+    return _page(
+        "Regression by formula", f"{found.design.formula}, family {family}, {found.guide};"
+        f" {len(arguments.frame)} rows of {arguments.name}.",
+        folder, arguments.name, found.diagnosis, estimates, figures,
+        (*arguments.lines, *found.notes), None, tried, f"{found.fit.reason}.",
+        priors=found.priors(), command=command, seed=seed,
+    )  # fmt: skip
+
+
+def _tried(found: Answer) -> list[dict[str, str]]:
+    return [
         {"rung": rung, "seconds": f"{seconds:.1f}", "family": family, "verdict": verdict}
         for rung, seconds, family, verdict in zip(
             found.tried.index, found.tried["seconds"], found.tried["family"],
             found.tried["verdict"], strict=True,
         )
     ]  # fmt: skip
-    return _page(
-        spec,
-        f"{len(arguments.frame)} rows of {arguments.name}, as {', '.join(arguments.data)}.",
-        folder, arguments.name, found.diagnosis, estimates, [plot_estimates(estimates)],
-        arguments.lines, None, tried, f"ELBO {found.fit.elbo} nats. {found.fit.reason}.",
-        command=command, seed=seed, model_option=f" --model {spec}",
-    )  # fmt: skip
 
 
 def _page(
     heading: str, about: str, folder: Path, name: str, diagnosis: Diagnosis,
     estimates: pd.DataFrame, figures: Sequence[Picture], understood: Sequence[str],
     columns: pd.DataFrame | None, tried: Any, numbers: str, *, command: str, seed: int,
-    model_option: str = "",
+    model_option: str = "", priors: pd.DataFrame | None = None,
 ) -> str:  # fmt: skip
     return render(
         "run.html.j2", heading=heading, about=about, folder=folder, data={"name": name},
@@ -86,6 +110,7 @@ def _page(
         figures=[(alt, encode(figure)) for alt, figure in figures],
         understood=[line.removesuffix(".") for line in understood],
         columns=None if columns is None else cells_of(columns), tried=tried, numbers=numbers,
+        priors=None if priors is None else cells_of(priors),
         command=command, seed=seed, model_option=model_option,
     ).decode()  # fmt: skip
 

@@ -15,7 +15,8 @@ from pyro_cookbook.fits.keeping.storage import load
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.prediction import predict
 from pyro_cookbook.publish.own_model import load_model, new_arguments, observed_arguments
-from pyro_cookbook.publish.runs.folder import STATE, Record, checked, read_record
+from pyro_cookbook.publish.runs import formula
+from pyro_cookbook.publish.runs.folder import DATA, STATE, Record, checked, read_record
 
 # Of what is predicted, this interval.
 _MASS = 0.89
@@ -24,7 +25,13 @@ WRITERS = (".csv", ".parquet")
 
 
 def predict_rows(
-    folder: Path, source: Any, *, model: str | None = None, seed: int = 0, **reading: Any
+    folder: Path,
+    source: Any,
+    *,
+    model: str | None = None,
+    unseen: str = "refuse",
+    seed: int = 0,
+    **reading: Any,
 ) -> pd.DataFrame:
     """Say what a run means for new rows.
 
@@ -36,8 +43,11 @@ def predict_rows(
         The new rows: any form that `data.read` takes, with the columns that the run was made with.
     model : str, optional
         ``file.py:function`` of the run of a reader's own model: it is run, so it has to be named.
+    unseen : {"refuse", "population"}
+        Of a regression: levels of groups that the fit has not seen are refused, or drawn from the
+        population of the groups.
     seed : int, default 0
-        Of a reader's own model's draws.
+        Of a regression's draws, and a reader's own model's.
     **reading
         missing, separator, decimal, encoding, header: as for `data.read`.
 
@@ -54,7 +64,16 @@ def predict_rows(
     """
     record = read_record(folder)
     fit = fit_of(folder, record, model)
-    if record.kind == "recipe":
+    if unseen != "refuse" and record.what != formula.NAME:
+        raise InputError(f"--unseen: it is about groups of a regression, not {record.what}")
+    if record.what == formula.NAME:
+        frame = pd.read_parquet(checked(folder, record, DATA))
+        kept = formula.kept_regression(fit, frame, record.options, record.guide, record.verdict)
+        levels = record.schema_.get("arguments") or formula.levels_of(frame)
+        found, rows = formula.predict_rows_of(
+            kept, source, levels, reading, unseen=unseen, seed=seed
+        )
+    elif record.kind == "recipe":
         new = Schema.model_validate(record.schema_).apply(source, **reading)
         found, rows = catalogue.recipe(record.what).apply(fit, new), new.rows
     else:
@@ -75,7 +94,7 @@ def fit_of(folder: Path, record: Record, model: str | None) -> Fit:
         raise InputError(
             f"--model: the run is of {record.what}; name the file and the function, which are run"
         )
-    if record.kind == "recipe" and model is not None:
+    if record.kind != "model" and model is not None:
         raise InputError(f"--model: the run is of the recipe {record.what}; leave it out")
     try:
         return load(state, model=None if model is None else load_model(model))

@@ -10,9 +10,11 @@ import pandas as pd
 import xarray as xr
 
 from pyro_cookbook import catalogue, data
+from pyro_cookbook.catalogue.topics.regression import Options
 from pyro_cookbook.data import InputError, Schema, Table
 from pyro_cookbook.publish.outcome import run_guide
 from pyro_cookbook.publish.own_model import answer, load_model, tensors_of
+from pyro_cookbook.publish.runs import formula
 from pyro_cookbook.publish.runs.folder import DATA, DRAWS, Record, checked, read_record
 from pyro_cookbook.publish.runs.predicting import fit_of
 from pyro_cookbook.publish.runs.writing import digest_of, versions
@@ -93,6 +95,14 @@ def reproduce(
                 num_draws=record.draws, progress=progress,
             )  # fmt: skip
         verdict, tree = done.diagnosis.verdict, done.tree
+    elif record.kind == "regression":
+        frame = pd.read_parquet(checked(folder, record, DATA))
+        own = {name: value for name, value in record.options.items() if name != "guide"}
+        again = formula.fit_formula(
+            frame, Options(**own), record.guide, seed=record.seed,
+            budget=record.budget or 60.0, progress=progress,
+        )  # fmt: skip
+        verdict, tree = again.verdict, formula.tree_of(again, record.draws)
     else:
         assert model is not None  # or `fit_of` has refused
         data = tensors_of(pd.read_parquet(checked(folder, record, DATA)))

@@ -132,7 +132,7 @@ def test_a_run_is_reproduced_bit_for_bit_and_a_change_is_told(clusters, monkeypa
          " mean '--components'?"),
         (["fit", "02", "--data", "mine.csv", "--components", "three"],
          "--components: got 'three', expected a whole number"),
-        (["fit", "02", "--data", "mine.csv", "--components"], "--components: expected a number"),
+        (["fit", "02", "--data", "mine.csv", "--components"], "--components: expected a value"),
         (["fit", "02", "--components", "2", "--components", "3"], "--components: given twice"),
         (["fit", "04c_log", "--coefficient-scale", "-1"], "expected a positive number"),
         (["fit", "04c_log", "--coeficient-scale", "1"], "did you mean '--coefficient-scale'?"),
