@@ -182,6 +182,7 @@ def fit(
         import torch
 
         from pyro_cookbook import catalogue
+        from pyro_cookbook.data import InputError
         from pyro_cookbook.publish import console
         from pyro_cookbook.publish.outcome import run_guide, wanted
         from pyro_cookbook.publish.runs.answering import answer_formula
@@ -198,7 +199,7 @@ def fit(
         }  # fmt: skip
         if chosen.name == "regression":
             if outcome is not None:
-                raise data.InputError("--outcome: the formula names it, before ~; leave it out")
+                raise InputError("--outcome: the formula names it, before ~; leave it out")
             answer_formula(
                 options, guide or "infer", table, reading, out, overwrite=overwrite, seed=seed,
                 draws=draws, command=_command(),

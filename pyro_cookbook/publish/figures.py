@@ -74,7 +74,10 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
 
 
 def plot_predictive(
-    tree: xr.DataTree, guide: str, units: tuple[Array, Array] | None = None
+    tree: xr.DataTree,
+    guide: str,
+    units: tuple[Array, Array] | None = None,
+    called: str | None = None,
 ) -> Picture:
     """Draw ArviZ's posterior predictive check: a panel a feature, or one for a single column.
 
@@ -85,15 +88,18 @@ def plot_predictive(
     guide : str
     units : (array, array), optional
         Mean and sd of each feature in its own units, in which it is drawn.
+    called : str, optional
+        What to call what is observed. Default: as its site.
     """
     (name,) = tree.observed_data.data_vars
+    called = called or str(name)
     if units is not None and "feature" in tree.observed_data[name].dims:
         tree = _in_units(tree, name, *units)
     observed = tree.observed_data[name]
     if np.isin(observed, (0, 1)).all():
         plot: Any = az.plot_ppc_pava(_in_one_row(tree, name), figure_kwargs={"figsize": (5.0, 4.5)})
         figure = plot.viz["figure"].item()
-        figure.suptitle(f"Predicted probability of y = 1 against its share, {guide}")
+        figure.suptitle(f"Predicted probability of {called} = 1 against its share, {guide}")
         return f"Calibration of the posterior predictive probabilities, guide {guide}", figure
     # Of pictures with many pixels, sixteen of them, evenly spaced.
     size = observed.sizes.get("feature", 0)
@@ -113,7 +119,7 @@ def plot_predictive(
         **panels,
     )
     figure = plot.viz["figure"].item()
-    of = "each feature" if size else name
+    of = "each feature" if size else called
     figure.suptitle(
         f"Distribution of {of}: the data (black), draws from the fitted model (blue), {guide}"
     )

@@ -121,7 +121,7 @@ def arguments_from(found: Recognised, unused: Sequence[str] = ()) -> Arguments:
         for name, kind in found.kinds.items()
         if kind == "category"
     }
-    lines = list(found.lines)
+    lines = [f"{found.raw.name}: {len(found.frame):,} rows", *found.lines]
     for name, words in levels.items():
         listed = ", ".join(f"{code} {word}" for code, word in enumerate(words[:_LEVELS_SHOWN]))
         more = ", …" if len(words) > _LEVELS_SHOWN else ""

@@ -117,21 +117,20 @@ def fit_bytes(fit: Fit) -> bytes:
         unpack(_About, about)
     except ValueError as error:
         raise TypeError(f"fit: cannot save it: {error}") from error
-    return tensor_bytes(
-        {
-            "kind": "fit",
-            "version": _VERSION,
-            "model": reference(fit.model),
-            "guide": None if families.is_named(fit.family) else reference(fit.guide),
-            "model_state": _state(fit.model, "model"),
-            "guide_state": _state(fit.guide, "guide"),
-            "param_state": _encode_store(fit.param_state),
-            "args": [encode(value, name) for value, name in zip(fit.args, names, strict=True)],
-            "kwargs": {key: encode(value, key) for key, value in fit.kwargs.items()},
-            "losses": torch.as_tensor(fit.losses, dtype=torch.float64),
-            "about": about,
-        }
-    )
+    content = {
+        "kind": "fit",
+        "version": _VERSION,
+        "model": reference(fit.model),
+        "guide": None if families.is_named(fit.family) else reference(fit.guide),
+        "model_state": _state(fit.model, "model"),
+        "guide_state": _state(fit.guide, "guide"),
+        "param_state": _encode_store(fit.param_state),
+        "args": [encode(value, name) for value, name in zip(fit.args, names, strict=True)],
+        "kwargs": {key: encode(value, key) for key, value in fit.kwargs.items()},
+        "losses": torch.as_tensor(fit.losses, dtype=torch.float64),
+        "about": about,
+    }
+    return tensor_bytes(content)
 
 
 def load(

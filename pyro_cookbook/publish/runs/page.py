@@ -18,6 +18,8 @@ from pyro_cookbook.verdict.diagnosis import Diagnosis
 from pyro_cookbook.verdict.inference import Answer
 
 _MOST_ROWS = 60  # of a table
+# ArviZ's names of an interval's ends, as in "eti89_lb".
+_ENDS = {"_lb": "lower", "_ub": "upper"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def page_of_regression(
     family, estimates = found.design.family.name, found.summary()
     figures = [plot_estimates(estimates)]
     if "observed_data" in tree.children and "posterior_predictive" in tree.children:
-        figures.append(plot_predictive(tree, found.guide))
+        outcome = found.design.formula.partition("~")[0].strip()
+        figures.append(plot_predictive(tree, found.guide, called=outcome))
     tried = None if found.answer is None else _tried(found.answer)
     return _page(
         "Regression by formula", f"{found.design.formula}, family {family}, {found.guide};"
@@ -122,7 +125,8 @@ def cells_of(table: pd.DataFrame) -> Cells:
         (str(name), [_cell(value) for value in row])
         for name, row in zip(shown.index, shown.itertuples(index=False), strict=True)
     ]
-    return Cells([str(name) for name in table.columns], rows, len(table) - len(shown))
+    names = [_ENDS.get(str(name)[-3:], str(name)) for name in table.columns]
+    return Cells(names, rows, len(table) - len(shown))
 
 
 def _cell(value: Any) -> str:
