@@ -13,9 +13,9 @@ if {"sklearn", "torch"}.isdisjoint(sys.modules):
 if TYPE_CHECKING:
     from pyro_cookbook.engines.svi import NonFiniteELBO
     from pyro_cookbook.fits.fitting import as_fit, fit
+    from pyro_cookbook.fits.keeping.storage import load, save
     from pyro_cookbook.fits.linear_response import linear_response
     from pyro_cookbook.fits.result import Estimate, Fit, Mode, Refinement, Restart
-    from pyro_cookbook.fits.storage import load, save
     from pyro_cookbook.posterior.datatree import to_datatree
     from pyro_cookbook.posterior.from_pyro import from_pyro_mcmc, from_pyro_svi
     from pyro_cookbook.posterior.nuts import sample
@@ -50,11 +50,11 @@ _HOMES = {
     "hold": "programs.state.holding",
     "infer": "verdict.inference",
     "linear_response": "fits.linear_response",
-    "load": "fits.storage",
+    "load": "fits.keeping.storage",
     "predict": "posterior.prediction",
     "refine": "posterior.refining.refine",
     "sample": "posterior.nuts",
-    "save": "fits.storage",
+    "save": "fits.keeping.storage",
     "to_datatree": "posterior.datatree",
 }
 

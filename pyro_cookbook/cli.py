@@ -1,20 +1,18 @@
-"""The command line: ``pyro-cookbook run``, ``list``, ``fit``, ``infer`` and ``doctor``."""
+"""The command line: ``pyro-cookbook run``, ``list``, ``fit``, ``infer``, ``predict`` and more."""
 
-from collections.abc import Iterator, Sequence
+import csv
+import shlex
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
-
-if TYPE_CHECKING:
-    from pyro_cookbook.catalogue import Recipe
-    from pyro_cookbook.data import Table
-    from pyro_cookbook.publish.outcome import Outcome
 
 app = typer.Typer(
     help="Approximate inference with Pyro: fits, diagnoses and a verdict on each.",
@@ -22,16 +20,41 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-# Of a column's words, and of the table of numbers, so many are shown; the rest is in the files.
-_LEVELS_SHOWN, _ROWS_SHOWN = 10, 40
-_STYLES = {"reliable": "green", "unreliable": "red"}
 
 RecipeNames = Annotated[
     list[str] | None, typer.Argument(help="Recipes, by name or its beginning. Default: all.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Draws = Annotated[int, typer.Option(help="Draws to keep in each NetCDF file.", min=10)]
 Seed = Annotated[int, typer.Option(help="Same seed, same numbers.", min=0, max=2**32 - 1)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")]
+RunFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the run. Default: one in results.")
+]
+OwnModel = Annotated[
+    str | None,
+    typer.Option("--model", help="my_model.py:model, for the run of a model of your own."),
+]
+# How a table is read.
+Source = Annotated[
+    str,
+    typer.Option("--data", help="A table: CSV, TSV, Parquet, Arrow, .npy, NetCDF, Zarr, a folder of"
+                                " any of them or of pictures; - for what is piped in."),
+]  # fmt: skip
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Columns to use, separated by commas, a name with a comma in double quotes."),
+]
+Exclude = Annotated[str | None, typer.Option(help="Columns to leave out, written so.")]
+Missing = Annotated[
+    str, typer.Option(help="Rows in which an entry is missing: refuse them, or drop them.")
+]
+Separator = Annotated[str | None, typer.Option(help="Between columns. Default: recognised.")]
+Decimal = Annotated[str | None, typer.Option(help="Of numbers: . or , Default: recognised.")]
+Encoding = Annotated[str | None, typer.Option(help="Of the text. Default: recognised.")]
+Header = Annotated[
+    bool | None, typer.Option("--header/--no-header", help="Whether the first row has the names.")
+]
 
 
 @contextmanager
@@ -79,195 +102,250 @@ def main(
 @app.command("list")
 def list_recipes() -> None:
     """Show every recipe with its data and its guides."""
-    from pyro_cookbook.catalogue import NOTEBOOKS, RECIPES
+    from pyro_cookbook.publish.console import print_recipes
 
-    table = RichTable()
-    table.add_column("recipe", no_wrap=True)
-    for name in ("topic", "data", "guides", "guide by default", "you learn"):
-        table.add_column(name)
-    for recipe in RECIPES:
-        default = f"[bold]{recipe.default}[/bold]: {recipe.because}"
-        guides = ", ".join(recipe.guides)
-        table.add_row(recipe.name, recipe.topic, recipe.data, guides, default, recipe.learn)
-    console = _console()
-    console.print(table)
-    for name, what in NOTEBOOKS.items():
-        console.print(f"{name}: {what}.", soft_wrap=True)
+    print_recipes()
 
 
 @app.command()
 def run(
     recipes: RecipeNames = None,
-    out: Out = Path("results"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for what is written.")] = Path(
+        "results"
+    ),
     seed: Seed = 0,
     draws: Draws = 250,
 ) -> None:
-    """Fit every recipe under each of its guides; write a report and a NetCDF file a fit."""
+    """Fit every recipe under each of its guides; write a report and a folder a fit."""
     with _one_line_errors():
         import torch
         from tqdm import tqdm
 
         from pyro_cookbook import catalogue, data
-        from pyro_cookbook.publish.outcome import Outcome, forget, run_recipes
+        from pyro_cookbook.publish.console import print_outcomes, say
+        from pyro_cookbook.publish.outcome import Outcome, run_recipes
         from pyro_cookbook.publish.report import write_report
+        from pyro_cookbook.publish.runs.writing import write_outcome
 
         wanted = {r.name for name in recipes or () for r in catalogue.matching(name)}
         chosen = [r for r in catalogue.RECIPES if r.name in wanted or not wanted]
         torch.set_num_threads(1)  # these tensors are small: threads cost more than they give
+        command = _command()
         total = sum(len(recipe.guides) for recipe in chosen)
         with tqdm(total=total, desc="fits", unit="fit") as bar:
 
             def on_outcome(outcome: Outcome) -> None:
+                folder = out / f"{outcome.recipe.name}-{outcome.guide}"
+                write_outcome(outcome, folder, command=command, report=None, overwrite=True)
                 bar.set_postfix_str(f"{outcome.recipe.topic} {outcome.guide}")
                 bar.update()
 
-            outcomes = run_recipes(chosen, data.load, out, on_outcome, seed=seed, num_draws=draws)
-        command = " ".join(["pyro-cookbook run", *(recipe.name for recipe in chosen if recipes)])
+            outcomes = run_recipes(
+                chosen, data.load, out / "unfinished", on_outcome, seed=seed, num_draws=draws
+            )
         path = write_report(outcomes, out / "report.html", command=command, seed=seed)
-        forget(outcomes)
-        _print_table(outcomes)
-        console = _console()
-        console.print(f"Report: {path}", soft_wrap=True)
-        console.print(
-            f"Fits:   {out}/*.nc (ArviZ), {out}/*.pt (pyro_cookbook.load)", soft_wrap=True
-        )
+        print_outcomes(outcomes)
+        say(f"Report: {path}")
+        say(f"Fits:   {out}/*/ (fit.nc for ArviZ, state.safetensors for pyro_cookbook.load)")
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def fit(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe, by name or its beginning.")],
     guide: Annotated[
         str | None,
         typer.Option(help="One of the recipe's guides. Default: see list."),
     ] = None,
-    out: Out = Path("results"),
-    table: Annotated[
-        Path | None, typer.Option("--data", help="A .csv or .parquet table of your own.")
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Columns of it to use, separated by commas. Default: all.")
-    ] = None,
+    table: Annotated[Source | None, typer.Option("--data", help="A table of your own.")] = None,
+    columns: Columns = None,
+    exclude: Exclude = None,
     outcome: Annotated[
         str | None,
         typer.Option(help="The column that the others explain. Default: the last."),
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(help="Number of factors, components or atoms. Default: its own."),
-    ] = None,
+    missing: Missing = "refuse",
+    separator: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    header: Header = None,
+    out: RunFolder = None,
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     draws: Draws = 1000,
 ) -> None:
-    """Fit one recipe under one guide, to its bundled data or to a table of your own."""
+    """Fit one recipe to its bundled data or to a table of your own.
+
+    A recipe's own options follow: --components 5, --coefficient-scale 1.
+    """
     with _one_line_errors():
         import torch
 
         from pyro_cookbook import catalogue
-        from pyro_cookbook.publish.outcome import forget, run_guide
+        from pyro_cookbook.publish import console
+        from pyro_cookbook.publish.outcome import run_guide, wanted
+        from pyro_cookbook.publish.runs.folder import refuse_if_taken
+        from pyro_cookbook.publish.runs.page import page_of_outcome
+        from pyro_cookbook.publish.runs.writing import write_outcome
 
         chosen = catalogue.recipe(recipe)
-        loaded = _table(chosen, table, columns, outcome)
+        options = catalogue.read_options(chosen, context.args)
+        reading = {
+            "columns": _names("--columns", columns), "exclude": _names("--exclude", exclude),
+            "missing": missing, "separator": separator, "decimal": decimal,
+            "encoding": encoding, "header": header,
+        }  # fmt: skip
+        loaded = catalogue.table_for(chosen, table, outcome, reading)
+        guide = guide or chosen.default
+        name = f"{chosen.name}-{guide}" + ("" if table is None else f"-{loaded.name}")
+        folder = out or Path("results") / name
+        asked = wanted(chosen, guide, loaded, options=options, seed=seed, num_draws=draws)
+        refuse_if_taken(folder, asked, overwrite=overwrite)
+        console.print_understood(() if table is None else loaded.understood.lines)
         torch.set_num_threads(1)
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
         done = run_guide(
-            chosen, guide or chosen.default, loaded, out, size=size, seed=seed, num_draws=draws,
+            chosen, guide, loaded, unfinished, options=options, seed=seed, num_draws=draws,
             progress=None,
         )  # fmt: skip
-        forget([done])
-        _print_table([done])
-        console = _console()
-        console.print(escape(str(done.diagnosis)), soft_wrap=True)
+        command = _command()
+        page = page_of_outcome(done, folder, command=command)
+        write_outcome(done, folder, command=command, report=page, overwrite=overwrite)
+        console.print_outcomes([done])
+        console.say(str(done.diagnosis))
+        console.print_numbers(done.estimates)
         if done.note:
-            console.print(f"Note:  {done.note}", soft_wrap=True)
-        console.print(f"Draws: {done.path}", soft_wrap=True)
+            console.say(f"Note:   {done.note}")
+        console.say(f"Report: {folder / 'report.html'}")
 
 
-@app.command("infer")
-def infer_own(
+@app.command()
+def infer(
     model: Annotated[str, typer.Argument(help="A file and a function in it: my_model.py:model.")],
-    table: Annotated[
-        Path,
-        typer.Option("--data", help="A .csv or .parquet table: its columns go to the arguments of"
-                                    " the same names; words as whole numbers."),
-    ],
-    out: Out = Path("results"),
+    table: Source,
+    exclude: Exclude = None,
+    missing: Missing = "refuse",
+    separator: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    header: Header = None,
+    out: RunFolder = None,
+    overwrite: Overwrite = False,
     budget: Annotated[float, typer.Option(help="Seconds after which nothing is begun.")] = 60.0,
     seed: Seed = 0,
-) -> None:  # fmt: skip
-    """Answer a model of your own on a table of your own: numbers that may be used, or why not."""
+) -> None:
+    """Answer a model of your own on a table: numbers that may be used, or why not.
+
+    The table's columns go to the arguments of the same names, words as whole numbers.
+    """
     with _one_line_errors():
         import torch
 
-        from pyro_cookbook.publish.own_model import answer, summary
+        from pyro_cookbook.publish import console, own_model
+        from pyro_cookbook.publish.runs import folder as runs
+        from pyro_cookbook.publish.runs.page import draws_of, page_of_answer
+        from pyro_cookbook.publish.runs.writing import asked_of_model, write_answer
 
         torch.set_num_threads(1)
-        found, arguments, written = answer(
-            model, table, out, budget=budget, seed=seed, progress=None
+        function = own_model.load_model(model)
+        arguments = own_model.arguments_of(
+            function, table, exclude=_names("--exclude", exclude), missing=missing,
+            separator=separator, decimal=decimal, encoding=encoding, header=header,
+        )  # fmt: skip
+        stem = f"{Path(model.rpartition(':')[0]).stem}-{arguments.name}"
+        folder = out or Path("results") / stem
+        asked = asked_of_model(model, arguments, seed)
+        runs.refuse_if_taken(folder, asked, overwrite=overwrite)
+        console.print_understood(arguments.lines)
+        found = own_model.answer(function, arguments.data, budget=budget, seed=seed, progress=None)
+        tree, command = draws_of(found), _command()
+        estimates = own_model.summary(tree)
+        page = page_of_answer(
+            found, arguments, estimates, folder, spec=model, command=command, seed=seed
         )
-        console = _console()
-        for name, kinds in arguments.levels.items():
-            listed = ", ".join(f"{code} {kind}" for code, kind in enumerate(kinds[:_LEVELS_SHOWN]))
-            more = ", …" if len(kinds) > _LEVELS_SHOWN else ""
-            console.print(escape(f"{name}: {len(kinds)} words: {listed}{more}"), soft_wrap=True)
-        if arguments.unused:
-            console.print(escape(f"not used: {', '.join(arguments.unused)}"), soft_wrap=True)
-        console.print(escape(str(found)), soft_wrap=True)
-        console.print(escape(summary(found.tree()).round(3).head(_ROWS_SHOWN).to_string()))
-        for what, path in written.items():
-            console.print(f"{what.capitalize()}: {path}", soft_wrap=True)
+        write_answer(
+            found, arguments, tree, estimates, folder, spec=model, budget=budget, seed=seed,
+            command=command, report=page, overwrite=overwrite,
+        )  # fmt: skip
+        console.say(str(found))
+        console.print_numbers(estimates)
+        console.say(f"Report: {folder / 'report.html'}")
 
 
-def _table(
-    recipe: "Recipe", path: Path | None, columns: str | None, outcome: str | None
-) -> "Table":
-    """Read the table that was asked for, its outcome last."""
-    from pyro_cookbook import data
+@app.command()
+def predict(
+    folder: Folder,
+    table: Source,
+    out: Annotated[Path, typer.Option("--out", help="File to write: .csv or .parquet.")],
+    model: OwnModel = None,
+    missing: Missing = "refuse",
+    separator: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    header: Header = None,
+    seed: Seed = 0,
+) -> None:
+    """Apply a run to new rows: clusters, codes, probabilities, predictions, in your units."""
+    with _one_line_errors():
+        import torch
 
-    if columns and path is None:
-        raise data.InputError("--columns: it chooses columns of --data, which is not given")
-    if outcome and not recipe.has_outcome:
-        raise data.InputError(f"--outcome: {recipe.name} has none; leave it out")
-    names = [name.strip() for name in columns.split(",")] if columns else None
-    if names and outcome and outcome not in names:
-        names.append(outcome)
-    table = data.load(recipe.data) if path is None else data.read(path, names)
-    return table.ending_in(outcome) if outcome else table
+        from pyro_cookbook.publish import console
+        from pyro_cookbook.publish.runs.predicting import check_target, predict_rows, write_rows
+
+        check_target(out)
+        torch.set_num_threads(1)
+        found = predict_rows(
+            folder, table, model=model, seed=seed, missing=missing, separator=separator,
+            decimal=decimal, encoding=encoding, header=header,
+        )  # fmt: skip
+        write_rows(found, out)
+        console.print_numbers(found.head(5))
+        console.say(f"{len(found)} rows and {len(found.columns)} columns: {out}")
+
+
+@app.command()
+def reproduce(folder: Folder, model: OwnModel = None) -> None:
+    """Make a run again from what its folder says, and compare the numbers."""
+    with _one_line_errors():
+        import torch
+
+        from pyro_cookbook.publish import console
+        from pyro_cookbook.publish.runs.reproducing import reproduce as again
+
+        torch.set_num_threads(1)
+        found = again(folder, model=model, progress=None)
+        console.say(str(found))
+    if not found.holds:
+        raise typer.Exit(1)
 
 
 @app.command()
 def doctor() -> None:
     """Check the installation: versions, places, and one fit with a known answer."""
     from pyro_cookbook.doctor import check
+    from pyro_cookbook.publish.console import console
 
     table = RichTable("check", "", "found")
     results = check()
     for name, passed, found in results:
         table.add_row(name, "[green]ok[/green]" if passed else "[red]no[/red]", escape(found))
-    _console().print(table)
+    console().print(table)
     if not all(passed for _, passed, _ in results):
         raise typer.Exit(1)
 
 
-def _console() -> Console:
-    """Write tables whole where the output is a file, not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+def _names(option: str, text: str | None) -> list[str] | None:
+    """Read names separated by commas; one with a comma in it stands in double quotes."""
+    if text is None:
+        return None
+    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+    if not all(names) or not names:
+        from pyro_cookbook.data import InputError
+
+        raise InputError(f"{option}: got {text!r}, expected names separated by commas")
+    return names
 
 
-def _print_table(outcomes: "Sequence[Outcome]") -> None:
-    from pyro_cookbook.publish.report import row
-
-    table = RichTable("topic")
-    for name in ("model", "guide"):
-        table.add_column(name, no_wrap=True)
-    for name in ("ELBO (nats)", "log\nevidence", "gap", "k-hat"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    table.add_column("seconds", justify="right")
-    for outcome in outcomes:
-        cells = row(outcome)
-        verdict = str(cells["verdict"])
-        style = _STYLES.get(verdict, "yellow")  # after reweighting, or another repair
-        names = ("topic", "model", "guide", "elbo", "evidence", "gap", "khat")
-        values = [str(cells[name]) for name in names]
-        table.add_row(*values, f"[{style}]{verdict}[/{style}]", str(cells["seconds"]))
-    _console().print(table)
+def _command() -> str:
+    """Give what was typed."""
+    return shlex.join(["pyro-cookbook", *sys.argv[1:]])

@@ -1156,12 +1156,7 @@ assert diagnosis.verdict == "reliable"
 # this model*.
 
 # %% [markdown]
-# ## Your own table
-#
-# `pyro-cookbook fit 01 --data FILE --size K` runs this model on a table of yours; recipe 7 shows
-# how, and what to make of the answer. Look at two things before you use the factors: the verdict,
-# which is about $q$, and the smallest noise sd, which is about the model. Close to 0 it says that
-# there are too many factors, as in section 2.
+# **Your own table**: `pyro-cookbook fit 01 --data FILE`, as in recipe 8.
 #
 # ## Exercises
 #

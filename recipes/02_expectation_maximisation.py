@@ -1172,8 +1172,8 @@ assert 0 < hard_price < 0.1
 # switches the sum has $2^K$ terms: recipe 4a. Where $\theta$ itself is what you want to know, with
 # an error bar: recipe 4c. Hard labels for a continuous $h$ are recipe 3; what an approximate E step
 # does to $\theta$, the last column, is recipe 4d's subject. The classifier in place of the E step
-# grows up in recipe 5c. For a table of your own, `pyro-cookbook fit 02 --data FILE`, shown in
-# recipe 7; check that several starts reach the same end, that no component is singular, and that
+# grows up in recipe 5c. For a table of your own, `pyro-cookbook fit 02 --data FILE`, as in
+# recipe 8; check that several starts reach the same end, that no component is singular, and that
 # section 10 agrees with your $K$.
 #
 # ## Exercises

@@ -1098,7 +1098,7 @@ assert 0 < adam_gap < 0.02
 # $\beta$ were set by hand: both want an entropy. Recipe 4a has codes that are 0 or 1, where mean
 # field's bound can be compared with the exact evidence; recipe 4c does continuous ones. FISTA runs
 # for every square anew: recipe 5b trains a network to give the code in one pass. Tables of your
-# own: recipe 7.
+# own: recipe 8.
 #
 # ## Exercises
 #

@@ -39,8 +39,6 @@
 # %%
 import copy
 import math
-import tempfile
-from pathlib import Path
 
 import arviz as az
 import matplotlib.pyplot as plt
@@ -995,45 +993,7 @@ assert 0.05 < wrong < 0.15
 # No: 90%. Of the switches that mean field calls decided 8% are off by more than 0.05.
 # That $q$ is sure is a property of $q$.
 #
-# ## 12 Your own table
-#
-# Rows should be sums of parts, measured with noise of one size, and 0 should mean "nothing there":
-# do not centre the columns. To have a file to read, the first cell writes one: the digits in grey.
-
-# %%
-example = Path(tempfile.mkdtemp()) / "my_table.csv"
-pd.DataFrame(digits.data, columns=digits.feature_names).to_csv(example, index=False)
-
-# %%
-path_to_mine = example  # 1. your file, 2. its columns:
-mine = pd.read_csv(path_to_mine).filter(like="pixel").dropna()
-x = torch.tensor(mine.to_numpy(dtype=float))
-x = x / x.square().mean().sqrt()  # one unit for all columns
-shuffled = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
-train_rows, test_rows = shuffled[:1200], shuffled[1200:]
-
-held_out = {}
-for k in (8, 16, 32, 48, 64):  # 3. numbers of atoms to try
-    found = bsc_em.em(train_rows, k, max_iterations=40, sweeps=2, seed=0)
-    bound = bsc.coordinate_ascent(found.theta, test_rows, max_sweeps=20, tol=1e-4)
-    held_out[k] = found.elbo[-1] / 1200, bound.elbo[-1] / len(test_rows)
-choice = pd.DataFrame.from_dict(
-    held_out, orient="index", columns=["training rows", "held-out rows"]
-)
-choice.index.name = "K"
-choice.round(2)
-
-# %% tags=["checks"]
-assert choice["training rows"].is_monotonic_increasing
-assert choice["held-out rows"][8] < choice["held-out rows"][32] - 5
-assert abs(choice["held-out rows"][64] - choice["held-out rows"][48]) < 1.5
-assert choice["training rows"][64] > choice["training rows"][48] + 2
-
-# %% [markdown]
-# The bound of the training rows rises with every $K$. That of the held-out rows levels off: from 48
-# to 64 atoms it changes by less than 1.5 nats a row, while the training rows gain more than 2. Take
-# a $K$ where the held-out bound stops rising. Then check two things: several starts agree on it,
-# and no atom is a single column of your table.
+# **Your own table**: `pyro-cookbook fit 04a --data FILE`, as in recipe 8.
 #
 # ## Scoreboard and ledger
 #

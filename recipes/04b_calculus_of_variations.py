@@ -729,34 +729,9 @@ assert all(one.khat < 0.5 for one in diagnoses.values())
 # **What this leaves open.** The update was run on a grid, for two hidden numbers. For many, it has
 # to be solved by hand, family by family: recipe 4a for switches, recipe 4c for the model of section
 # 7 and for regressions. A flow as a guide for a posterior that is no normal: recipes 4c and 5. The
-# two directions of the KL: recipes 5 and 5a. Your own column: section 6 with `v` replaced, as
-# below.
-
-# %% [markdown]
-# ### Your own column
+# two directions of the KL: recipes 5 and 5a.
 #
-# Three lines change: the column, its support, what you know.
-
-# %%
-x = wine["hue"].dropna().to_numpy()  # 1. your column, such as pd.read_csv(path)[column]
-low, high = 0.0, 10.0  # 2. the support: outside it the density is 0
-known = {"mean": lambda h: h, "mean square": np.square}  # 3. what is known
-
-mine = maxent.maximise_entropy(
-    maxent.make_grid(low, high, 1000), list(known.values()), [T(x).mean() for T in known.values()]
-)
-at_ends = ", ".join(f"{edge:.5f}" for edge in mine.edges)
-print(f"entropy {mine.entropy:.4f} nats; density at the ends / maximum: {at_ends}")
-print("multipliers:", dict(zip(known, mine.multipliers.round(3).tolist(), strict=True)))
-
-# %% tags=["checks"]
-assert max(mine.edges) < 1e-3
-assert abs(mine.entropy - 0.5 * math.log(2 * math.pi * math.e * x.var())) < 0.01
-
-# %% [markdown]
-# `edges` is the density at the ends of the support, relative to its maximum. If an end is not a
-# real one and its number is not tiny, widen the grid; if it stays, your constraints determine no
-# density (exercise 2).
+# **Your own column**: `pyro-cookbook fit 04b --data FILE --columns NAME`, as in recipe 8.
 #
 # ## Exercises
 #

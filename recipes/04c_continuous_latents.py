@@ -21,7 +21,7 @@
 #
 # It starts with the chapter's own example, two causes of one number, where everything can be
 # checked by algebra. Then comes a logistic regression on real data (sections 5 and 6). What is
-# marked *Further*, a hierarchical model and your own table, is for later. Three boxes say
+# marked *Further*, a hierarchical model, is for later. Three boxes say
 # **Predict, then run**; cells tagged `checks` hold the `assert` lines that keep numbers and reasons
 # true.
 #
@@ -40,8 +40,6 @@
 # %%
 import inspect
 import math
-import tempfile
-from pathlib import Path
 
 import arviz as az
 import matplotlib.pyplot as plt
@@ -985,50 +983,7 @@ assert np.exp(np.median(log_tau["PyMC's NUTS"])) < 4
 # model by itself and keeps the higher bound; it is the bound of the model written by hand. Recipe 7
 # derives the funnel and its repair.
 #
-# ## 8 Your own table
-#
-# Three lines change: the file, the columns, the column to predict. To have a file to read, the
-# first cell writes one: scikit-learn's 178 wines, and whether each is of the second cultivar.
-
-# %%
-example = Path(tempfile.mkdtemp()) / "my_table.csv"
-wines = datasets.load_wine(as_frame=True)
-wines.data.assign(second=(wines.target == 1).astype(int)).to_csv(example, index=False)
-
-# %%
-path = example  # 1. your file
-columns = ["alcohol", "ash", "malic_acid", "flavanoids", "color_intensity"]  # 2. its columns
-target = "second"  # 3. the column to predict, 0 or 1
-
-mine = pd.read_csv(path)[[*columns, target]].dropna()
-centre, spread = mine[columns].mean(), mine[columns].std(ddof=0)
-my_x = torch.tensor(((mine[columns] - centre) / spread).to_numpy())
-my_y = torch.tensor(mine[target].to_numpy(), dtype=my_x.dtype)
-
-my_fit = pc.fit(logistic_regression, "full_rank", my_x, my_y)
-my_diagnosis = pc.diagnose(my_fit)
-print(my_diagnosis)
-
-# %% tags=["checks"]
-assert len(mine) == 178
-assert my_diagnosis.verdict != "unreliable"
-
-# %%
-summary = pd.DataFrame(my_diagnosis.table[["mean", "sd"]].to_numpy(), columns=["mean", "sd"])
-summary.index = ["intercept", *columns]
-new = pd.DataFrame([[13.0, 2.3, 1.5, 2.0, 3.0]], columns=columns)  # in the table's own units
-new_x = torch.tensor(((new - centre) / spread).to_numpy())
-drawn = pc.predict(my_fit, new_x, num_draws=4000)["predictions"]["y"]
-print(f"probability that the new wine is of the second cultivar: {float(drawn.mean()):.2f}")
-summary.round(2)
-
-# %% tags=["checks"]
-assert 0.5 < float(drawn.mean()) < 0.95
-
-# %% [markdown]
-# A coefficient is in log odds for one sd of its column. Before you use such a table: the verdict is
-# not "unreliable", and the prior (an sd of 2.5 for each coefficient unless you say otherwise) is
-# one you would defend.
+# **Your own table**: `pyro-cookbook fit 04c_log --data FILE --outcome NAME`, as in recipe 8.
 #
 # ## Scoreboard and ledger
 #

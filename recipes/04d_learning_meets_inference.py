@@ -36,8 +36,6 @@
 # that keep the numbers, and most reasons, true.
 
 # %%
-import tempfile
-from pathlib import Path
 
 import arviz as az
 import matplotlib.pyplot as plt
@@ -48,7 +46,6 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
-from sklearn import datasets
 
 import pyro_cookbook as pc
 from guides.factor_analysis import FactorAnalysisFullRank, FactorAnalysisMeanField
@@ -613,34 +610,8 @@ assert len(better) >= 1
 # (`pc.diagnose` gives one: the evidence by importance weights), or compare predictions.
 
 # %% [markdown]
-# # Further
+# **Your own table**: `pyro-cookbook fit 04d --data FILE`, as in recipe 8.
 #
-# ## 6 Your own table
-#
-# Does learning with mean field cost anything on your data? Three lines change. With `mask=None` the
-# price at the optimum is 0 (section 2); a difference then means that a run has not reached the
-# optimum. Set a mask to see a price. To have a file to
-# read, the first cell writes one: Fisher's iris flowers.
-
-# %%
-example = Path(tempfile.mkdtemp()) / "my_table.csv"
-datasets.load_iris(as_frame=True).data.to_csv(example, index=False)
-
-# %%
-path = example  # 1. your file: numeric columns
-k = 1  # 2. the number of factors
-mask = None  # 3. which loadings are free: None, or a boolean tensor (columns, factors)
-
-mine = data.read(path).v
-mine_exact = variational_em.em(mine, k, inference="exact", mask=mask, tol=1e-7)
-mine_mean_field = variational_em.em(mine, k, mask=mask, tol=1e-7)
-difference = mine_exact.log_evidence[-1] - mine_mean_field.log_evidence[-1]
-print(f"log evidence, exact: {mine_exact.log_evidence[-1]:.3f} nats; price {difference:.5f} nats")
-
-# %% tags=["checks"]
-assert abs(difference) < 1e-3  # one factor: every posterior is factorial
-
-# %% [markdown]
 # ## Scoreboard and ledger
 #
 # The ledger, in nats a row, has the columns of recipe 1 (whose family gap of 0.229 is that of

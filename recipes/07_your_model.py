@@ -11,10 +11,11 @@
 # ---
 
 # %% [markdown]
-# # 7 · Your data, your model
+# # 7 · Your model
 #
-# The other recipes bring their own models. This one is for you who bring yours: a table, or a Pyro
-# program and its data. Of the five thoughts of chapter 19 it carries the first,
+# The other recipes bring their own models. This one is for you who bring yours: a Pyro program and
+# its data. (You bring a table alone: recipe 8.) Of the five thoughts of chapter 19 it carries the
+# first,
 #
 # > **1. Inference can be written as maximising the evidence lower bound with respect to $q$,**
 #
@@ -26,7 +27,6 @@
 #
 # After it you can
 #
-# - send a table of your own through a recipe, from the command line;
 # - ask of any Pyro model's fit whether its numbers may be used, and read the answer: which part of
 #   it is a theorem and which a rule of thumb;
 # - recognise a funnel, and derive the coordinates in which it is none;
@@ -40,9 +40,6 @@
 
 # %%
 import math
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -58,10 +55,8 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.optim import Adam
 from scipy.special import logsumexp
-from sklearn import datasets
 
 import pyro_cookbook as pc
-from pyro_cookbook import data
 
 torch.set_num_threads(1)  # the tensors are small: a second thread would only wait
 torch.set_default_dtype(torch.float64)
@@ -72,57 +67,8 @@ BLUE, ORANGE, PURPLE, GREY = "C0", "C1", "C3", "0.47"
 # %% [markdown]
 # ## 1 Your table, an existing recipe
 #
-# To have a file to read, this cell writes one: 20 men of a fitness club and what they can do, from
-# scikit-learn. Any `.csv` with a header line will do.
-
-# %%
-folder = Path(tempfile.mkdtemp())
-club = datasets.load_linnerud(as_frame=True).data
-club.to_csv(folder / "club.csv", index=False)
-club.head(3)
-
-# %% [markdown]
-# Recipe 2 is a mixture of Gaussians. One command fits it to this file: two of the columns, two
-# components, the exact guide. (In a terminal `pyro-cookbook` stands for `python -m pyro_cookbook`.)
-
-# %%
-line = "fit 02 --guide exact --data club.csv --columns Chins,Situps --size 2"
-plain = {k: v for k, v in os.environ.items() if "COLOR" not in k}  # Jupyter asks for colours
-command = [sys.executable, "-m", "pyro_cookbook", *line.split()]
-ran = subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, check=True)
-print(f"$ pyro-cookbook {line}\n...\n{ran.stdout[ran.stdout.index('Verdict') :]}")
-
-# %% [markdown]
-# The verdict is about $q$, the groups *given* the fitted means and covariances. Those are point
-# estimates from 20 men. Beside the draws (for ArviZ) lies the fit itself, for Python:
-
-# %%
-club_fit = pc.load(folder / "results" / "02_expectation_maximisation-exact.pt")
-print(club_fit)
-
-# %% tags=["checks"]
-assert len(club) == 20
-assert "Verdict: reliable" in ran.stdout
-assert club_fit.converged
-
-# %% [markdown]
-# If something is wrong with the file, the command prints one line that names the place, and ends
-# with code 2. In Python the same line is the message of a `ValueError`:
-
-# %%
-broken = club.astype(object)
-broken.iloc[3, 1] = "sick"
-broken.to_csv(folder / "broken.csv", index=False)
-try:
-    data.read(folder / "broken.csv")
-except ValueError as error:
-    message = str(error).replace(f"{folder}/", "")
-print(message)
-
-# %% tags=["checks"]
-assert message.startswith("broken.csv: line 5, column 'Situps': got 'sick'")
-
-# %% [markdown]
+# That is recipe 8: `pyro-cookbook fit 02 --data FILE`. Here the model is yours.
+#
 # ## 2 Your model, written the usual way
 #
 # Eight American schools tried a coaching course for a college entrance test (Rubin, 1981). From
@@ -1098,8 +1044,9 @@ assert abs(y_ninth.std() / math.sqrt(12**2 + between) - 1) < 0.1
 # be handed over again when loading.
 
 # %%
-pc.save(repaired, folder / "schools.pt")
-again = pc.load(folder / "schools.pt", model=centred)
+folder = Path(tempfile.mkdtemp())
+pc.save(repaired, folder / "schools.safetensors")
+again = pc.load(folder / "schools.safetensors", model=centred)
 print(again)
 
 # %% [markdown]

@@ -1,5 +1,6 @@
 """What there is: every recipe with its data, its model and its guides. The one place that knows."""
 
+from pyro_cookbook.catalogue.command_line import flag_of, read_options, table_for
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.topics import (
     binary_sparse_coding,
@@ -17,7 +18,18 @@ from pyro_cookbook.catalogue.topics import (
 )
 from pyro_cookbook.data import InputError
 
-__all__ = ["NOTEBOOKS", "RECIPES", "GuideEntry", "Prepared", "Recipe", "matching", "recipe"]
+__all__ = [
+    "NOTEBOOKS",
+    "RECIPES",
+    "GuideEntry",
+    "Prepared",
+    "Recipe",
+    "flag_of",
+    "matching",
+    "read_options",
+    "recipe",
+    "table_for",
+]
 
 RECIPES: tuple[Recipe, ...] = (
     factor_analysis.RECIPE,

@@ -8,10 +8,11 @@ from models.sparse_coding import SparseCoding
 from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate, learn_online
 from pyro_cookbook.programs.state.holding import hold
 
-_RATE, _SCALE = 2.0, 0.65
+# Of the codes' Laplace prior, and the sd of the noise: what photographs ask for.
+PRIOR = {"rate": 2.0, "scale": 0.65}
 
 
-def learned_model(v: Tensor, size: int, seed: int) -> Any:
+def learned_model(v: Tensor, size: int, seed: int, *, rate: float, scale: float) -> Any:
     """Hold the model at a dictionary learned from the rows: the guides differ, θ does not.
 
     Parameters
@@ -21,6 +22,8 @@ def learned_model(v: Tensor, size: int, seed: int) -> Any:
     size : int
         Number of atoms.
     seed : int
+    rate, scale : float
+        Of the prior of the codes, and of the noise.
 
     Returns
     -------
@@ -28,7 +31,7 @@ def learned_model(v: Tensor, size: int, seed: int) -> Any:
         Without a parameter that learns.
     """
     online = learn_online(
-        v, size, rate=_RATE, scale=_SCALE, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
+        v, size, rate=rate, scale=scale, num_steps=100, batch_size=128, code_tol=1e-2, seed=seed
     )
     learned = alternate(v, online.theta, tol=1e-4)
-    return hold(SparseCoding(v.shape[1], size, rate=_RATE, scale=_SCALE), learned.theta)
+    return hold(SparseCoding(v.shape[1], size, rate=rate, scale=scale), learned.theta)

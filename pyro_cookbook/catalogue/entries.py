@@ -1,14 +1,17 @@
 """What an entry of the catalogue is made of."""
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from pyro_cookbook.catalogue.checks import anything
-from pyro_cookbook.data import InputError, Table
+from pyro_cookbook.data import InputError, Table, did_you_mean
 from pyro_cookbook.fits.fitting import as_fit, fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.state.isolation import isolated
@@ -16,6 +19,15 @@ from pyro_cookbook.programs.state.isolation import isolated
 
 def _num_columns(v: Tensor) -> int:
     return v.shape[1]
+
+
+def options_of(model: Callable[..., Any]) -> dict[str, float]:
+    """Give a model's options: the numbers that its signature takes by keyword only, by default."""
+    return {
+        name: float(one.default)
+        for name, one in inspect.signature(model).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and isinstance(one.default, (int, float))
+    }
 
 
 @dataclass(frozen=True)
@@ -81,11 +93,12 @@ class GuideEntry:
     summary : str
         Half a line: the family and what it leaves out.
     prepare : callable
-        ``prepare(v, size, seed)`` gives a `Prepared`; `size` counts factors, components, atoms.
+        ``prepare(v, size, seed, **options)`` gives a `Prepared`; `size` counts factors, components,
+        atoms, and the options are those of the recipe.
     """
 
     summary: str
-    prepare: Callable[[Tensor, int, int], Prepared]
+    prepare: Callable[..., Prepared]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +125,21 @@ class Recipe:
         Exact log p(v; θ) of a fit, in nats, or None where it is not known.
     dims : mapping of str to tuple of str
         Names of the event dimensions of its variables.
+    estimates : callable
+        ``estimates(fit, table)``: its global quantities in the user's units, a line for each, with
+        columns mean, sd, lower and upper (an interval of 89%) and unit; NaN where there is no
+        posterior.
+    apply : callable
+        ``apply(fit, new)``: what the fit means for rows, a line for each, in their order. The table
+        is standardised by loc and scale of the one that was fitted; an outcome may be missing.
     standardised : bool, default True
         Whether `prepare` gets columns of mean 0 and sd 1, or columns in their own units.
     has_outcome : bool, default False
         Whether the last column is an outcome, which the others explain.
     check : callable
         ``check(table, size)`` refuses a table that the recipe cannot take, with an `InputError`.
+    options : mapping of str to float
+        Positive numbers that a reader may set, and what they are by default: see `options_of`.
     max_size : callable
         ``max_size(v)``: the largest size that the rows allow. Default: the number of columns.
     notebook : str
@@ -137,9 +159,12 @@ class Recipe:
     because: str
     log_evidence: Callable[[Fit], float | None]
     dims: Mapping[str, tuple[str, ...]]
+    estimates: Callable[[Fit, Table], pd.DataFrame]
+    apply: Callable[[Fit, Table], pd.DataFrame]
     standardised: bool = True
     has_outcome: bool = False
     check: Callable[[Table, int], None] = anything
+    options: Mapping[str, float] = field(default_factory=dict)
     max_size: Callable[[Tensor], int] = _num_columns
     notebook: str = ""
 
@@ -147,7 +172,7 @@ class Recipe:
         object.__setattr__(self, "notebook", self.notebook or self.name)
 
     def prepare(
-        self, guide: str, table: Table, *, size: int | None = None, seed: int = 0
+        self, guide: str, table: Table, *, size: int | None = None, seed: int = 0, **options: float
     ) -> Prepared:
         """Check the options and the table, and build the model and the guide.
 
@@ -159,19 +184,26 @@ class Recipe:
         size : int, optional
             Number of factors or components. Default: the recipe's.
         seed : int, default 0
+        **options
+            Of those in ``options``.
 
         Raises
         ------
         InputError
-            If the guide, the size or the table is none that the recipe can take.
+            If the guide, the size, an option or the table is none that the recipe can take.
         """
         if guide not in self.guides:
-            raise InputError(f"--guide: got {guide!r}, expected one of {', '.join(self.guides)}")
+            expected = f"expected one of {', '.join(self.guides)}"
+            raise InputError(
+                f"--guide: got {guide!r}, {expected}{did_you_mean(guide, self.guides)}"
+            )
         size = self._checked_size(table, size)
+        self._check_options(options)
         self.check(table, size)
         with isolated(seed):
             try:
-                return self.guides[guide].prepare(self.rows(table), size, seed)
+                chosen = {**self.options, **options}
+                return self.guides[guide].prepare(self.rows(table), size, seed, **chosen)
             except ValueError as error:
                 # The chapter's algorithms refuse rows so: too few for the size, no noise left.
                 raise InputError(f"--data: {table.name!r}: {error}") from error
@@ -190,6 +222,18 @@ class Recipe:
                 f" {table.name!r} with {len(table.v)} rows and {len(table.columns)} columns"
             )
         return chosen
+
+    def _check_options(self, options: Mapping[str, float]) -> None:
+        for name, value in options.items():
+            flag = f"--{name.replace('_', '-')}"
+            if name not in self.options:
+                there = [f"--{one.replace('_', '-')}" for one in self.options]
+                told = f"it has {', '.join(there)}" if there else "it has none"
+                raise InputError(
+                    f"{flag}: no option of {self.name}; {told}{did_you_mean(flag, there)}"
+                )
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{flag}: got {value:g}, expected a positive number")
 
     def rows(self, table: Table) -> Tensor:
         """Rows as `prepare` takes them, shape (n, D)."""

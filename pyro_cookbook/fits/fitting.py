@@ -15,7 +15,7 @@ from pyro_cookbook.engines import families
 from pyro_cookbook.engines.choosing import Deterministic, Fitted, Stochastic
 from pyro_cookbook.engines.deterministic import run_deterministic
 from pyro_cookbook.engines.stochastic import run_starts
-from pyro_cookbook.fits.checkpoint import Checkpoint
+from pyro_cookbook.fits.keeping.checkpoint import Checkpoint
 from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
 from pyro_cookbook.fits.settings import Settings
 from pyro_cookbook.programs.checks import first_run

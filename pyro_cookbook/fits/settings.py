@@ -14,7 +14,7 @@ from pyro_cookbook.engines.choosing import (
 )
 from pyro_cookbook.engines.families import MAX_FULL_RANK, is_named
 from pyro_cookbook.engines.stopping import HIDDEN
-from pyro_cookbook.fits.checkpoint import settings_of
+from pyro_cookbook.fits.keeping.checkpoint import settings_of
 from pyro_cookbook.programs.options import check_positive, check_whole
 from pyro_cookbook.programs.program import Function, Program
 

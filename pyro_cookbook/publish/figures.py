@@ -6,6 +6,7 @@ from typing import Any
 import arviz as az
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -72,7 +73,9 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
     return figure
 
 
-def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
+def plot_predictive(
+    tree: xr.DataTree, guide: str, units: tuple[Array, Array] | None = None
+) -> Picture:
     """Draw ArviZ's posterior predictive check: a panel a feature, or one for a single column.
 
     Parameters
@@ -80,8 +83,12 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     tree : xarray.DataTree
         With sample dimensions (chain, draw).
     guide : str
+    units : (array, array), optional
+        Mean and sd of each feature in its own units, in which it is drawn.
     """
     (name,) = tree.observed_data.data_vars
+    if units is not None and "feature" in tree.observed_data[name].dims:
+        tree = _in_units(tree, name, *units)
     observed = tree.observed_data[name]
     if np.isin(observed, (0, 1)).all():
         plot: Any = az.plot_ppc_pava(_in_one_row(tree, name), figure_kwargs={"figsize": (5.0, 4.5)})
@@ -113,6 +120,17 @@ def plot_predictive(tree: xr.DataTree, guide: str) -> Picture:
     return f"Posterior predictive check of {of}, guide {guide}", figure
 
 
+def _in_units(tree: xr.DataTree, name: Any, loc: Array, scale: Array) -> xr.DataTree:
+    """Undo the standardisation of what is observed, and of what is predicted."""
+    groups = {}
+    for group in ("posterior_predictive", "observed_data"):
+        value = tree[group][name]
+        by_feature = {"feature": value.feature} if "feature" in value.coords else None
+        shift, width = (xr.DataArray(x, by_feature, "feature") for x in (loc, scale))
+        groups[group] = (value * width + shift).rename(name).to_dataset()
+    return xr.DataTree.from_dict(groups)
+
+
 def _in_one_row(tree: xr.DataTree, name: Any) -> xr.DataTree:
     """Lay the entries of what is observed in one dimension: ArviZ's calibration plot takes no more.
 
@@ -125,3 +143,29 @@ def _in_one_row(tree: xr.DataTree, name: Any) -> xr.DataTree:
         stacked = value.stack(entry=entries, create_index=False)
         groups[group] = stacked.drop_vars(entries, errors="ignore").to_dataset()
     return xr.DataTree.from_dict(groups)
+
+
+def plot_estimates(estimates: pd.DataFrame, most: int = 40) -> Picture:
+    """Draw mean and interval of each quantity, the first on top.
+
+    Parameters
+    ----------
+    estimates : pandas.DataFrame
+        With a column of means and two of an interval's ends, as `arviz.summary` has them.
+    most : int
+        Quantities that are drawn.
+    """
+    shown = estimates.head(most)
+    low, high = (shown.filter(regex=end).iloc[:, 0] for end in ("_lb$|lower", "_ub$|upper"))
+    figure = Figure(figsize=(_SIZE[0], 1.2 + 0.24 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    heights = np.arange(len(shown))[::-1]
+    axes.hlines(heights, low, high, color=COLOURS[0], lw=2)
+    axes.plot(shown["mean"], heights, "o", color=COLOURS[0], ms=5)
+    axes.axvline(0.0, color="0.6", lw=0.8, zorder=0)
+    axes.set_yticks(heights, [str(name) for name in shown.index])
+    axes.set_ylim(-0.8, len(shown) - 0.2)
+    axes.set_xlabel("mean and interval of 89%")
+    more = "" if len(shown) == len(estimates) else f", the first {len(shown)} of {len(estimates)}"
+    axes.set_title(f"Posterior{more}")
+    return f"Posterior means and intervals of {len(shown)} quantities", figure

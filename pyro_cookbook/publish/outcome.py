@@ -1,21 +1,22 @@
-"""Run catalogue entries: fit, keep, diagnose, convert, keep."""
+"""Run catalogue entries: fit, keep, diagnose, convert."""
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from pyro_cookbook.catalogue import Recipe
 from pyro_cookbook.data import InputError, Table
-from pyro_cookbook.fits.checkpoint import digest
-from pyro_cookbook.fits.files import write_bytes
+from pyro_cookbook.fits.keeping.checkpoint import digest
+from pyro_cookbook.fits.keeping.storage import save
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.fits.storage import save
 from pyro_cookbook.posterior.datatree import to_datatree
+from pyro_cookbook.publish.runs.folder import asked
 from pyro_cookbook.verdict.diagnosis import Diagnosis, diagnose
 
 # What one NetCDF file may hold in draws, in bytes: a draw of a large table has every row anew.
@@ -34,50 +35,68 @@ class Outcome:
     ----------
     recipe : Recipe
     guide : str
+    options : dict
+        That were asked for, by name.
     table : Table
     fit : Fit
     diagnosis : Diagnosis
     log_evidence : float or None
         Exact log p(v; θ), in nats.
+    estimates : pandas.DataFrame
+        What the fit says, in the table's units.
     tree : xarray.DataTree
+    seed, num_draws : int
+        That were asked for.
     seconds : float
         Of the fit and its diagnosis.
-    path : Path
-        Of the tree (``.nc``); the fit lies beside it (``.pt``).
-    checkpoint : Path
-        Of the fit's states; removed by `forget`.
     note : str
         What was left out of the tree to bound its size; "" if nothing was.
     """
 
     recipe: Recipe
     guide: str
+    options: Mapping[str, Any]
     table: Table
     fit: Fit
     diagnosis: Diagnosis
     log_evidence: float | None
+    estimates: pd.DataFrame
     tree: xr.DataTree
+    seed: int
+    num_draws: int
     seconds: float
-    path: Path
-    checkpoint: Path
     note: str
+
+
+def wanted(
+    recipe: Recipe,
+    guide: str,
+    table: Table,
+    *,
+    options: Mapping[str, Any],
+    seed: int,
+    num_draws: int,
+) -> dict[str, Any]:
+    """Collect what decides the numbers of a run: another run has another."""
+    rows = digest([table.columns, table.raw])
+    return asked(recipe.name, {"guide": guide, **options}, seed, num_draws, rows)
 
 
 def run_guide(
     recipe: Recipe,
     guide: str,
     table: Table,
-    folder: Path,
+    unfinished: Path,
     *,
-    size: int | None = None,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     num_draws: int = 1000,
     progress: bool | None = False,
 ) -> Outcome:
-    """Fit one guide of a recipe to a table, judge it, and write both as soon as they are there.
+    """Fit one guide of a recipe to a table and judge it.
 
-    The fit is written (``.pt``) before it is judged, and its states while it goes on: an
-    interrupted run goes on from there when it is started again.
+    An interrupted fit is kept and goes on from there when the same is asked for again; a fit that
+    is not judged yet is kept too.
 
     Parameters
     ----------
@@ -85,10 +104,10 @@ def run_guide(
     guide : str
         One of ``recipe.guides``.
     table : Table
-    folder : Path
-        Where to write.
-    size : int, optional
-        Number of factors or components. Default: the recipe's.
+    unfinished : Path
+        Folder for what an interruption leaves.
+    options : mapping, optional
+        The recipe's options, by name. Default: its own.
     seed : int, default 0
     num_draws : int, default 1000
         Draws to keep in the DataTree, fewer where they would fill more than `MAX_BYTES`; the
@@ -98,35 +117,37 @@ def run_guide(
     Raises
     ------
     InputError
-        For an unknown guide, a size or a table that the recipe cannot take, or more rows than the
-        memory holds draws of.
+        For an unknown guide, an option or a table that the recipe cannot take, or more rows than
+        the memory holds draws of.
     OSError
         If a file cannot be written.
     Interrupted
         On Ctrl-C.
     """
-    stem = f"{recipe.name}-{guide}"
-    checkpoint = _checkpoint(recipe, guide, table, folder, size, seed)
+    options = dict(options or {})
+    name = f"{recipe.name}-{guide}"
+    told = digest(wanted(recipe, guide, table, options=options, seed=seed, num_draws=0))[:12]
+    checkpoint = unfinished / f"{name}-{told}.safetensors"
+    unjudged = unfinished / f"{name}-{told}-unjudged.safetensors"
     started = perf_counter()
     kept = "nothing was kept"
     try:
-        prepared = recipe.prepare(guide, table, size=size, seed=seed)
+        prepared = recipe.prepare(guide, table, seed=seed, **options)
         try:
             fit = prepared.fit(seed=seed, progress=progress, checkpoint=checkpoint)
         except ValueError as error:  # `fit` documents it: a model that cannot be fitted to the rows
             raise InputError(f"{recipe.name}: {error}") from error
-        save(fit, folder / f"{stem}.pt")
-        kept = f"the fit is kept in {folder / stem}.pt, not judged yet"
+        save(fit, unjudged)
+        kept = f"the fit is kept in {unjudged}, not judged yet"
         log_evidence = recipe.log_evidence(fit)
         diagnosis = diagnose(fit, log_evidence=log_evidence, seed=seed)
         seconds = perf_counter() - started
         tree, note = _bounded_tree(recipe, table, fit, num_draws, seed)
         attributes = {"recipe": recipe.name, "guide": guide, "data": table.name}
         tree.attrs.update(attributes, verdict=diagnosis.verdict)
-        path = folder / f"{stem}.nc"
-        write_bytes(netcdf_bytes(tree), path)
+        estimates = recipe.estimates(fit, table)
     except KeyboardInterrupt as error:
-        if checkpoint.exists():
+        if checkpoint.exists() and not unjudged.exists():
             kept = f"the fit so far is kept in {checkpoint}; the same command goes on from there"
         raise Interrupted(kept) from error
     except (MemoryError, RuntimeError) as error:
@@ -137,29 +158,19 @@ def run_guide(
             f" memory; {kept}; take fewer rows"
         ) from error
     finally:
-        _remove_if_empty(checkpoint.parent)
+        remove_if_empty(unfinished)
+    for path in (checkpoint, unjudged):
+        path.unlink(missing_ok=True)
+    remove_if_empty(unfinished)
     return Outcome(
-        recipe, guide, table, fit, diagnosis, log_evidence, tree, seconds, path, checkpoint, note
-    )
+        recipe, guide, options, table, fit, diagnosis, log_evidence, estimates, tree, seed,
+        num_draws, seconds, note,
+    )  # fmt: skip
 
 
-def _checkpoint(
-    recipe: Recipe, guide: str, table: Table, folder: Path, size: int | None, seed: int
-) -> Path:
-    """Name the file of a fit's states after all that was asked for: no other fit finds it."""
-    told = digest([recipe.name, guide, table.columns, table.raw, size, seed])
-    return folder / "unfinished" / f"{recipe.name}-{guide}-{told[:12]}.pt"
-
-
-def forget(outcomes: Sequence[Outcome]) -> None:
-    """Remove the checkpoints of fits that are finished."""
-    for outcome in outcomes:
-        outcome.checkpoint.unlink(missing_ok=True)
-        _remove_if_empty(outcome.checkpoint.parent)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):  # it has other fits' checkpoints in it, or was never made
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder, unless something is in it or it was never made."""
+    with suppress(OSError):
         folder.rmdir()
 
 
@@ -185,13 +196,6 @@ def _bounded_tree(
     )
 
 
-def netcdf_bytes(tree: xr.DataTree) -> bytes:
-    """Write to memory: HDF5 locks files that it writes itself, and a full disk ends the process."""
-    buffer = io.BytesIO()
-    tree.to_netcdf(buffer, engine="h5netcdf")
-    return buffer.getvalue()  # a view of the buffer would end the process if it met the collector
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     # torch has no class for it on the CPU.
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
@@ -200,7 +204,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def run_recipes(
     recipes: Sequence[Recipe],
     load: Callable[[str], Table],
-    folder: Path,
+    unfinished: Path,
     on_outcome: Callable[[Outcome], None],
     *,
     seed: int = 0,
@@ -211,7 +215,7 @@ def run_recipes(
     Raises
     ------
     Interrupted
-        On Ctrl-C, saying how many fits are written.
+        On Ctrl-C, saying how many fits are done.
     """
     outcomes: list[Outcome] = []
     total = sum(len(recipe.guides) for recipe in recipes)
@@ -219,12 +223,14 @@ def run_recipes(
         for recipe in recipes:
             table = load(recipe.data)
             for guide in recipe.guides:
-                outcome = run_guide(recipe, guide, table, folder, seed=seed, num_draws=num_draws)
+                outcome = run_guide(
+                    recipe, guide, table, unfinished, seed=seed, num_draws=num_draws
+                )
                 on_outcome(outcome)
                 outcomes.append(outcome)
     except KeyboardInterrupt as error:
         kept = str(error) or "nothing was kept"
         raise Interrupted(
-            f"{len(outcomes)} of {total} fits are written to {folder}; of the next, {kept}"
+            f"{len(outcomes)} of {total} fits are written; of the next, {kept}"
         ) from error
     return outcomes

@@ -15,11 +15,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyro_cookbook.data import InputError, did_you_mean, recognise
-from pyro_cookbook.fits.files import write_bytes
-from pyro_cookbook.fits.storage import save
-from pyro_cookbook.publish.outcome import netcdf_bytes
+from pyro_cookbook.data import InputError, Recognised, did_you_mean, recognise
 from pyro_cookbook.verdict.inference import Answer, infer
+
+# Of a column's words so many are listed.
+_LEVELS_SHOWN = 10
 
 
 def load_model(spec: str) -> Callable[..., Any]:
@@ -59,115 +59,184 @@ def load_model(spec: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arguments:
     """What a model is called with, and what became of the table.
 
     Attributes
     ----------
     data : dict of str to Tensor
-        Argument → column; words as whole numbers from 0, in the order of the alphabet.
-    levels : dict of str to list of str
+        Argument → column; words as whole numbers from 0.
+    levels : dict of str to tuple of str
         Column of words → what the numbers stand for.
-    unused : tuple of str
-        Columns that are no argument.
+    frame : pandas.DataFrame
+        The columns as they were understood.
+    lines : tuple of str
+        What was understood, for the reader.
+    name, source : str
+    rows : array of int
+        Which rows of the source these are.
     """
 
     data: dict[str, Tensor]
-    levels: dict[str, list[str]]
-    unused: tuple[str, ...]
+    levels: dict[str, tuple[str, ...]]
+    frame: pd.DataFrame
+    lines: tuple[str, ...]
+    name: str
+    source: str
+    rows: np.ndarray[Any, Any]
 
 
-def arguments_of(model: Callable[..., Any], path: Path) -> Arguments:
+def arguments_of(model: Callable[..., Any], source: Any, **reading: Any) -> Arguments:
     """Read the columns that have the names of a model's arguments.
+
+    Parameters
+    ----------
+    model : callable
+    source : path or table
+        Any form that `data.read` takes.
+    **reading
+        exclude, missing, separator, decimal, encoding, header: as for `data.read`.
 
     Raises
     ------
     InputError
-        If an argument without a default has no column, or none has one.
+        If an argument without a default has no column, or none has one, or as `data.read`.
     """
     parameters = inspect.signature(model).parameters
     unused: list[str] = []
 
     def choose(names: Sequence[str]) -> list[str]:
-        chosen = _taken(parameters, names, path)
+        chosen = _columns_for(parameters, names, str(source))
         unused[:] = [name for name in names if name not in chosen]
         return chosen
 
-    found = recognise(path, choose)
-    data, levels = {}, {}
-    for name, kind in found.kinds.items():
-        column = found.frame[name]
-        if kind == "category":
-            data[name] = torch.as_tensor(column.cat.codes.to_numpy(np.int64))
-            levels[name] = [str(level) for level in column.cat.categories]
-        else:
-            data[name] = torch.as_tensor(column.to_numpy(np.float32))
-    return Arguments(data, levels, tuple(unused))
+    found = recognise(source, choose, **reading)
+    levels = {
+        name: tuple(map(str, found.frame[name].cat.categories))
+        for name, kind in found.kinds.items()
+        if kind == "category"
+    }
+    lines = list(found.lines)
+    for name, words in levels.items():
+        listed = ", ".join(f"{code} {word}" for code, word in enumerate(words[:_LEVELS_SHOWN]))
+        more = ", …" if len(words) > _LEVELS_SHOWN else ""
+        lines.append(f"{name}: {len(words)} words: {listed}{more}")
+    if unused:
+        lines.append(f"not used: {', '.join(unused)}")
+    return _arguments(found, levels, tuple(lines))
 
 
-def _taken(
-    parameters: Mapping[str, inspect.Parameter], names: Sequence[str], path: Path
-) -> list[str]:
-    """Choose the columns that a model takes, in the order of the table.
+def new_arguments(
+    levels: Mapping[str, Sequence[str] | None], source: Any, **reading: Any
+) -> Arguments:
+    """Read new rows for a model that has been fitted.
+
+    Parameters
+    ----------
+    levels : mapping of str to sequence of str or None
+        The arguments, and what the whole numbers stand for where they were words.
+    source, **reading
+        As for `arguments_of`.
 
     Raises
     ------
     InputError
-        If an argument without a default has no column, or none has one.
+        If a column is missing or has a word that the fit has not seen, or as `data.read`.
     """
+
+    def choose(names: Sequence[str]) -> list[str]:
+        for name in levels:
+            if name not in names:
+                raise InputError(f"{source}: {_no_column(name, names)}")
+        return list(levels)
+
+    kinds: Any = {name: "number" if words is None else "category" for name, words in levels.items()}
+    found = recognise(source, choose, kinds=kinds, **reading)
+    known = {name: tuple(words) for name, words in levels.items() if words is not None}
+    for name, words in known.items():
+        values = found.frame[name].astype(str)
+        unseen = np.flatnonzero(~values.isin(words))
+        if len(unseen):
+            row = int(unseen[0])
+            raise InputError(
+                f"{found.raw.source}: {found.place(row)}, column {name!r}: got"
+                f" {values.iloc[row]!r}, which the fit has not seen; it has"
+                f" {', '.join(words[:_LEVELS_SHOWN])} ({len(unseen)} such of {len(values)} rows)"
+            )
+        found.frame[name] = pd.Categorical(values, categories=list(words))
+    return _arguments(found, known, found.lines)
+
+
+def _columns_for(
+    parameters: Mapping[str, inspect.Parameter], names: Sequence[str], source: str
+) -> list[str]:
     for name, one in parameters.items():
         if one.kind in {one.VAR_POSITIONAL, one.VAR_KEYWORD}:
             continue
         if name not in names and one.default is one.empty:
-            raise InputError(
-                f"{path}: no column {name!r}, which the model takes; there are"
-                f" {', '.join(names)}{did_you_mean(name, names)}"
-            )
+            raise InputError(f"{source}: {_no_column(name, names)}")
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     chosen = [name for name in names if name in parameters or takes_all]
     if not chosen:
         raise InputError(
-            f"{path}: none of its columns is an argument of the model, which takes"
+            f"{source}: none of its columns is an argument of the model, which takes"
             f" {', '.join(parameters) or 'none'}"
         )
     return chosen
 
 
-def answer(
-    spec: str, path: Path, out: Path, *, budget: float, seed: int, progress: bool | None
-) -> tuple[Answer, Arguments, dict[str, Path]]:
-    """Infer, and write what was found.
+def _no_column(name: str, names: Sequence[str]) -> str:
+    told = f"no column {name!r}, which the model takes; there are {', '.join(names)}"
+    return told + did_you_mean(name, names)
 
-    Returns
-    -------
-    answer : Answer
-    arguments : Arguments
-    written : dict of str to Path
-        "draws" (NetCDF), "fit" (`pyro_cookbook.load`) and "summary" (CSV).
+
+def _arguments(
+    found: Recognised, levels: dict[str, tuple[str, ...]], lines: tuple[str, ...]
+) -> Arguments:
+    return Arguments(
+        tensors_of(found.frame), levels, found.frame, lines, found.raw.name, found.raw.source,
+        found.rows,
+    )  # fmt: skip
+
+
+def tensors_of(frame: pd.DataFrame) -> dict[str, Tensor]:
+    """Turn columns into tensors: numbers into floats, words into whole numbers from 0."""
+    data = {}
+    for name, values in frame.items():
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            data[str(name)] = torch.as_tensor(np.array(values.cat.codes, dtype=np.int64))
+        else:
+            data[str(name)] = torch.as_tensor(values.to_numpy(np.float32, copy=True))
+    return data
+
+
+def answer(
+    model: Callable[..., Any],
+    data: Mapping[str, Tensor],
+    *,
+    budget: float,
+    seed: int,
+    progress: bool | None,
+) -> Answer:
+    """Infer.
 
     Raises
     ------
     InputError
-        If model or table are wrong, before anything is fitted.
+        If the model or the data are wrong, in one line.
     """
-    model = load_model(spec)
-    arguments = arguments_of(model, path)
     try:
-        found = infer(
-            model, data_kwargs=arguments.data, budget=budget, seed=seed, progress=progress
-        )
+        return infer(model, data_kwargs=data, budget=budget, seed=seed, progress=progress)
     except ValueError as error:  # documented: model or data are wrong, in one line
         raise InputError(str(error)) from error
-    stem = f"{Path(spec.rpartition(':')[0]).stem}-{path.stem}"
-    kinds = {"draws": ".nc", "fit": ".pt", "summary": ".csv"}
-    written = {kind: out / f"{stem}{suffix}" for kind, suffix in kinds.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    save(found.fit, written["fit"])
-    tree = found.tree()
-    write_bytes(netcdf_bytes(tree), written["draws"])
-    write_bytes(summary(tree).to_csv().encode(), written["summary"])
-    return found, arguments, written
+
+
+def observed_arguments(answered: Any, arguments: Sequence[str]) -> list[str]:
+    """Name the arguments that are observed: an observed site's value is theirs."""
+    sites = answered.programs.model.sites
+    observed = {name for name, site in sites.items() if site.is_data}
+    return [name for name in arguments if name in observed]
 
 
 def summary(tree: xr.DataTree) -> pd.DataFrame:

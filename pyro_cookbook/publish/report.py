@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from pyro_cookbook.fits.files import write_bytes
+from pyro_cookbook.fits.keeping.files import write_bytes
 from pyro_cookbook.fits.result import Estimate
 from pyro_cookbook.posterior.datatree import to_datatree
 from pyro_cookbook.publish.figures import Picture, plot_bounds, plot_predictive
@@ -58,6 +59,12 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, command: str, seed:
                 "figures": [(alt, encode(figure)) for alt, figure in draw_figures(members)],
             }
         )
+    write_bytes(render("report.html.j2", sections=sections, command=command, seed=seed), path)
+    return path
+
+
+def render(template: str, **values: Any) -> bytes:
+    """Fill a template in; text of a reader's file is escaped."""
     environment = Environment(
         loader=PackageLoader("pyro_cookbook.publish"),
         autoescape=True,
@@ -65,15 +72,8 @@ def write_report(outcomes: Sequence[Outcome], path: Path, *, command: str, seed:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(
-        sections=sections,
-        command=command,
-        seed=seed,
-        python=platform.python_version(),
-        versions={name: version(name) for name in _PACKAGES},
-    )
-    write_bytes(page.encode(), path)
-    return path
+    versions = {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    return environment.get_template(template).render(versions=versions, **values).encode()
 
 
 def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
@@ -101,7 +101,9 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
         sample_dims=("chain", "draw"),
     )
     if "observed_data" in chains.children:
-        drawn.append(plot_predictive(chains, best.guide))
+        table = best.table
+        units = (table.loc.numpy(), table.scale.numpy()) if best.recipe.standardised else None
+        drawn.append(plot_predictive(chains, best.guide, units))
     return drawn
 
 

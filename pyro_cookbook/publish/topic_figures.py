@@ -20,69 +20,105 @@ def plot_factors(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     left, right = figure.subplots(1, 2)
     tree = trees.get("full_rank", next(iter(trees.values())))
     mean = tree.posterior.h.mean("draw").to_numpy()
-    i, j = np.argsort(-mean.std(0))[:2]
     # Factors are known up to a rotation: the axes along which the rows spread most show them best.
     centred = mean - mean.mean(0)
     spread = centred @ np.linalg.svd(centred, full_matrices=False)[2].T
-    labels = np.asarray(table.labels or [table.name] * len(mean))
-    for index, label in enumerate(sorted(set(labels))):
-        rows = labels == label
-        left.scatter(
-            spread[rows, 0], spread[rows, 1], s=18, color=COLOURS[index], marker=MARKERS[index],
-            label=label,
-        )  # fmt: skip
+    _scatter_by_class(left, spread, table)
     left.set_xlabel("first principal axis of the factors")
-    left.set_ylabel("second principal axis")
-    left.set_title("Posterior means of the rows\n(the classes were never shown)")
-    left.legend(title="class")
-    for index, (guide, one) in enumerate(trees.items()):
-        draws = one.posterior.h.isel(row=0).to_numpy()[:, [i, j]]
-        colour = COLOURS[index]
-        if draws.std() < 1e-9 or np.allclose(draws, draws[0]):
-            right.plot(
-                *draws[0], "x", color=colour, markersize=10, mew=2, label=f"{guide} (a point)"
-            )
-        else:
-            _ellipse(right, draws.mean(0), np.cov(draws.T), colour, guide)
-    right.autoscale_view()
-    right.margins(0.15)
-    right.set_title("Posterior of row 0 under each guide\n(ellipses hold 90%)")
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
-    right.set_xlabel(f"factor {i}")
-    right.set_ylabel(f"factor {j}")
+    left.set_ylabel("second principal axis" if spread.shape[1] > 1 else "row")
+    told = "\n(the classes were never shown)" if table.labels else ""
+    left.set_title(f"Posterior means of the rows{told}")
+    if table.labels:
+        left.legend(title="class", fontsize="small")
+    if mean.shape[1] == 1:
+        _draw_one_factor(right, trees)
+    else:
+        _draw_two_factors(right, trees, np.argsort(-mean.std(0))[:2])
     return "Posterior means of all rows; posterior of one row under each guide", figure
 
 
+def _draw_two_factors(axes: Any, trees: Mapping[str, xr.DataTree], chosen: Array) -> None:
+    for index, (guide, one) in enumerate(trees.items()):
+        draws = one.posterior.h.isel(row=0).to_numpy()[:, chosen]
+        colour = COLOURS[index % len(COLOURS)]
+        if draws.std() < 1e-9 or np.allclose(draws, draws[0]):
+            axes.plot(
+                *draws[0], "x", color=colour, markersize=10, mew=2, label=f"{guide} (a point)"
+            )
+        else:
+            _ellipse(axes, draws.mean(0), np.cov(draws.T), colour, guide)
+    axes.autoscale_view()
+    axes.margins(0.15)
+    axes.set_title("Posterior of row 0 under each guide\n(ellipses hold 90%)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    axes.set_xlabel(f"factor {chosen[0]}")
+    axes.set_ylabel(f"factor {chosen[1]}")
+
+
+def _draw_one_factor(axes: Any, trees: Mapping[str, xr.DataTree]) -> None:
+    for index, (guide, one) in enumerate(trees.items()):
+        draws = one.posterior.h.isel(row=0).to_numpy()[:, 0]
+        colour = COLOURS[index % len(COLOURS)]
+        if np.allclose(draws, draws[0]):
+            axes.axvline(draws[0], color=colour, lw=2, label=f"{guide} (a point)")
+        else:
+            heights, edges = np.histogram(draws, bins=40, density=True)
+            axes.stairs(heights, edges, color=colour, lw=1.5, label=guide)
+    axes.set_title("Posterior of row 0 under each guide")
+    axes.set_xlabel("factor 0")
+    axes.set_ylabel("density")
+    axes.legend(fontsize="small")
+
+
+def _scatter_by_class(axes: Any, points: Array, table: Table, size: float = 18) -> None:
+    """Draw points, shape (n, K), in their first two coordinates, or the first against the row."""
+    second = points[:, 1] if points.shape[1] > 1 else np.arange(len(points))
+    labels = np.asarray(table.labels or [table.name] * len(points))
+    for index, label in enumerate(sorted(set(labels))):
+        rows = labels == label
+        axes.scatter(
+            points[rows, 0], second[rows], s=size, color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[(index + index // len(COLOURS)) % len(MARKERS)], alpha=0.7,
+            label=label,
+        )  # fmt: skip
+
+
 def plot_components(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
-    """Draw the fitted components over the third and fourth column, or the last."""
+    """Draw the fitted components over the third and fourth column, or the last two."""
     compared = {guide: tree for guide, tree in trees.items() if guide in {"exact", "mean_field"}}
     compared = compared or dict(trees)
-    figure = Figure(figsize=(4.5 * len(compared), 4.5), layout="constrained")
-    v = table.v.numpy()
-    i, j = min(2, v.shape[1] - 1), min(3, v.shape[1] - 1)
+    figure = Figure(figsize=(max(4.5 * len(compared), 6.5), 4.5), layout="constrained")
+    v, loc, scale = table.raw.numpy(), table.loc.numpy(), table.scale.numpy()
+    last = v.shape[1] - 1
+    i, j = (2, 3) if last >= 3 else (max(last - 1, 0), last)
     panels = figure.subplots(1, len(compared), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (guide, tree) in zip(panels, compared.items(), strict=True):
         h = tree.posterior.h.to_numpy()
         share = np.stack([(h == k).mean(0) for k in range(h.max() + 1)], axis=1)
         top = share.argmax(1)
         used = [k for k in range(share.shape[1]) if (top == k).any()]
-        for k in used:
-            rows = top == k
-            axes.scatter(
-                v[rows, i], v[rows, j], s=12 + 30 * (1 - share[rows, k]) * 2, color=COLOURS[k % 6],
-                marker=MARKERS[k % 6], alpha=0.8, label=f"component {k} ({rows.sum()} rows)",
-            )  # fmt: skip
         gaussians = _gaussians(tree)
         for k in used:
-            loc, cov = gaussians[k]
-            _ellipse(axes, loc[[i, j]], cov[np.ix_([i, j], [i, j])], COLOURS[k % 6], None)
+            rows, colour = top == k, COLOURS[k % 6]
+            across = v[rows, i]
+            up = np.flatnonzero(rows) if i == j else v[rows, j]
+            axes.scatter(
+                across, up, s=12 + 30 * (1 - share[rows, k]) * 2, color=colour,
+                marker=MARKERS[k % 6], alpha=0.8, label=f"component {k} ({rows.sum()} rows)",
+            )  # fmt: skip
+            mean, cov = gaussians[k][0] * scale + loc, gaussians[k][1] * np.outer(scale, scale)
+            if i == j:  # one column: the middle 90% of each component
+                half = 1.645 * float(np.sqrt(cov[0, 0]))
+                axes.axvspan(mean[0] - half, mean[0] + half, color=colour, alpha=0.15)
+            else:
+                _ellipse(axes, mean[[i, j]], cov[np.ix_([i, j], [i, j])], colour, None)
         empty = len(gaussians) - len(used)
         axes.set_title(
             f"{guide}: {len(used)} components in use, {empty} empty\n(larger marks: less certain)"
         )
-        axes.set_xlabel(f"{table.columns[i]} (standardised)")
+        axes.set_xlabel(table.columns[i])
         axes.legend(fontsize="small")
-    panels[0].set_ylabel(f"{table.columns[j]} (standardised)")
+    panels[0].set_ylabel("row" if i == j else table.columns[j])
     return f"Fitted components in two columns: {' beside '.join(compared)}", figure
 
 
@@ -111,13 +147,17 @@ def plot_dictionary(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     figure = Figure(figsize=(9.0, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     atoms = next(iter(trees.values())).theta.W.to_numpy()
-    left.imshow(_mosaic(atoms), cmap="gray")
-    left.set_axis_off()
-    left.set_title(f"The dictionary: {atoms.shape[1]} atoms, each scaled to its range")
+    if round(len(atoms) ** 0.5) ** 2 == len(atoms) > 1:
+        left.imshow(_mosaic(atoms), cmap="gray")
+        left.set_axis_off()
+        left.set_title(f"The dictionary: {atoms.shape[1]} atoms, each scaled to its range")
+    else:
+        _draw_matrix(figure, left, atoms, table)
     for index, (guide, tree) in enumerate(trees.items()):
         code = tree.posterior.h.isel(row=0).mean("draw").to_numpy()
         right.plot(
-            np.arange(len(code)) + 0.15 * index, code, MARKERS[index], color=COLOURS[index],
+            np.arange(len(code)) + 0.15 * index, code, MARKERS[index % len(MARKERS)],
+            color=COLOURS[index % len(COLOURS)],
             ms=5, alpha=0.8, label=guide,
         )  # fmt: skip
     right.axhline(0, color="black", lw=0.8)
@@ -126,6 +166,19 @@ def plot_dictionary(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     right.set_title(f"Which atoms explain row 0 of {table.name}")
     right.legend(title="guide")
     return "The dictionary as pictures; the code of one row under each guide", figure
+
+
+def _draw_matrix(figure: Figure, axes: Any, atoms: Array, table: Table) -> None:
+    """Draw atoms that are no pictures as columns of a matrix."""
+    most = np.abs(atoms).max()
+    image = axes.imshow(atoms, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="entry")
+    axes.set_title(f"The dictionary: {atoms.shape[1]} atoms")
+    axes.set_xlabel("atom")
+    if len(atoms) <= 25 and len(table.columns) == len(atoms):
+        axes.set_yticks(range(len(atoms)), table.columns, fontsize="small")
+    else:
+        axes.set_ylabel("column")
 
 
 def _mosaic(atoms: Array) -> Array:
@@ -213,21 +266,14 @@ def plot_latent_map(trees: Mapping[str, xr.DataTree], table: Table) -> Picture:
     """Draw where each guide puts the rows: posterior means of the first two latents, by class."""
     figure = Figure(figsize=(4.6 * len(trees), 4.6), layout="constrained")
     panels = figure.subplots(1, len(trees), sharex=True, sharey=True, squeeze=False)[0]
-    labels = np.asarray(table.labels or [table.name] * len(table.v))
     for axes, (guide, tree) in zip(panels, trees.items(), strict=True):
         mean = tree.posterior.h.mean("draw").to_numpy()
-        second = mean[:, 1] if mean.shape[1] > 1 else np.zeros(len(mean))
-        for index, label in enumerate(sorted(set(labels))):
-            rows = labels == label
-            axes.scatter(
-                mean[rows, 0], second[rows], s=9, color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[(index + index // len(COLOURS)) % len(MARKERS)], alpha=0.7,
-                label=label,
-            )  # fmt: skip
+        _scatter_by_class(axes, mean, table, size=9)
         axes.set_title(guide)
         axes.set_xlabel("first latent")
-    panels[0].set_ylabel("second latent")
-    panels[-1].legend(title="class", bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
+    panels[0].set_ylabel("second latent" if mean.shape[1] > 1 else "row")
+    if table.labels:
+        panels[-1].legend(title="class", bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
     return "Posterior means of all rows in the plane of two latents, under each guide", figure
 
 

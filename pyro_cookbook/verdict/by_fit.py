@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pyro_cookbook.fits.result import Mode
 from pyro_cookbook.fits.settings import DETERMINISTIC, HIDDEN
+from pyro_cookbook.posterior.importance import Weights
 from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.verdict.findings import (
     NOTHING,
@@ -30,6 +31,9 @@ MODE_SHIFT, MODE_VARIANCE = 0.1, 0.3
 START_NATS, START_ERRORS = 0.5, 4.0
 # A discrete row whose likeliest value has this probability is nearly that value.
 SURE = 0.95
+# A guide whose bound lacks no more than this of the exact evidence, in nats, is no point: whatever
+# value it always draws has at least a probability of 0.99.
+CERTAIN = 0.01
 
 
 def judge_convergence(
@@ -169,3 +173,29 @@ def judge_points(points: Sequence[str], *, discrete: bool, sure: float | None) -
         " has a spread"
     )
     return Finding(UNRELIABLE, tuple(reasons), (advice,))
+
+
+def point_sites(weights: Weights) -> list[str]:
+    """Name the latents of a guide that are points: their draws are all the same.
+
+    A discrete latent that is nearly certain looks like one, and is none: where every state of the
+    rows has been weighed, a gap to the exact evidence says whether anything is missing.
+    """
+    points = [
+        name
+        for name, value in weights.draws.values.items()
+        if name in weights.sites and bool((value == value[:1]).all())
+    ]
+    if weights.states is None or weights.shared is not None:
+        return points
+    missing = weights.evidence().value - float(weights.joint.mean())
+    return [name for name in points if missing > CERTAIN or not weights.sites[name].is_discrete]
+
+
+def share_sure(weights: Weights) -> float | None:
+    """Share of rows whose discrete latent is nearly certain; None where it was not enumerated."""
+    if weights.states is None:
+        return None
+    log_p: Array = weights.states.log_p[0]
+    log_top = log_p.max(-1) - np.logaddexp.reduce(log_p, axis=-1)
+    return float((np.exp(log_top) > SURE).mean())

@@ -15,7 +15,6 @@ from pyro_cookbook.posterior.chains.short import NUM_STEPS
 from pyro_cookbook.posterior.importance import (
     MAX_KHAT,
     NUM_DRAWS,
-    Array,
     Weights,
     find_blocks,
     smooth,
@@ -34,12 +33,13 @@ from pyro_cookbook.verdict.by_chains import (
     with_sums,
 )
 from pyro_cookbook.verdict.by_fit import (
-    SURE,
     judge_convergence,
     judge_modes,
     judge_points,
     judge_restarts,
     mode_distances,
+    point_sites,
+    share_sure,
 )
 from pyro_cookbook.verdict.by_weights import (
     MAX_EMPTY,
@@ -197,7 +197,7 @@ def diagnose(
         return _diagnose_refined(fit, log_evidence)
     with _bar(progress) as bar:
         weights = _weigh(fit, num_draws, seed)
-        if points := _point_sites(weights):
+        if points := point_sites(weights):
             return _diagnose_point(fit, weights, points, log_evidence)
         bar.update()
         bar.set_description("chains")
@@ -260,7 +260,7 @@ def _diagnose_point(
     """Judge a guide that is a point: it has neither weights nor chains."""
     discrete = all(weights.sites[name].is_discrete for name in points)
     finding = judge_convergence(fit.converged, fit.reason, fit.engine) + judge_points(
-        points, discrete=discrete, sure=_share_sure(weights)
+        points, discrete=discrete, sure=share_sure(weights)
     )
     elbo = _elbo(weights)
     gap = _gap(log_evidence, elbo) if discrete else None
@@ -378,21 +378,3 @@ def _gap(log_evidence: float | None, elbo: Estimate) -> Estimate | None:
 def _share_dense(weights: Weights) -> float:
     """Share of the draws at which the model has a density."""
     return float(np.isfinite(weights.joint).mean())
-
-
-def _point_sites(weights: Weights) -> list[str]:
-    """Latents whose draws are all the same."""
-    return [
-        name
-        for name, value in weights.draws.values.items()
-        if name in weights.sites and bool((value == value[:1]).all())
-    ]
-
-
-def _share_sure(weights: Weights) -> float | None:
-    """Share of rows whose discrete latent is nearly certain; None where it was not enumerated."""
-    if weights.states is None:
-        return None
-    log_p: Array = weights.states.log_p[0]
-    log_top = log_p.max(-1) - np.logaddexp.reduce(log_p, axis=-1)
-    return float((np.exp(log_top) > SURE).mean())

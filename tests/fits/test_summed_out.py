@@ -112,8 +112,8 @@ def test_what_follows_a_fit_takes_it(tmp_path):
     assert tree.log_likelihood["y"].sizes == {"chain": 1, "draw": 200, "row": 7}
     new = pc.predict(fit, num_draws=400)
     assert set(np.unique(new.posterior["z"])) == {0, 1}  # of new observations, from their prior
-    pc.save(fit, tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt", model=mixture)
+    pc.save(fit, tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors", model=mixture)
     assert pc.diagnose(again).verdict == pc.diagnose(fit).verdict
     np.testing.assert_array_equal(
         pc.to_datatree(again, num_draws=200).posterior["loc"], tree.posterior["loc"]

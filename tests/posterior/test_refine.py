@@ -271,8 +271,8 @@ def test_its_verdict_its_tree_and_its_predictions(refined):
 
 
 def test_it_is_saved_and_loaded(refined, tmp_path):
-    pc.save(refined, tmp_path / "r.pt")
-    loaded = pc.load(tmp_path / "r.pt", model=bioassay)
+    pc.save(refined, tmp_path / "r.safetensors")
+    loaded = pc.load(tmp_path / "r.safetensors", model=bioassay)
     assert loaded.refinements == refined.refinements
     one, two = (pc.to_datatree(fit)["posterior"] for fit in (refined, loaded))
     assert one.equals(two)

@@ -352,8 +352,8 @@ def everything(model: Model, guide: Guide, run: MCMC, folder) -> dict[str, np.nd
     """One number or several of each public function."""
     fit = pc.fit(model, guide, Y, max_steps=30)
     family = pc.fit(model.requires_grad_(False), "mean_field", Y)
-    pc.save(fit, folder / "fit.pt")
-    loaded = pc.load(folder / "fit.pt", model=model, guide=guide)
+    pc.save(fit, folder / "fit.safetensors")
+    loaded = pc.load(folder / "fit.safetensors", model=model, guide=guide)
     few = {"num_draws": 10}
     chains = {"num_warmup": 5, "num_chains": 2, "processes": 1}
     calibration = pc.calibrate(model, "map", Y, num_simulations=2, **few)

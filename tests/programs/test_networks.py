@@ -102,9 +102,9 @@ def test_a_saved_fit_has_its_weights(kind, tmp_path):
         return own.model, own.guide
 
     fit = pc.fit(*programs(), Y, max_steps=50)
-    pc.save(fit, tmp_path / "fit.pt")
+    pc.save(fit, tmp_path / "fit.safetensors")
     new_model, new_guide = programs()
-    loaded = pc.load(tmp_path / "fit.pt", model=new_model, guide=new_guide)
+    loaded = pc.load(tmp_path / "fit.safetensors", model=new_model, guide=new_guide)
     assert np.array_equal(draws(loaded), draws(fit))
 
 

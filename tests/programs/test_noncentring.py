@@ -163,8 +163,8 @@ def test_the_tree_has_the_site_as_the_model_has_it(fits):
 
 
 def test_a_non_centred_fit_comes_back(fits, tmp_path):
-    pc.save(fits[1], tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt", model=eight_schools)
+    pc.save(fits[1], tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors", model=eight_schools)
     assert again.noncentred == ("theta",)
     one, two = (pc.to_datatree(fit, num_draws=20).posterior for fit in (fits[1], again))
     assert set(one.data_vars) == set(two.data_vars) == {"mu", "tau", "theta", "theta_decentered"}

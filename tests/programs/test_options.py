@@ -63,7 +63,7 @@ def fit():
         ("fit", lambda fit: pc.sample("full_rank")),
         ("fit", lambda fit: pc.refine(model)),
         ("fit", lambda fit: pc.linear_response(model)),
-        ("fit", lambda fit: pc.save(model, "mine.pt")),
+        ("fit", lambda fit: pc.save(model, "mine.safetensors")),
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(name, call, fit):

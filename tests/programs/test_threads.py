@@ -104,7 +104,7 @@ def calls(tmp_path_factory):
     """Every public function that runs a program, as a call that gives an array."""
     fit = pc.fit(model, "mean_field", Y)
     other = pc.fit(model, guide, Y, max_steps=20)
-    path = tmp_path_factory.mktemp("fits") / "fit.pt"
+    path = tmp_path_factory.mktemp("fits") / "fit.safetensors"
     pc.save(other, path)
     pyro.set_rng_seed(0)
     run = MCMC(NUTS(model), num_samples=6, warmup_steps=2, disable_progbar=True)
@@ -132,7 +132,7 @@ def calls(tmp_path_factory):
         "calibrate": lambda: calibrated().probabilities["mu"].values,
         "linear_response": lambda: np.array(pc.linear_response(fit).elbo.value),
         "load": lambda: mu(pc.to_datatree(pc.load(path, model=model, guide=guide), **FEW)),
-        "load, family": lambda: loaded_family(fit, path.with_name("family.pt")),
+        "load, family": lambda: loaded_family(fit, path.with_name("family.safetensors")),
         "from_pyro_svi": lambda: mu(pc.from_pyro_svi(model, guide, Y, **FEW)),
         "from_pyro_mcmc": lambda: mu(pc.from_pyro_mcmc(run)),
     }

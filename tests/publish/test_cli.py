@@ -20,8 +20,12 @@ import pyro_cookbook as pc
 from pyro_cookbook import catalogue, data
 from pyro_cookbook.cli import app
 from pyro_cookbook.publish import outcome
+from pyro_cookbook.publish.runs.folder import checked, read_record
 
 runner = CliRunner()
+FILES = {
+    "data.parquet", "fit.nc", "report.html", "run.json", "state.safetensors", "summary.csv"
+}  # fmt: skip
 
 
 def call(*arguments):
@@ -34,8 +38,8 @@ def prints_one_row_and_writes_one_file_for_every_guide(result, out):
         for guide in recipe.guides:
             named = rf"{re.escape(recipe.topic)} +│ {recipe.model} +│ {guide} "
             assert len(re.findall(named, result.output)) == 1
-            tree = az.from_netcdf(out / f"{recipe.name}-{guide}.nc")
-            fit = pc.load(out / f"{recipe.name}-{guide}.pt")
+            tree = az.from_netcdf(out / f"{recipe.name}-{guide}" / "fit.nc")
+            fit = pc.load(out / f"{recipe.name}-{guide}" / "state.safetensors")
             latents = fit.programs.model.latents
             assert latents
             assert all(tree.posterior[name].sizes["draw"] == 50 for name in latents)
@@ -106,8 +110,8 @@ def reduced(recipe):
 
 
 def cut_short(prepare):
-    def wrapped(*args):
-        prepared = prepare(*args)
+    def wrapped(*args, **options):
+        prepared = prepare(*args, **options)
         prepared.options["max_steps"] = min(300, prepared.options.get("max_steps", 300))
         return prepared
 
@@ -142,11 +146,12 @@ def test_fit_takes_a_table_of_ones_own(tmp_path):
     frame.to_csv(tmp_path / "mine.csv", index=False)
     result = call(
         "fit", "02", "--guide", "exact", "--data", tmp_path / "mine.csv", "--columns", "a,c",
-        "--size", 2, "--out", tmp_path / "out", "--draws", 20,
+        "--components", 2, "--out", tmp_path / "out", "--draws", 20,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "Verdict: reliable" in result.output
-    tree = az.from_netcdf(tmp_path / "out" / "02_expectation_maximisation-exact.nc")
+    assert "weight[1]" in result.output
+    tree = az.from_netcdf(tmp_path / "out" / "fit.nc")
     assert list(tree.observed_data.feature.values) == ["a", "c"]
 
 
@@ -167,11 +172,9 @@ def test_without_a_guide_the_recipes_own_is_taken(mine, tmp_path):
         "fit", "02", "--data", mine, "--columns", "a,b", "--size", 2, "--out", tmp_path / "out"
     )
     assert result.exit_code == 0, result.output
-    written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == [
-        "02_expectation_maximisation-exact.nc",
-        "02_expectation_maximisation-exact.pt",
-    ]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    record = read_record(tmp_path / "out")
+    assert (record.guide, record.options["size"]) == ("exact", 2)
 
 
 @pytest.mark.parametrize("columns", [None, "sick,b,a", "b,a"])
@@ -179,16 +182,16 @@ def test_the_outcome_is_named_wherever_it_stands(columns, mine, tmp_path):
     chosen = ["--columns", columns] if columns else []
     result = call(
         "fit", "04c_log", "--guide", "map", "--data", mine, "--outcome", "sick", *chosen,
-        "--out", tmp_path, "--draws", 10,
+        "--out", tmp_path / "out", "--draws", 10,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    fit = pc.load(tmp_path / "04c_logistic_regression-map.pt")
+    fit = pc.load(tmp_path / "out" / "state.safetensors")
     frame = pd.read_csv(mine)
     assert fit.args[1].tolist() == frame["sick"].tolist()
     covariates = ["b", "a"] if columns else ["a", "b"]
     exact = torch.as_tensor(frame[covariates].to_numpy())
     torch.testing.assert_close(fit.args[0] * exact.std(0, correction=0) + exact.mean(0), exact)
-    tree = az.from_netcdf(tmp_path / "04c_logistic_regression-map.nc")
+    tree = az.from_netcdf(tmp_path / "out" / "fit.nc")
     assert list(tree.posterior.covariate.values) == covariates
 
 
@@ -202,11 +205,14 @@ def test_the_outcome_is_named_wherever_it_stands(columns, mine, tmp_path):
         (["fit", "02", "--guide", "full_rank"], "--guide: got 'full_rank', expected one of exact"),
         (["fit", "01", "--guide", "map", "--size", "40"], "--size: got 40 factors, expected 1 to"),
         (["fit", "01", "--guide", "map", "--data", "none.csv"], "none.csv: no such file"),
-        (["fit", "01", "--guide", "map", "--columns", "a"], "--columns: it chooses columns of"),
+        (
+            ["fit", "01", "--guide", "map", "--columns", "a"],
+            "--columns: it is about --data, which is not given",
+        ),
         (["fit", "01", "--outcome", "a"], "--outcome: 01_inference_as_optimisation has none"),
         (["fit", "04c_log", "--outcome", "a"], "breast_cancer: no column 'a'; there are radius,"),
         (["fit", "04c_log", "--data", "mine.csv"], "--outcome: column 'b' is the outcome, 0 or 1"),
-        (["fit", "04c_log", "--data", "mine.csv", "--outcome", "c"], "mine: no column 'c'"),
+        (["fit", "04c_log", "--data", "mine.csv", "--outcome", "c"], "mine.csv: no column 'c'"),
         (["fit", "02", "--guide", "mean_field", "--data", "collinear.csv"], "(a, 3a), (a, b, a+b)"),
         (["fit", "01", "--guide", "full_rank", "--data", "collinear.csv"], "(a, 3a), (a, b, a+b)"),
         (["run", "nothing"], "recipe: got 'nothing'"),
@@ -219,8 +225,8 @@ def test_bad_input_is_one_line_and_code_2_and_writes_nothing(
     before = sorted(tmp_path.iterdir())
     result = call(*arguments)
     assert result.exit_code == 2
-    assert message in result.output
-    assert len(result.output.strip().splitlines()) == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -243,7 +249,7 @@ def raising(error):
 )
 def test_a_fault_of_our_own_shows_its_traceback(name, error, tmp_path, monkeypatch):
     monkeypatch.setattr(outcome, name, raising(error))
-    result = call(*QUICK, "--out", tmp_path)
+    result = call(*QUICK, "--out", tmp_path / "out")
     assert result.exception is error
     assert result.exit_code == 1
 
@@ -253,15 +259,19 @@ def test_a_fault_of_our_own_shows_its_traceback(name, error, tmp_path, monkeypat
     [
         ("pyro_cookbook.catalogue.entries.as_fit", ValueError("site 'y': outside the support")),
         ("pyro_cookbook.catalogue.entries.as_fit", pc.NonFiniteELBO(3, "y", pd.DataFrame())),
-        ("pyro_cookbook.publish.outcome.save", PermissionError(13, "Permission denied", "x.pt")),
+        (
+            "pyro_cookbook.publish.outcome.save",
+            PermissionError(13, "Permission denied", "x.safetensors"),
+        ),
         ("pyro_cookbook.publish.outcome.run_guide", data.InputError("two\nlines")),
     ],
 )
 def test_what_a_fit_says_of_the_rows_is_one_line(where, error, tmp_path, monkeypatch):
     monkeypatch.setattr(where, raising(error))
-    result = call(*QUICK, "--out", tmp_path)
+    result = call(*QUICK, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
     assert " ".join(str(error).split()) in result.output
 
 
@@ -275,20 +285,22 @@ MEMORY = [
 @pytest.mark.parametrize("error", MEMORY, ids=["numpy", "torch"])
 def test_a_fit_is_written_before_it_is_judged(name, error, tmp_path, monkeypatch):
     monkeypatch.setattr(outcome, name, raising(error))
-    result = call(*QUICK, "--out", tmp_path)
+    result = call(*QUICK, "--out", tmp_path / "out")
     assert result.exit_code == 2
-    told = f"out of memory; the fit is kept in {tmp_path / STEM}.pt, not judged yet; take fewer"
+    (kept,) = (tmp_path / "out.unfinished").iterdir()
+    told = f"out of memory; the fit is kept in {kept}, not judged yet; take fewer"
     assert told in result.output
     assert len(result.output.strip().splitlines()) == 1
-    assert pc.load(tmp_path / f"{STEM}.pt").converged
+    assert pc.load(kept).converged
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(10**9, 50), (500_000, None), (1, 1)])
 def test_the_size_of_what_is_written_is_bounded(limit, kept, tmp_path, monkeypatch):
     monkeypatch.setattr(outcome, "MAX_BYTES", limit)
-    result = call(*QUICK, "--out", tmp_path)
+    result = call(*QUICK, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    tree = az.from_netcdf(tmp_path / f"{STEM}.nc")
+    tree = az.from_netcdf(tmp_path / "out" / "fit.nc")
     count = tree.posterior.sizes["draw"]
     drawn = sum(v.nbytes for node in tree.subtree for v in node.data_vars.values()
                 if "draw" in v.dims)  # fmt: skip
@@ -297,31 +309,29 @@ def test_the_size_of_what_is_written_is_bounded(limit, kept, tmp_path, monkeypat
         assert drawn <= limit < drawn * (count + 1) / count
     else:
         assert count == kept
-    assert (f"Note:  {count} of 50 draws kept" in result.output) == (count < 50)
+    assert (f"Note:   {count} of 50 draws kept" in result.output) == (count < 50)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "limit", "file", "left"),
+    ("arguments", "limit", "file"),
     [
-        (QUICK, 100_000, f"{STEM}.nc", [f"{STEM}.pt"]),  # the fit is smaller, the tree not
-        (QUICK, 10_000, f"{STEM}.pt", []),
-        (("fit", "04b"), 10_000, "unfinished/04b_calculus_of_variations-normal-.*.pt", []),
+        (QUICK, 100_000, "out"),  # the fit is smaller, the draws are not
+        (QUICK, 10_000, f"out.unfinished/{STEM}-.*-unjudged.safetensors"),
+        (("fit", "04b"), 10_000, "out.unfinished/04b_calculus_of_variations-normal-.*.safetensors"),
     ],
 )
-def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(
-    arguments, limit, file, left, tmp_path
-):
+def test_a_full_disk_is_one_line_and_leaves_nothing(arguments, limit, file, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        result = call(*arguments, "--out", tmp_path)
+        result = call(*arguments, "--out", tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert result.exit_code == 2
     told = result.output.strip().splitlines()
     assert len(told) == 1
     assert re.fullmatch(f"error: {tmp_path}/{file}: not written: File too large", told[0])
-    assert [path.name for path in tmp_path.iterdir()] == left
+    assert list(tmp_path.iterdir()) == []
 
 
 def command(*arguments):
@@ -332,15 +342,19 @@ def command(*arguments):
 def test_two_runs_into_one_folder_leave_whole_files(tmp_path):
     runs = [
         subprocess.Popen(
-            command(*QUICK, "--out", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command(*QUICK, "--out", tmp_path / "out"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for _ in range(2)
     ]
     for run in runs:
         told, _ = run.communicate(timeout=600)
         assert run.returncode == 0, told.decode()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{STEM}.nc", f"{STEM}.pt"]
-    assert az.from_netcdf(tmp_path / f"{STEM}.nc").posterior.sizes["draw"] == 50
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    record = read_record(tmp_path / "out")
+    assert all(checked(tmp_path / "out", record, name) for name in record.files)
 
 
 def test_doctor_passes_here_and_fails_on_a_stranger(monkeypatch, tmp_path):

@@ -66,14 +66,14 @@ def test_columns_go_to_arguments_and_the_answer_is_the_exact_one(files):
     assert "team: 3 words: 0 blue, 1 green, 2 red" in result.output
     assert "not used: id" in result.output
     assert "Verdict: reliable" in result.output
-    table = pd.read_csv("out/own-mine.csv", index_col=0)
+    table = pd.read_csv("out/summary.csv", index_col=0)
     mean, sd = exact(files)
     names = ["slope", "level[0]", "level[1]", "level[2]"]
     np.testing.assert_allclose(table.loc[names, "mean"], mean, atol=0.25 * sd.max())
     np.testing.assert_allclose(table.loc[names, "sd"], sd, rtol=0.15)
     assert np.abs(mean).min() > 0.1 or np.abs(mean).max() > 1  # a prior's draws are elsewhere
-    assert az.from_netcdf("out/own-mine.nc").posterior["level"].sizes["team"] == 3
-    fit = pc.load("out/own-mine.pt", model=load_model("own.py:model"))
+    assert az.from_netcdf("out/fit.nc").posterior["level"].sizes["team"] == 3
+    fit = pc.load("out/state.safetensors", model=load_model("own.py:model"))
     assert pc.diagnose(fit).verdict == "reliable"
 
 

@@ -151,3 +151,40 @@ def test_a_latent_in_a_batch_dimension_without_a_plate_is_not_either():
 
     diagnosis = pc.diagnose(pc.as_fit(model, guide, GRID[0]))
     assert "k-hat of the worst 'row'" in " ".join(diagnosis.reasons)
+
+
+def clusters(v, gap):
+    """Two clusters that are known, of rows that are known to be in one of them."""
+    with pyro.plate("row", len(v), dim=-1):
+        h = pyro.sample("h", dist.Categorical(torch.ones(2, dtype=v.dtype)))
+        pyro.sample("v", dist.Normal((2.0 * h - 1.0) * gap / 2, 1.0), obs=v)
+
+
+def exact_guide(v, gap):
+    with pyro.plate("row", len(v), dim=-1):
+        pyro.sample("h", dist.Bernoulli(logits=gap * v).to_event(0))
+
+
+def likeliest(v, gap):
+    with pyro.plate("row", len(v), dim=-1):
+        pyro.sample("h", dist.Delta((v > 0).to(v.dtype)))
+
+
+@pytest.mark.parametrize(
+    ("gap", "guide", "verdict"),
+    [
+        (40.0, exact_guide, "reliable"),
+        (40.0, likeliest, "reliable"),  # nobody could tell it from the posterior
+        (2.0, exact_guide, "reliable"),
+        (2.0, likeliest, "unreliable"),
+        (6.0, likeliest, "unreliable"),  # one row of six is in doubt
+    ],
+)
+def test_certainty_is_no_point(gap, guide, verdict):
+    """Of clusters far apart every draw of the labels is the same, as it should be."""
+    centres = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0], dtype=torch.float64) * gap / 2
+    v = centres + torch.tensor([0.0, 0.5, -0.5, 0.0, 0.5, -0.5], dtype=torch.float64)
+    if gap == 6.0:
+        v[5] = 0.3
+    found = pc.diagnose(pc.as_fit(clusters, guide, v, gap))
+    assert found.verdict == verdict, found

@@ -209,6 +209,40 @@ def update(prior: Prior, sums: SufficientStatistics) -> MixturePosterior:
     )
 
 
+def predictive_log_joint(posterior: Prior, v: Tensor) -> Tensor:
+    """log ∫ π_k N(v_n; μ_k, Λ_k⁻¹) q(π, μ, Λ): of a row not seen, each component is a Student's t.
+
+    Parameters
+    ----------
+    posterior : MixturePosterior
+    v : Tensor
+        Rows, shape (n, D).
+
+    Returns
+    -------
+    Tensor
+        In nats, shape (n, K). With f = ν_k + 1 − D, component k has f degrees of freedom, location
+        m_k and precision f β_k / (1 + β_k) L_k L_kᵀ.
+
+    References
+    ----------
+    Bishop (2006), *Pattern Recognition and Machine Learning*, equations 10.81 and 10.82.
+    """
+    num_features = v.shape[1]
+    free = posterior.df + 1 - num_features
+    share = posterior.mean_precision / (1 + posterior.mean_precision)
+    log_pi = (posterior.concentration / posterior.concentration.sum()).log()
+    log_norm = torch.lgamma((free + num_features) / 2) - torch.lgamma(free / 2)
+    log_det = posterior.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_norm = log_norm + log_det + num_features / 2 * (share / math.pi).log()
+    columns = []
+    for k in range(len(free)):
+        white = (v - posterior.loc[k]) @ posterior.precision_tril[k]
+        tail = (1 + share[k] * white.square().sum(1)).log()
+        columns.append(log_pi[k] + log_norm[k] - (free[k] + num_features) / 2 * tail)
+    return torch.stack(columns, dim=1)
+
+
 def kl_to_prior(posterior: MixturePosterior, prior: Prior) -> Tensor:
     """KL(q(π) ‖ p(π)) + Σ_k KL(q(μ_k, Λ_k) ‖ p(μ_k, Λ_k)), in nats, shape ()."""
     num_features = posterior.loc.shape[1]

@@ -10,6 +10,7 @@ from models.binary_sparse_coding import BinarySparseCoding
 from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as fixed_point
 from pyro_cookbook.algorithms.binary_sparse_coding.elbo import ClosedFormELBO
 from pyro_cookbook.algorithms.binary_sparse_coding.em import em
+from pyro_cookbook.catalogue.answers import binary_sparse_coding as answers
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
 from pyro_cookbook.programs.state.holding import hold
@@ -73,6 +74,8 @@ RECIPE = Recipe(
     because="of the three its bound is the nearest to the evidence",
     log_evidence=sum_of_rows(fixed_point.log_evidence),
     dims={"h": ("unit",), "v": ("feature",), "W": ("feature", "unit"), "b": ("unit",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     max_size=lambda v: 12,  # every state is enumerated
 )

@@ -7,15 +7,18 @@ from torch import Tensor
 
 from guides import eight_schools as guides
 from models.eight_schools import eight_schools_centred, eight_schools_noncentred
+from pyro_cookbook.catalogue.answers import eight_schools as answers
 from pyro_cookbook.catalogue.checks import estimates_with_errors
-from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe, options_of
 from pyro_cookbook.catalogue.estimators import vectorised_bound
 
 
-def _prepare(model: Any, site: str, guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
+def _prepare(
+    model: Any, site: str, guide: Any, v: Tensor, size: int, seed: int, **prior: float
+) -> Prepared:
     elbo = vectorised_bound(32)
     sigma, effect = v.unbind(1)
-    return Prepared(model, guide(len(v), site), (sigma, effect), options={"elbo": elbo})
+    return Prepared(model, guide(len(v), site), (sigma, effect), prior, {"elbo": elbo})
 
 
 _centred = partial(_prepare, eight_schools_centred, "theta")
@@ -51,8 +54,11 @@ RECIPE = Recipe(
     because="non-centred there is no funnel, and it keeps the correlations",
     log_evidence=lambda fit: None,
     dims={},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     has_outcome=True,
+    options=options_of(eight_schools_noncentred),
     check=estimates_with_errors,
     notebook="04c_continuous_latents",
 )

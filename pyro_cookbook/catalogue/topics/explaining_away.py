@@ -9,6 +9,7 @@ from torch import Tensor
 from guides import explaining_away as guides
 from models.explaining_away import ExplainingAway
 from pyro_cookbook.algorithms import explaining_away
+from pyro_cookbook.catalogue.answers import explaining_away as answers
 from pyro_cookbook.catalogue.checks import one_column
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows, vectorised_bound
@@ -62,6 +63,8 @@ RECIPE = Recipe(
     because="the exact posterior is in its family, for rows never seen as well",
     log_evidence=sum_of_rows(_log_evidence),
     dims={"h": ("cause",), "v": ("feature",), "w": ("cause",), "h_loc": ("cause",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     check=one_column,
     max_size=lambda v: 10,

@@ -11,6 +11,7 @@ from torch import Tensor
 from guides import gaussian_mixture as guides
 from models import gaussian_mixture as models
 from pyro_cookbook.algorithms.gaussian_mixture import em, variational_bayes
+from pyro_cookbook.catalogue.answers import gaussian_mixture as answers
 from pyro_cookbook.catalogue.checks import independent_columns
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
@@ -120,5 +121,7 @@ RECIPE = Recipe(
     because="the E step is the exact posterior of the labels",
     log_evidence=_mixture_evidence,
     dims={"v": ("feature",), "loc": ("feature",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     check=independent_columns,
 )

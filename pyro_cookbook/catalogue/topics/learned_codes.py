@@ -7,21 +7,22 @@ import torch
 from torch import Tensor
 
 from guides import learned_codes as guides
-from pyro_cookbook.catalogue.dictionaries import learned_model
+from pyro_cookbook.catalogue.answers import sparse_coding as answers
+from pyro_cookbook.catalogue.dictionaries import PRIOR, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
 _NUM_LAYERS = 4
 
 
-def _shallow(v: Tensor, size: int, seed: int) -> Prepared:
-    model = learned_model(v, size, seed)
+def _shallow(v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+    model = learned_model(v, size, seed, **prior)
     torch.manual_seed(seed)
     guide = guides.SparseCodingPSD(v.shape[1], size)
     return Prepared(model, guide, (v,), options={"lr": 0.03, "tol": 5.0})
 
 
-def _unrolled(guide: Any, lr: float, v: Tensor, size: int, seed: int) -> Prepared:
-    model = learned_model(v, size, seed)
+def _unrolled(guide: Any, lr: float, v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+    model = learned_model(v, size, seed, **prior)
     started = guide(v.shape[1], size, _NUM_LAYERS).to(v).start_at(model)
     return Prepared(model, started, (v,), options={"lr": lr, "tol": 0.5})
 
@@ -50,6 +51,9 @@ RECIPE = Recipe(
     because="its few numbers serve rows that it has not seen",
     log_evidence=lambda fit: None,  # an integral over every code
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
+    estimates=answers.estimates,
+    apply=answers.apply_encoder,
     standardised=False,
     max_size=len,
+    options=PRIOR,
 )

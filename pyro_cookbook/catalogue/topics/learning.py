@@ -9,6 +9,7 @@ from torch import Tensor
 from guides import factor_analysis as guides
 from models.factor_analysis import FactorAnalysis
 from pyro_cookbook.algorithms import factor_analysis, variational_em
+from pyro_cookbook.catalogue.answers import factor_analysis as answers
 from pyro_cookbook.catalogue.checks import noise_left_by_factors
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
@@ -66,5 +67,7 @@ RECIPE = Recipe(
         "scale": ("feature",),
         "h_loc": ("factor",),
     },
+    estimates=answers.estimates,
+    apply=answers.apply,
     check=noise_left_by_factors,
 )

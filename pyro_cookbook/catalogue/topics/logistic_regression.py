@@ -8,11 +8,12 @@ from torch import Tensor
 from guides import logistic_regression as guides
 from models.logistic_regression import logistic_regression
 from pyro_cookbook.algorithms.logistic_regression import newton
+from pyro_cookbook.catalogue.answers import logistic_regression as answers
 from pyro_cookbook.catalogue.checks import covariates_and_classes
-from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe, options_of
 from pyro_cookbook.catalogue.estimators import vectorised_bound
 
-PRIOR: dict[str, Any] = {"intercept_scale": 5.0, "coefficient_scale": 2.5}
+PRIOR = options_of(logistic_regression)
 
 
 def _table(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,34 +22,34 @@ def _table(v: Tensor) -> tuple[Tensor, Tensor]:
     return (x - x.mean(0)) / x.std(0, correction=0), y
 
 
-def _point(v: Tensor, size: int, seed: int) -> Prepared:
+def _point(v: Tensor, size: int, seed: int, **prior: Any) -> Prepared:
     x, y = _table(v)
-    found = newton(x, y, **PRIOR)
+    found = newton(x, y, **prior)
     guide: Any = guides.LogisticRegressionMAP(x.shape[1]).to(x)
     guide.intercept_loc, guide.coefficient_loc = found.mode[0], found.mode[1:]
     return Prepared(
-        logistic_regression, guide, (x, y), dict(PRIOR),
+        logistic_regression, guide, (x, y), prior,
         losses=[-float(value) for value in found.log_joint],
         reason=f"Newton, {len(found.log_joint) - 1} steps", converged=found.converged,
     )  # fmt: skip
 
 
-def _laplace(v: Tensor, size: int, seed: int) -> Prepared:
+def _laplace(v: Tensor, size: int, seed: int, **prior: Any) -> Prepared:
     x, y = _table(v)
-    found = newton(x, y, **PRIOR)
+    found = newton(x, y, **prior)
     guide: Any = guides.LogisticRegressionLaplace(x.shape[1]).to(x)
     guide.set_gaussian(found.mode, found.covariance)
     return Prepared(
-        logistic_regression, guide, (x, y), dict(PRIOR),
+        logistic_regression, guide, (x, y), prior,
         reason="curvature at Newton's mode", converged=found.converged,
     )  # fmt: skip
 
 
-def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
+def _by_svi(guide: Any, v: Tensor, size: int, seed: int, **prior: Any) -> Prepared:
     x, y = _table(v)
     elbo = vectorised_bound(16)
     return Prepared(
-        logistic_regression, guide(x.shape[1]), (x, y), dict(PRIOR), {"elbo": elbo, "tol": 0.3}
+        logistic_regression, guide(x.shape[1]), (x, y), prior, {"elbo": elbo, "tol": 0.3}
     )
 
 
@@ -75,8 +76,11 @@ RECIPE = Recipe(
     because="it keeps the correlations, which the mode's curvature understates",
     log_evidence=lambda fit: None,  # an integral over the coefficients
     dims={"coefficient": ("covariate",), "x": ("covariate",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     has_outcome=True,
+    options=PRIOR,
     check=covariates_and_classes,
     notebook="04c_continuous_latents",
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 from guides import maximum_entropy as guides
 from models.maximum_entropy import Multipliers, maximum_entropy
 from pyro_cookbook.algorithms.calculus_of_variations.maximum_entropy import gaussian_multipliers
+from pyro_cookbook.catalogue.answers import maximum_entropy as answers
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import vectorised_bound
 from pyro_cookbook.fits.result import Fit
@@ -57,4 +58,6 @@ RECIPE = Recipe(
     dims=dict.fromkeys(
         ("h", "v", "h_loc", "h_scale", "multipliers_linear", "multipliers_quadratic"), ("feature",)
     ),
+    estimates=answers.estimates,
+    apply=answers.apply,
 )

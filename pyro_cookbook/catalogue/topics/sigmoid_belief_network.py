@@ -8,6 +8,7 @@ from guides import sigmoid_belief_network as guides
 from models.sigmoid_belief_network import SigmoidBeliefNetwork
 from pyro_cookbook.algorithms.wake_sleep import enumeration
 from pyro_cookbook.algorithms.wake_sleep.learning import Learnt, learn
+from pyro_cookbook.catalogue.answers import sigmoid_belief_network as answers
 from pyro_cookbook.catalogue.checks import zeros_and_ones
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
@@ -82,6 +83,8 @@ RECIPE = Recipe(
     log_evidence=sum_of_rows(enumeration.log_evidence),
     dims={"h": ("cause",), "v": ("feature",), "W": ("feature", "cause"), "b": ("cause",),
           "c": ("feature",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     check=zeros_and_ones,
     max_size=lambda v: 12,  # every state is enumerated

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from guides import sparse_coding as guides
 from pyro_cookbook.algorithms.sparse_coding import fista
-from pyro_cookbook.catalogue.dictionaries import learned_model
+from pyro_cookbook.catalogue.answers import sparse_coding as answers
+from pyro_cookbook.catalogue.dictionaries import PRIOR, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
 
-def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
-    model = learned_model(v, size, seed)
+def _by_fista(v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+    model = learned_model(v, size, seed, **prior)
     codes = fista.fista(model, v, tol=1e-6)
     guide: Any = guides.SparseCodingMAP(len(v), size).to(v)
     guide.h_loc = codes.h
@@ -28,8 +29,8 @@ def _by_fista(v: Tensor, size: int, seed: int) -> Prepared:
     )
 
 
-def _by_svi(guide: Any, v: Tensor, size: int, seed: int) -> Prepared:
-    model = learned_model(v, size, seed)
+def _by_svi(guide: Any, v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
+    model = learned_model(v, size, seed, **prior)
     torch.manual_seed(seed)
     return Prepared(model, guide(v, size), (v,), options={"lr": 0.03, "tol": 20.0})
 
@@ -67,6 +68,9 @@ RECIPE = Recipe(
     because="its bound is the highest of those with a spread",
     log_evidence=lambda fit: None,  # an integral over every code
     dims={"h": ("atom",), "v": ("feature",), "W": ("feature", "atom"), "b": ("feature",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
     max_size=len,
+    options=PRIOR,
 )

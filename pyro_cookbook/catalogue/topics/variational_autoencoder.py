@@ -9,6 +9,7 @@ from torch import Tensor
 from guides import variational_autoencoder as guides
 from models.variational_autoencoder import VariationalAutoencoder
 from pyro_cookbook.algorithms.variational_autoencoder.refinement import refine
+from pyro_cookbook.catalogue.answers import variational_autoencoder as answers
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 
 _HIDDEN, _BATCH, _NUM_STEPS = (64,), 200, 6000
@@ -97,5 +98,7 @@ RECIPE = Recipe(
     because="it learns the decoder too, and serves rows never seen; refine where rows matter",
     log_evidence=lambda fit: None,
     dims={"h": ("latent",), "v": ("feature",), "h_loc": ("latent",), "h_scale": ("latent",)},
+    estimates=answers.estimates,
+    apply=answers.apply,
     standardised=False,
 )

@@ -15,7 +15,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
-from pyro_cookbook.fits.files import read_tensors, write_tensors
+from pyro_cookbook.fits.keeping.tensor_files import read_tensors, write_tensors
 
 _DIGEST = "blake2b "
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))

@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_cookbook.engines import families
-from pyro_cookbook.fits.encoding import (
+from pyro_cookbook.fits.keeping.encoding import (
     check_arguments,
     decode,
     encode,
@@ -21,7 +21,9 @@ from pyro_cookbook.fits.encoding import (
     shown,
     unpack,
 )
-from pyro_cookbook.fits.files import read_tensors, write_tensors
+from pyro_cookbook.fits.keeping.files import write_bytes
+from pyro_cookbook.fits.keeping.source import source_hash
+from pyro_cookbook.fits.keeping.tensor_files import read_tensors, tensor_bytes
 from pyro_cookbook.fits.result import (
     Estimate,
     Fit,
@@ -38,7 +40,7 @@ from pyro_cookbook.programs.program import Function, Program, quietly
 from pyro_cookbook.programs.state.copying import copy_programs, keep_parameters_local
 from pyro_cookbook.programs.state.isolation import isolated
 
-_VERSION = 3
+_VERSION = 4
 _KINDS: dict[str, Any] = {
     "kind": str,
     "version": int,
@@ -99,10 +101,15 @@ def save(fit: Fit, path: str | Path) -> None:
     ...     with pyro.plate("row", len(y)):
     ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
     >>> y = torch.tensor([1.0, 2.0, 3.0])
-    >>> pc.save(pc.fit(model, "full_rank", y), "mine.pt")
-    >>> pc.load("mine.pt", model=model).family
+    >>> pc.save(pc.fit(model, "full_rank", y), "mine.safetensors")
+    >>> pc.load("mine.safetensors", model=model).family
     'full_rank'
     """
+    write_bytes(fit_bytes(fit), Path(path))
+
+
+def fit_bytes(fit: Fit) -> bytes:
+    """Give what `save` writes; raise as it does."""
     check_fit(fit)
     names = [f"argument {i}" for i in range(len(fit.args))]
     about = pack(_About(**{field.name: getattr(fit, field.name) for field in fields(_About)}))
@@ -110,23 +117,30 @@ def save(fit: Fit, path: str | Path) -> None:
         unpack(_About, about)
     except ValueError as error:
         raise TypeError(f"fit: cannot save it: {error}") from error
-    content = {
-        "kind": "fit",
-        "version": _VERSION,
-        "model": reference(fit.model),
-        "guide": None if families.is_named(fit.family) else reference(fit.guide),
-        "model_state": _state(fit.model, "model"),
-        "guide_state": _state(fit.guide, "guide"),
-        "param_state": _encode_store(fit.param_state),
-        "args": [encode(value, name) for value, name in zip(fit.args, names, strict=True)],
-        "kwargs": {key: encode(value, key) for key, value in fit.kwargs.items()},
-        "losses": torch.as_tensor(fit.losses, dtype=torch.float64),
-        "about": about,
-    }
-    write_tensors(content, Path(path))
+    return tensor_bytes(
+        {
+            "kind": "fit",
+            "version": _VERSION,
+            "model": reference(fit.model),
+            "guide": None if families.is_named(fit.family) else reference(fit.guide),
+            "model_state": _state(fit.model, "model"),
+            "guide_state": _state(fit.guide, "guide"),
+            "param_state": _encode_store(fit.param_state),
+            "args": [encode(value, name) for value, name in zip(fit.args, names, strict=True)],
+            "kwargs": {key: encode(value, key) for key, value in fit.kwargs.items()},
+            "losses": torch.as_tensor(fit.losses, dtype=torch.float64),
+            "about": about,
+        }
+    )
 
 
-def load(path: str | Path, *, model: Function | None = None, guide: Function | None = None) -> Fit:
+def load(
+    path: str | Path,
+    *,
+    model: Function | None = None,
+    guide: Function | None = None,
+    check_source: bool = True,
+) -> Fit:
     """Read a fit back.
 
     Parameters
@@ -135,6 +149,9 @@ def load(path: str | Path, *, model: Function | None = None, guide: Function | N
     model, guide : callable, optional
         The programs, built as before the fit; their parameters are filled in on copies. Needed
         unless they are the cookbook's own, or (the guide) a family by name.
+    check_source : bool, default True
+        Refuse a program whose source is not that of the fit: its latents may mean something else
+        now. Comments and docstrings may change; of what it calls nothing is known.
 
     Returns
     -------
@@ -143,9 +160,9 @@ def load(path: str | Path, *, model: Function | None = None, guide: Function | N
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing, damaged or of another kind or release, or a program is needed or
-        does not fit the saved parameters: in one line with the path. What the file says is checked
-        before anything of the size it says is made.
+        If the file is missing, damaged or of another kind or release, or a program is needed, has
+        changed or does not fit the saved parameters: in one line with the path. What the file says
+        is checked before anything of the size it says is made.
 
     Examples
     --------
@@ -157,8 +174,8 @@ def load(path: str | Path, *, model: Function | None = None, guide: Function | N
     ...         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
     >>> y = torch.tensor([1.0, 2.0, 3.0])
     >>> fit = pc.fit(model, "mean_field", y)
-    >>> pc.save(fit, "mine.pt")
-    >>> pc.load("mine.pt", model=model).elbo == fit.elbo
+    >>> pc.save(fit, "mine.safetensors")
+    >>> pc.load("mine.safetensors", model=model).elbo == fit.elbo
     True
     """
     path = Path(path)
@@ -169,6 +186,8 @@ def load(path: str | Path, *, model: Function | None = None, guide: Function | N
         raise ValueError(f"{path}: {told}; fit and save again")
     try:
         _check_kinds(content)
+        if check_source:
+            _check_sources(content, model, guide)
         return _restore(content, model, guide)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -188,8 +207,9 @@ def _check_kinds(content: Mapping[str, Any]) -> None:
     for role in ("model", "guide"):
         named = content[role]
         if named is not None and (
-            named.keys() != {"name", "init"}
+            named.keys() != {"name", "init", "source"}
             or not isinstance(named["name"], str)
+            or not isinstance(named["source"], str | None)
             or not isinstance(named["init"], dict | None)
         ):
             raise ValueError(f"damaged: {role} is no reference to a program")
@@ -198,6 +218,21 @@ def _check_kinds(content: Mapping[str, Any]) -> None:
     losses = content["losses"]
     if losses.dim() != 1 or losses.dtype != torch.float64:
         raise ValueError(f"damaged: losses is {shown(losses)} and {losses.dtype}")
+
+
+def _check_sources(
+    content: Mapping[str, Any], model: Function | None, guide: Function | None
+) -> None:
+    for role, program in (("model", model), ("guide", guide)):
+        named = content[role]
+        if named is None or named["source"] is None:
+            continue
+        now = source_hash(find(named["name"]) if program is None else program)
+        if now is not None and now != named["source"]:
+            raise ValueError(
+                f"{role}: its source has changed since the fit; fit again, or load(…,"
+                " check_source=False) if it means the same"
+            )
 
 
 def _restore(content: Mapping[str, Any], model: Function | None, guide: Function | None) -> Fit:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_cookbook.fits.keeping.source import source_hash
+
 # Programs and named tuples of these packages are found again by name.
 OWN_PACKAGES = ("models", "guides")
 # Classes elsewhere that stand where a guide stands.
@@ -123,20 +125,22 @@ def find(reference: str) -> Any:
 
 
 def reference(program: Any) -> dict[str, Any]:
-    """Name a program, with the plain arguments that its class is built from."""
+    """Name a program, with its source's hash and the plain arguments its class is built from."""
     target = program if inspect.isfunction(program) or inspect.isclass(program) else type(program)
-    name = f"{target.__module__}:{target.__qualname__}"
+    named = {
+        "name": f"{target.__module__}:{target.__qualname__}", "source": source_hash(program)
+    }  # fmt: skip
     if not isinstance(program, nn.Module):
-        return {"name": name, "init": None}
+        return named | {"init": None}
     init = {}
     for key in inspect.signature(target).parameters:
         value = getattr(program, key, None)
         value = list(value) if isinstance(value, (tuple, list)) else value
         items = value if isinstance(value, list) else [value]
         if value is None or not all(type(item) in _PLAIN for item in items):
-            return {"name": name, "init": None}
+            return named | {"init": None}
         init[key] = value
-    return {"name": name, "init": init}
+    return named | {"init": init}
 
 
 def check_arguments(kind: type, init: Mapping[str, Any], role: str) -> None:

@@ -24,7 +24,8 @@ import guides.gaussian_mixture
 import models.gaussian_mixture
 from guides.factor_analysis import FactorAnalysisAmortized
 from models.factor_analysis import FactorAnalysis
-from pyro_cookbook.fits.checkpoint import Checkpoint, digest, settings_of
+from pyro_cookbook.fits.keeping.checkpoint import Checkpoint, digest, settings_of
+from pyro_cookbook.fits.keeping.tensor_files import read_tensors, write_tensors
 
 Point = namedtuple("Point", "x y")
 Twin = namedtuple("Twin", "x y")
@@ -228,7 +229,7 @@ def test_globals_that_a_function_names_count(name, value, monkeypatch):
 ELSEWHERE = """
 import torch
 import guides.gaussian_mixture as guides, models.gaussian_mixture as models
-from pyro_cookbook.fits.checkpoint import digest
+from pyro_cookbook.fits.keeping.checkpoint import digest
 
 def f(x, kinds=frozenset({"a", "b", "c"})):
     return x in {"d", "e", "f"} or [x for _ in kinds]
@@ -319,8 +320,8 @@ def test_a_damaged_checkpoint_is_said_to_be_one(change, settings, tmp_path):
     path = tmp_path / "fit.ckpt"
     checkpoint = Checkpoint(path, settings())
     checkpoint.save(0, {"params": X})
-    content = torch.load(path) | change
-    torch.save(content, path)
+    content = read_tensors(path, "checkpoint") | change
+    write_tensors(content, path)
     with pytest.raises(ValueError, match=str(path)) as caught:
         Checkpoint(path, settings())
     assert "\n" not in str(caught.value)

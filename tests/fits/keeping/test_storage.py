@@ -42,8 +42,8 @@ def test_every_fit_of_the_catalogue_comes_back(recipe, guide, tmp_path, monkeypa
     prepared = entry.guides[guide].prepare(rows, entry.size, 0)
     prepared.options["max_steps"] = 60  # any fit will do: what is compared is what comes back
     fit = prepared.fit()
-    pc.save(fit, tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt")
+    pc.save(fit, tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors")
     before, after = draws(fit), draws(again)
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
@@ -54,10 +54,10 @@ def test_every_fit_of_the_catalogue_comes_back(recipe, guide, tmp_path, monkeypa
 @pytest.mark.parametrize("family", ["map", "laplace", "mean_field", "full_rank"])
 def test_a_fit_of_ones_own_model_needs_the_model(family, points, tmp_path):
     fit = pc.fit(line, family, *points, max_steps=500)
-    pc.save(fit, tmp_path / "fit.pt")
+    pc.save(fit, tmp_path / "fit.safetensors")
     with pytest.raises(ValueError, match=r"its model is .*line.*pass it: load\(path, model=…\)"):
-        pc.load(tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt", model=line)
+        pc.load(tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors", model=line)
     assert np.array_equal(draws(fit)["slope"], draws(again)["slope"])
 
 
@@ -74,8 +74,8 @@ def test_families_that_are_kept_in_another_shape_come_back(family, tmp_path):
         fit = pc.linear_response(pc.fit(model, "mean_field", y))
     else:
         fit = pc.fit(model, family, y, max_steps=400)
-    pc.save(fit, tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt", model=model)
+    pc.save(fit, tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors", model=model)
     before, after = draws(fit)["h"], draws(again)["h"]
     np.testing.assert_array_equal(before, after)
     assert len(np.unique(before)) == before.size
@@ -92,8 +92,8 @@ def test_what_a_fit_says_of_itself_comes_back(tmp_path):
     y = torch.tensor([4.0, 4.5], dtype=torch.float64)
     fit = pc.fit(schools, "mean_field", y, noncentred=["theta"])
     assert len(fit.modes) > 1
-    pc.save(fit, tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt", model=schools)
+    pc.save(fit, tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors", model=schools)
     for name in ("modes", "engine", "why", "lost_starts", "noncentred", "reason", "converged"):
         assert getattr(again, name) == getattr(fit, name), name
     assert again.noncentred == ("theta",)
@@ -107,15 +107,15 @@ def test_parameters_outside_modules_come_back(points, tmp_path):
         pyro.sample("slope", dist.Normal(loc, scale))
 
     fit = pc.fit(line, guide, *points, max_steps=600)
-    pc.save(fit, tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt", model=line, guide=guide)
+    pc.save(fit, tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors", model=line, guide=guide)
     assert np.array_equal(draws(fit)["slope"], draws(again)["slope"])
     assert draws(again)["slope"].mean() > 0.5  # the start has mean 0
 
 
 def test_a_fresh_process_loads_it(tmp_path, wine):
     fit = pc.fit(FactorAnalysis(13, 2), FactorAnalysisAmortized(13, 2), wine, max_steps=450)
-    path = tmp_path / "fit.pt"
+    path = tmp_path / "fit.safetensors"
     pc.save(fit, path)
     code = (
         "import sys, pyro_cookbook as pc\n"
@@ -168,8 +168,8 @@ def described(value):
 )  # fmt: skip
 def test_arguments_of_every_kind_come_back(value, points, tmp_path):
     fit = pc.as_fit(constant_model, constant_guide, *points, data_kwargs={"extra": value})
-    pc.save(fit, tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt", model=constant_model, guide=constant_guide)
+    pc.save(fit, tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors", model=constant_model, guide=constant_guide)
     assert described(again.kwargs) == described({"extra": value})
     assert described(again.args) == described(points)
 
@@ -193,7 +193,7 @@ def test_arguments_of_every_kind_come_back(value, points, tmp_path):
 def test_what_could_not_be_read_back_is_refused_before_it_is_written(value, told, points, tmp_path):
     fit = pc.as_fit(constant_model, constant_guide, *points, data_kwargs={"extra": value})
     with pytest.raises(TypeError, match=f"extra: cannot save {told}; expected") as caught:
-        pc.save(fit, tmp_path / "fit.pt")
+        pc.save(fit, tmp_path / "fit.safetensors")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -206,12 +206,12 @@ def test_numbers_of_numpy_in_what_a_fit_says_of_itself_come_back(points, tmp_pat
         reason=np.str_("because"), losses=[np.float64(1.0)], lost_starts=np.int64(1),
         elbo=Estimate(np.float64(-1.0), np.float32(0.5)),
     )  # fmt: skip
-    pc.save(fit, tmp_path / "fit.pt")
-    again = pc.load(tmp_path / "fit.pt", model=constant_model, guide=constant_guide)
+    pc.save(fit, tmp_path / "fit.safetensors")
+    again = pc.load(tmp_path / "fit.safetensors", model=constant_model, guide=constant_guide)
     for name in ("seed", "converged", "seconds", "reason", "modes", "lost_starts", "elbo"):
         assert getattr(again, name) == getattr(fit, name), name
     assert type(again.seed) is int
     assert type(again.modes[0].location[0]) is float
     assert again.losses.tolist() == [1.0]
     with pytest.raises(TypeError, match="fit: cannot save it: seconds: got a str, expected float"):
-        pc.save(replace(fit, seconds="a"), tmp_path / "other.pt")
+        pc.save(replace(fit, seconds="a"), tmp_path / "other.safetensors")

@@ -1,0 +1,5 @@
+"""Take a recipe home: a small project that stands on its own."""
+
+from pyro_cookbook.publish.adapt.project import adapt
+
+__all__ = ["adapt"]

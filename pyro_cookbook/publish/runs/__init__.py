@@ -1,0 +1,1 @@
+"""Runs in folders: written whole, read back, applied to new rows, and made again."""
