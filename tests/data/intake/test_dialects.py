@@ -122,6 +122,8 @@ def test_a_dialect_is_recognised_and_said(content, options, rows, lines, tmp_pat
          "'t': words, 2 levels: 1st (the base), 2nd; columns t[2nd]"),
         ("t,y\n<30,1\n30-45,2\n>45,3\n<30,5\n", ("t[<30]", "t[>45]", "y"), [1, 0, 1],
          "'t': words, 3 levels: 30-45 (the base), <30, >45; columns t[<30], t[>45]"),
+        ("t,y\n1,1\nlow,2\nlow,3\nhigh,4\nlow,5\n", ("t[high]", "t[low]", "y"), [0, 0, 1],
+         "'t': words, 3 levels: 1 (the base), high, low; columns t[high], t[low]"),
         ('t,y\n5" pipe,1\n6" pipe,2\n5" pipe,4\n', ('t[6" pipe]', "y"), [0, 1],
          "'t': words, 2 levels: 5\" pipe (the base), 6\" pipe; columns t[6\" pipe]"),
         ('t,y\n"a, b",1\nc,2\n"a, b",4\n', ("t[c]", "y"), [0, 1],

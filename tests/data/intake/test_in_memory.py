@@ -140,6 +140,12 @@ def test_categories_keep_their_order_and_lose_what_no_row_has():
     assert data.read(enum).columns == ("size[M]", "size[L]")
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e-300, 1.0, 1e140])
+def test_a_column_is_standardised_in_any_units(unit):
+    table = data.read({"a": np.array([1.0, 2, 6, 7]) * unit})
+    np.testing.assert_allclose(table.v[:, 0], np.array([-3, -2, 2, 3]) / 6.5**0.5, rtol=1e-12)
+
+
 def test_categories_of_numbers_are_categories():
     frame = pd.DataFrame({"group": pd.Categorical([10, 2, 10]), "y": [1.0, 2, 4]})
     table = data.read(frame)

@@ -45,6 +45,8 @@ REFUSED = [
     ("a,b\n1,2\n", {}, f"got 1 row and 2 columns, {FEW}"),
     # no text
     (b"a,b\n1,\x002\n3,4\n", {}, "not text: it has bytes of value 0 (a binary file?)"),
+    (b"a,b\n" + 50 * b"1,2\n" + b"1,\0\n", {},
+     "not text: it has bytes of value 0 (a binary file?)"),
     (bytes(range(4)) * 50, {}, "line 1: character 0x01, expected text (a binary file?)"),
     (b"a,b\n1,\x012\n", {}, "line 2: character 0x01, expected text (a binary file?)"),
     (b"a,b\n1,\x1b[31m\n", {}, "line 2: character 0x1b, expected text (a binary file?)"),

@@ -160,6 +160,7 @@ def test_units_are_undone(table):
     scale = table.scale[where].numpy()
     np.testing.assert_allclose(undone.std(0), draws.std(0) * scale)
     np.testing.assert_allclose(schema.undo_scale(draws.std(0), columns), undone.std(0))
+    torch.testing.assert_close(schema.undo_scale(v.std(0, correction=0)), table.scale)
     with pytest.raises(data.InputError, match=r"no column 'dsoe'; there are .*did you mean 'dose'"):
         schema.undo(draws, ["dsoe", "old"])
     with pytest.raises(data.InputError, match=r"values: got shape \(1000, 2\), expected 5 columns"):
