@@ -88,7 +88,7 @@ def elbo(
 
 @calm_threads()
 def fit_rows(
-    theta: SparseCodingParameters, v: Tensor, family: str, *, num_steps: int = 200, lr: float = 0.1
+    theta: SparseCodingParameters, v: Tensor, family: str, *, num_steps: int = 120, lr: float = 0.2
 ) -> tuple[Tensor, Tensor]:
     """Find the best q of every row, by Adam from the mode; no draws, and no row needs another.
 
@@ -96,8 +96,8 @@ def fit_rows(
     ----------
     theta, v, family
         As of `elbo`.
-    num_steps : int, default 200
-    lr : float, default 0.1
+    num_steps : int, default 120
+    lr : float, default 0.2
         Adam's first step, in sds of the noise and in log s; it falls linearly to a thousandth.
 
     Returns
@@ -107,7 +107,8 @@ def fit_rows(
 
     Notes
     -----
-    Of the patches of recipe 3 the bound of no row is then more than 1e-7 nats below its maximum.
+    Of the patches of recipe 3 the bound of no row is then more than 1e-4 nats below its maximum, no
+    location off by more than 0.006 s, and no s by more than 0.2%.
     """
     unit = float(theta.scale)
     start = fista(theta, v, tol=1e-4).h

@@ -11,7 +11,6 @@ from torch import Tensor
 from guides import logistic_regression as guides
 from pyro_cookbook.algorithms.logistic_regression import design
 from pyro_cookbook.catalogue.answers.frames import (
-    CHUNK_ROWS,
     TAILS,
     Array,
     intervals,
@@ -32,6 +31,8 @@ _NUM_DRAWS = 4000
 # Where a normal is integrated, in sds: the trapezoid rule, whose error falls faster than any power
 # of the spacing.
 _NUM_POINTS, _RANGE = 401, 8.0
+# Rows at a time: for each there are hundreds of points, or thousands of draws.
+_CHUNK_ROWS = 512
 
 
 @torch.no_grad()
@@ -154,7 +155,7 @@ def apply(fit: Fit, new: Table) -> pd.DataFrame:
         ends = torch.sigmoid(score[:, None] + sd[:, None] * tails)
         return [mean, torch.where(sd[:, None] > 0, ends, torch.nan)]
 
-    return row_by_row(v, [f"P({name})", "lower", "upper"], answer)
+    return row_by_row(v, [f"P({name})", "lower", "upper"], answer, _CHUNK_ROWS)
 
 
 def _by_draws(v: Tensor, name: str, draws: Tensor) -> pd.DataFrame:
@@ -164,4 +165,4 @@ def _by_draws(v: Tensor, name: str, draws: Tensor) -> pd.DataFrame:
         probability = torch.sigmoid(design(part) @ draws.mT)
         return [probability.mean(1), torch.quantile(probability, tails, dim=1).mT]
 
-    return row_by_row(v, [f"P({name})", "lower", "upper"], answer, CHUNK_ROWS // 16)
+    return row_by_row(v, [f"P({name})", "lower", "upper"], answer, _CHUNK_ROWS)

@@ -75,7 +75,7 @@ def apply(fit: Fit, new: Table) -> pd.DataFrame:
 
     The factors of a guide belong to the rows of the fit. For other rows those of the same family
     are found anew: independent normals or Laplaces at the maximum of their bound, which is one and
-    is reached to 1e-7 nats. An encoder is asked.
+    is reached to 1e-4 nats, in about a millisecond a row of 36 atoms. An encoder is asked.
 
     Parameters
     ----------

@@ -13,6 +13,7 @@ from pyro_cookbook.algorithms.variational_autoencoder.refinement import (
     fit_rows,
 )
 from pyro_cookbook.catalogue.answers.frames import (
+    CHUNK_ROWS,
     FEW,
     labels,
     log_units,
@@ -27,7 +28,7 @@ from pyro_cookbook.data import InputError, Table
 from pyro_cookbook.fits.result import Fit
 
 # Base draws of a row's bound, the same for every row.
-_NUM_DRAWS, _SEED = 64, 1
+_NUM_DRAWS, _SEED = 32, 1
 # Numbers that the decoder gives for a chunk of rows, all draws together.
 _CHUNK_NUMBERS = 2**23
 # A latent is in use if its mean moves by more than this between rows, as a variance.
@@ -106,7 +107,7 @@ def apply(fit: Fit, new: Table) -> pd.DataFrame:
         A line for each row, in their order: ``h[k] mean`` and ``h[k] sd`` of every latent;
         ``reconstruction[column]``, the mean of the column at the latents' means, in its own units
         (of 0 and 1: a probability); and ``ELBO``, in nats, a bound on the log density of the row in
-        its own units, or on its log probability where columns are whole numbers, from 64
+        its own units, or on its log probability where columns are whole numbers, from 32
         quasi-random draws that all rows share.
 
     Raises
@@ -132,7 +133,7 @@ def apply(fit: Fit, new: Table) -> pd.DataFrame:
 
     latents = [f"h[{k}] {what}" for k in range(model.num_latents) for what in ("mean", "sd")]
     names = [*latents, *labels("reconstruction", new.columns), "ELBO"]
-    chunk_rows = max(1, _CHUNK_NUMBERS // (num_draws * model.num_features))
+    chunk_rows = min(CHUNK_ROWS, max(1, _CHUNK_NUMBERS // (num_draws * model.num_features)))
     return row_by_row(v, names, answer, chunk_rows)
 
 

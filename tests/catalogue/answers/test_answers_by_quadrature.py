@@ -104,7 +104,7 @@ def test_rows_without_an_encoder_come_close_to_their_evidence(likelihood):
     bound = array(elbo(fit.model, v, best.loc, best.scale, eps)) - units
     prior = array(elbo(fit.model, v, 0 * best.loc, 0 * best.scale + 1, eps)) - units
     evidence = array(exact.log_evidence) - units
-    assert (rows["ELBO"] - evidence).max() < 0.02  # 64 draws of a bound
+    assert (rows["ELBO"] - evidence).max() < 0.05  # 32 draws of a bound
     lost = bound - rows["ELBO"]
     assert lost.mean() < 0.05
     assert lost.max() < 0.5  # in a row of two modes the other may have been found

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from answered import (
     answers_of,
     autoencoder,
@@ -15,6 +16,10 @@ from answered import (
     prepared,
     shapes,
 )
+
+from guides.logistic_regression import LogisticRegressionMeanField
+from models.logistic_regression import logistic_regression
+from pyro_cookbook.fits.fitting import as_fit
 
 FACTOR, SHIFT = 1000.0, 7.0
 NUMBERS = ["mean", "sd", "lower", "upper"]
@@ -161,6 +166,24 @@ def test_logistic_coefficients_make_the_score_of_a_raw_row():
     assert rows[["lower", "upper"]].isna().all(axis=None)
 
 
+def test_coefficients_of_independent_normals_have_their_own_sds():
+    table = outcomes()
+    guide = LogisticRegressionMeanField(3).double()
+    guide.intercept_loc, guide.intercept_scale = torch.tensor([0.4, 0.3]).double()
+    guide.coefficient_loc = torch.tensor([1.0, -2.0, 0.5]).double()
+    guide.coefficient_scale = torch.tensor([0.2, 0.1, 0.4]).double()
+    x, y = table.v[:, :-1], table.raw[:, -1]
+    found = answers_of("04c_log").estimates(as_fit(logistic_regression, guide, x, y), table)
+    scale, slope = table.scale[:-1].numpy(), np.array([1.0, -2.0, 0.5])
+    names = [f"coefficient[{c}]" for c in table.columns[:-1]]
+    close(found["mean"][names], slope / scale)
+    close(found["sd"][names], np.array([0.2, 0.1, 0.4]) / scale)
+    close(found["upper"][names], (slope + 1.598193 * np.array([0.2, 0.1, 0.4])) / scale)
+    away = table.loc[:-1].numpy() / scale
+    close(found["mean"]["intercept"], 0.4 - away @ slope)
+    close(found["sd"]["intercept"], math.hypot(0.3, *(away * [0.2, 0.1, 0.4])))
+
+
 def test_a_logistic_regression_of_draws_is_told_as_by_its_gaussian(monkeypatch):
     """As after `refine`, where draws stand in the guide's place."""
     from pyro_cookbook.catalogue.answers import logistic_regression as module
@@ -176,6 +199,8 @@ def test_a_logistic_regression_of_draws_is_told_as_by_its_gaussian(monkeypatch):
     np.testing.assert_allclose(drawn["sd"][first], exact["sd"][first], rtol=5 / 8000**0.5)
     for end in ("lower", "upper"):  # a quantile in a tail of 5.5% has an error of 2.1 sd / √n
         assert ((drawn[end] - exact[end])[first] / exact["sd"][first]).abs().max() < 10 / 4000**0.5
+    np.testing.assert_allclose(drawn["lower"][4:], exact["lower"][4:], rtol=0.1)
+    np.testing.assert_allclose(drawn["upper"][4:], exact["upper"][4:], rtol=0.1)
     assert (predicted - rows).abs().max(axis=None) < 0.03
     assert list(predicted.columns) == ["P(ill)", "lower", "upper"]
     assert drawn.equals(module.estimates(fit, table))
