@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 _ON_DEMAND = {"fit_": "_fit_result", "diagnosis_": "_diagnosis", "verdict_": "_diagnosis"}
 
 
-class Judged(BaseEstimator):
+class Judged(BaseEstimator):  # type: ignore[misc]
     """An estimator whose fit can be judged.
 
     Attributes
@@ -67,9 +67,11 @@ class Judged(BaseEstimator):
         raise NotImplementedError
 
     def _begin(self) -> int:
-        """Forget an earlier fit, and give the seed of this one."""
-        for name in ("_fit_result", "_diagnosis"):
-            self.__dict__.pop(name, None)
+        """Forget an earlier fit but for what the check of the rows has set; give a seed."""
+        for name in list(self.__dict__):
+            is_fitted = name.endswith("_") and name not in {"n_features_in_", "feature_names_in_"}
+            if is_fitted or name in _ON_DEMAND.values():
+                del self.__dict__[name]
         return seed_of(self.random_state)
 
     def _end(self, converged: bool, how: str) -> Self:

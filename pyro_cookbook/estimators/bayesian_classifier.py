@@ -11,7 +11,6 @@ from scipy.stats import norm, qmc
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
-from torch import Tensor
 
 from models.logistic_regression import logistic_regression
 from pyro_cookbook.data import InputError
@@ -141,7 +140,8 @@ class BayesianClassifier(ClassifierMixin, Judged):  # type: ignore[misc]
             "intercept_scale": self.intercept_scale, "coefficient_scale": self.coefficient_scale
         }  # fmt: skip
         if len(self.classes_) == 2:
-            program, y = logistic_regression, self._tensor(self._data[1])
+            program: Any = logistic_regression
+            y = self._tensor(self._data[1])
         else:
             program = softmax_regression
             y = torch.as_tensor(self._data[1], device=x.device)
@@ -218,7 +218,8 @@ class BayesianClassifier(ClassifierMixin, Judged):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         """Give the likeliest class of each row, shape (n,)."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        likeliest = self.predict_proba(X).argmax(1)
+        return self.classes_[likeliest]
 
 
 def _nodes(num: int) -> tuple[Array, Array]:

@@ -4,13 +4,10 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import validate_data
-from torch import Tensor
 
 from pyro_cookbook.algorithms.linear_regression import (
-    LinearPosterior,
     LinearPrior,
     linear_posterior,
 )
@@ -20,7 +17,7 @@ from pyro_cookbook.estimators.linear_programs import (
     linear_regression,
     student_t_regression,
 )
-from pyro_cookbook.estimators.units import Units, measure_units
+from pyro_cookbook.estimators.units import measure_units
 from pyro_cookbook.fits.fitting import as_fit, fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.drawing import draw
@@ -130,7 +127,7 @@ class BayesianRegressor(RegressorMixin, Judged):  # type: ignore[misc]
         self._seed = self._begin()
         rows, outcome = rows.astype(np.float64), outcome.astype(np.float64)
         self._units = measure_units(rows, self._names())
-        self._of_y = measure_units(outcome[:, None], ["y"])
+        self._of_y = measure_units(outcome[:, None], ["y"], argument="y")
         self._data = (
             self._units.standardise(rows), self._of_y.standardise(outcome[:, None])[:, 0]
         )  # fmt: skip
@@ -144,7 +141,7 @@ class BayesianRegressor(RegressorMixin, Judged):  # type: ignore[misc]
         return LinearPrior(self._tensor(scale), _SHAPE, _RATE)
 
     def _exactly(self) -> str:
-        """Normal noise: the exact posterior."""
+        """Find the exact posterior, under normal noise."""
         x, y = map(self._tensor, self._data)
         found = linear_posterior(x, y, self._prior())
         self._posterior = on_device(found, None)
@@ -153,7 +150,7 @@ class BayesianRegressor(RegressorMixin, Judged):  # type: ignore[misc]
         return f"exact posterior, log evidence {found.log_evidence:.4f} nats, standardised"
 
     def _approximately(self) -> tuple[bool, str]:
-        """Student's t: a Gaussian family, and moments of its draws."""
+        """Fit a Gaussian family, under Student's t, and take moments of its draws."""
         found = self._make_fit()
         self._fit_result = found
         with isolated(self._seed, found.param_state):

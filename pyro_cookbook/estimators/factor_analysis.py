@@ -42,7 +42,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
         One noise scale for all columns, in the units given: probabilistic PCA.
     tol : float, default 1e-8
         EM stops when an iteration raises the log likelihood by less than `tol` relative.
-    max_iter : int, default 5000
+    max_iter : int, default 1000
     random_state : int, RandomState or None, default 0
         Of the start.
     device : torch.device or str, optional
@@ -103,7 +103,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
         *,
         isotropic: bool = False,
         tol: float = 1e-8,
-        max_iter: int = 5000,
+        max_iter: int = 1000,
         random_state: Any = 0,
         device: Any = None,
         verbose: bool = False,
@@ -133,9 +133,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
                 f" n_features={rows.shape[1]}"
             )
         seed = self._begin()
-        units = measure_units(
-            rows, self._names(), common=self.isotropic, allow_constant=False
-        )
+        units = measure_units(rows, self._names(), common=self.isotropic, allow_constant=False)
         self._units, self._data = units, units.standardise(rows)
         theta, trace = em(
             self._tensor(self._data), self.n_components, isotropic=self.isotropic, tol=self.tol,
@@ -206,12 +204,13 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
     def _make_fit(self) -> Fit:
         """Put the exact posterior into the linear encoder, in whose family it is."""
         theta, v = on_device(self._theta, self.device), self._tensor(self._data)
-        size = theta.W.shape
+        num_features, num_factors = theta.W.shape
+        isotropic = len(theta.scale) < num_features
         with isolated(0):
-            model = hold(models.FactorAnalysis(*size, self.isotropic), theta)
-            guide: Any = FactorAnalysisAmortized(*size).to(v)
+            model = hold(models.FactorAnalysis(num_features, num_factors, isotropic), theta)
+            guide: Any = FactorAnalysisAmortized(num_features, num_factors).to(v)
             offset, covariance = posterior(theta, torch.zeros_like(theta.b)[None])
-            slopes = posterior(theta, torch.eye(size[0]).to(v))[0] - offset
+            slopes = posterior(theta, torch.eye(num_features).to(v))[0] - offset
             guide.encoder[0].load_state_dict({"weight": slopes.mT, "bias": offset[0]})
             guide.h_scale_tril = torch.linalg.cholesky(covariance)
         return as_fit(

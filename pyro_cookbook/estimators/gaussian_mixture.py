@@ -106,6 +106,8 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
     np.float64(1.0)
     """
 
+    _theta: MixtureParameters | MixturePosterior
+
     def __init__(
         self,
         n_components: int = 1,
@@ -184,11 +186,12 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
             v, self.n_components, start=self._start(), max_iterations=self.max_iter, tol=self.tol,
             reg_covar=self.reg_covar, num_restarts=self.n_init, seed=seed,
         )  # fmt: skip
-        self._theta = on_device(found.theta, None)
+        theta = on_device(found.theta, None)
+        self._theta = theta
         units = self._units
-        root = as_array(self._theta.scale_tril) * units.scale[:, None]
-        self.weights_ = as_array(self._theta.weights)
-        self.means_ = units.restore(as_array(self._theta.loc))
+        root = as_array(theta.scale_tril) * units.scale[:, None]
+        self.weights_ = as_array(theta.weights)
+        self.means_ = units.restore(as_array(theta.loc))
         self.covariances_ = root @ root.swapaxes(1, 2)
         return found.elbo, found.converged
 
@@ -218,9 +221,9 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
         weights = np.asarray(given["weights_init"])
         return MixtureParameters(*map(self._tensor, (weights / weights.sum(), loc, root)))
 
-    def _prior(self) -> models.MixturePrior:
+    def _prior(self, K: int) -> models.MixturePrior:
         """Make the weak prior of recipe 2, in standardised units; no singular covariance."""
-        D, K = self.n_features_in_, self.n_components
+        D = self.n_features_in_
         covariance = np.cov(self._data.T).reshape(D, D) + 1e-6 * np.eye(D)
         concentration = self.weight_concentration_prior or 1 / K
         return models.MixturePrior(
@@ -234,10 +237,11 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
     def _by_variational_bayes(self, v: Tensor, seed: int) -> tuple[list[float], bool]:
         """Climb by coordinate ascent; the bound of every sweep, and whether it has converged."""
         found = fit_variational_mixture(
-            v, self._prior(), max_iterations=self.max_iter, tol=self.tol,
+            v, self._prior(self.n_components), max_iterations=self.max_iter, tol=self.tol,
             num_restarts=self.n_init, seed=seed,
         )  # fmt: skip
-        q = self._theta = on_device(found.posterior, None)
+        q = on_device(found.posterior, None)
+        self._theta = q
         units, D = self._units, self.n_features_in_
         alpha = as_array(q.concentration)
         total = alpha.sum()
@@ -255,10 +259,10 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
     def _log_joint(self, X: Any) -> Array:
         """log p(v_n, h_n = k), in nats and the units of X, shape (n, K)."""
         rows = self._rows(X)
-        theta = on_device(self._theta, self.device)
-        log_p = log_joint if isinstance(theta, MixtureParameters) else log_predictive_joint
+        theta: Any = on_device(self._theta, self.device)
+        log_p: Any = log_joint if isinstance(theta, MixtureParameters) else log_predictive_joint
         v = self._tensor(self._units.standardise(rows))
-        found = torch.cat([log_p(theta, part) for part in v.split(_CHUNK_ROWS)])  # type: ignore[operator]
+        found = torch.cat([log_p(theta, part) for part in v.split(_CHUNK_ROWS)])
         return as_array(found) - self._units.log_volume
 
     def predict_proba(self, X: Any) -> Array:
@@ -283,12 +287,12 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
         """Give the mean log density of the rows, in nats."""
         return float(self.score_samples(X).mean())
 
-    @available_if(_is_em)
+    @available_if(_is_em)  # type: ignore[untyped-decorator]
     def bic(self, X: Any) -> float:
         """Bayesian information criterion: −2 log likelihood + log n for each parameter."""
         return -2 * len(X) * self.score(X) + self._num_parameters() * float(np.log(len(X)))
 
-    @available_if(_is_em)
+    @available_if(_is_em)  # type: ignore[untyped-decorator]
     def aic(self, X: Any) -> float:
         """Akaike's information criterion: −2 log likelihood + 2 for each parameter."""
         return -2 * len(X) * self.score(X) + 2 * self._num_parameters()
@@ -327,7 +331,7 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
         v = self._tensor(self._data)
         losses = [-len(v) * (value + self._units.log_volume) for value in self.lower_bounds_]
         reason = f"{self.inference}, best of {self.n_init} starts, {self.n_iter_} iterations"
-        theta, K = on_device(self._theta, self.device), self.n_components
+        theta, K = on_device(self._theta, self.device), len(self.weights_)
         model: Any = models.bayesian_gaussian_mixture
         kwargs: dict[str, Any] = {}
         with isolated(0):
@@ -336,7 +340,7 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
                 guide: Any = guides.GaussianMixtureExact(v.shape[1], K).to(v)
                 guide.e_step(theta)
             else:
-                guide, kwargs = _mean_field(theta, v), {"prior": self._prior()}
+                guide, kwargs = _mean_field(theta, v), {"prior": self._prior(K)}
         return as_fit(
             model, guide, v, data_kwargs=kwargs, losses=losses, converged=self.converged_,
             reason=reason,

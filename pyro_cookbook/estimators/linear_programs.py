@@ -141,13 +141,16 @@ class _Linear(transforms.Transform):
         self.basis = basis
 
     def _call(self, x: Tensor) -> Tensor:
-        return x @ self.basis.mT
+        y: Tensor = x @ self.basis.mT
+        return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return y @ torch.linalg.inv(self.basis).mT
+        x: Tensor = y @ torch.linalg.inv(self.basis).mT
+        return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.linalg.slogdet(self.basis)[1].expand(x.shape[:-1])
+        log_det: Tensor = torch.linalg.slogdet(self.basis)[1]
+        return log_det.expand(x.shape[:-1])
 
 
 def softmax_regression(

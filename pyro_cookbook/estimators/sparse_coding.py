@@ -178,7 +178,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):  
         """Give the codes, the exact modes, in the units of X, shape (n, K)."""
         rows = self._rows(X)
         codes = as_array(self._codes(rows)[2]) * self._units.scale[0]
-        return codes.astype(rows.dtype)
+        return np.asarray(codes, dtype=rows.dtype)
 
     def inverse_transform(self, X: Any) -> Array:
         """Give the rows that codes, shape (n, K), describe, shape (n, D)."""
@@ -192,14 +192,16 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):  
         Up to a constant it is the log joint density at the codes, and no likelihood: compare
         dictionaries of the same `rate` and `scale` by it, on held-out rows.
         """
-        return -float(objective(*self._codes(self._rows(X))).mean())
+        cost: Tensor = objective(*self._codes(self._rows(X)))
+        return -float(cost.mean())
 
     def _make_fit(self) -> Fit:
         theta, v, h = self._codes(self._units.restore(self._data))
-        size = theta.W.shape
+        num_features, num_atoms = theta.W.shape
         with isolated(0):
-            model = hold(models.SparseCoding(*size, rate=theta.rate, scale=theta.scale), theta)
-            guide: Any = SparseCodingMAP(len(v), size[1]).to(v)
+            empty = models.SparseCoding(num_features, num_atoms, rate=theta.rate, scale=theta.scale)
+            model = hold(empty, theta)
+            guide: Any = SparseCodingMAP(len(v), num_atoms).to(v)
             guide.h_loc = torch.clone(h)
         constant = len(v) * log_normaliser(theta)
         return as_fit(

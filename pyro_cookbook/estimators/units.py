@@ -43,7 +43,12 @@ class Units:
 
 
 def measure_units(
-    x: Array, names: Sequence[str], *, common: bool = False, allow_constant: bool = True
+    x: Array,
+    names: Sequence[str],
+    *,
+    common: bool = False,
+    allow_constant: bool = True,
+    argument: str = "X",
 ) -> Units:
     """Take the mean and sd of each column.
 
@@ -56,6 +61,8 @@ def measure_units(
         One scale for all columns, the root of their mean variance: distances keep their shape.
     allow_constant : bool, default True
         Whether a column may be constant.
+    argument : str, default "X"
+        What to call the rows in an error.
 
     Raises
     ------
@@ -68,13 +75,13 @@ def measure_units(
     for name, spread in zip(names, scale, strict=True):
         if not np.isfinite(spread):
             raise InputError(
-                f"X: column {name!r} has entries too large to square; change its units"
+                f"{argument}: column {name!r} has entries too large to square; change its units"
             )
     constant = scale <= _ROUNDING * np.abs(x).max(0)
     if constant.any() and not allow_constant:
         raise InputError(
-            f"X: column {names[int(constant.argmax())]!r} is constant, and a density on it has no"
-            " bound; leave it out, or put VarianceThreshold() before in a Pipeline"
+            f"{argument}: column {names[int(constant.argmax())]!r} is constant, and a density on it"
+            " has no bound; leave it out, or put VarianceThreshold() before in a Pipeline"
         )
     scale = np.where(constant, 0.0, scale)
     if common:

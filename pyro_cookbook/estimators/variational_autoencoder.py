@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -22,9 +22,30 @@ from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.options import check_positive, check_whole
 from pyro_cookbook.programs.state.isolation import isolated
 
-GAUSSIAN, BERNOULLI, BETA_BINOMIAL = models.LIKELIHOODS
+GAUSSIAN, _, BETA_BINOMIAL = models.LIKELIHOODS
 # Numbers that a table of draws × rows × columns may have at once.
 _CHUNK_NUMBERS = 2**22
+
+
+class _Architecture(NamedTuple):
+    """What model and guide are built from."""
+
+    num_features: int
+    num_latents: int
+    hidden: tuple[int, ...]
+    likelihood: str
+    total_count: int
+
+    def build(self) -> tuple[Any, Any]:
+        """Build both, untrained; inside `isolated`, as torch's own stream is drawn from."""
+        model = models.VariationalAutoencoder(
+            self.num_features, self.num_latents, self.hidden, likelihood=self.likelihood,
+            total_count=self.total_count,
+        )  # fmt: skip
+        guide = VariationalAutoencoderAmortized(
+            self.num_features, self.num_latents, self.hidden[::-1], float(self.total_count)
+        )
+        return model, guide
 
 
 class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):  # type: ignore[misc]
@@ -135,13 +156,16 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self._check_options()
         rows = self._rows(X, reset=True, least=2).astype(np.float64)
         seed = self._begin()
-        self._count = int(max(1, self.total_count or rows.max()))
+        self._architecture = _Architecture(
+            rows.shape[1], self.n_components, tuple(self.hidden_layer_sizes), self.likelihood,
+            self._largest(rows),
+        )  # fmt: skip
         self._check_support(rows)
         self._units = self._measure(rows)
         self._data = self._units.standardise(rows)
         v = self._tensor(self._data)
         with isolated(seed):
-            model, guide = (module.to(v) for module in self._networks())
+            model, guide = (module.to(v) for module in self._architecture.build())
         size = min(self.batch_size, len(v))
         a_pass = -(-len(v) // size)
         found = fit(
@@ -149,9 +173,10 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             max_steps=self.max_iter * a_pass, tol=self.tol * len(v), progress=bool(self.verbose),
         )  # fmt: skip
         self._fit_result = found
+        modules: tuple[Any, ...] = (found.model, found.guide)
         self._state = [
             {name: value.detach().cpu() for name, value in module.state_dict().items()}
-            for module in (found.model, found.guide)  # type: ignore[attr-defined]
+            for module in modules
         ]
         self.losses_ = found.losses
         self.lower_bound_ = found.elbo.value / len(v) - self._units.log_volume
@@ -177,9 +202,9 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _check_support(self, rows: Array) -> None:
         """Refuse an entry that the likelihood gives no probability."""
-        if self.likelihood == GAUSSIAN:
+        if self._architecture.likelihood == GAUSSIAN:
             return
-        largest = 1 if self.likelihood == BERNOULLI else self._count
+        largest = self._architecture.total_count
         bad = (rows < 0) | (rows > largest) | (rows != rows.round())
         if bad.any():
             n, d = (int(i) for i in np.argwhere(bad)[0])
@@ -188,25 +213,22 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
                 f" number from 0 to {largest} ({int(bad.sum())} such entries)"
             )
 
+    def _largest(self, rows: Array) -> int:
+        """Give the largest value that a column of whole numbers can have."""
+        if self.likelihood != BETA_BINOMIAL:
+            return 1
+        return self.total_count or max(1, int(rows.max()))
+
     def _measure(self, rows: Array) -> Units:
         """Standardise real columns; whole numbers stay as they are."""
         if self.likelihood == GAUSSIAN:
             return measure_units(rows, self._names(), allow_constant=False)
         return Units(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
 
-    def _networks(self) -> tuple[Any, Any]:
-        """Build model and guide, untrained."""
-        D, K, hidden = self.n_features_in_, self.n_components, tuple(self.hidden_layer_sizes)
-        counts = self._count if self.likelihood == BETA_BINOMIAL else 1
-        model = models.VariationalAutoencoder(
-            D, K, hidden, likelihood=self.likelihood, total_count=counts
-        )
-        guide = VariationalAutoencoderAmortized(D, K, hidden[::-1], float(counts))
-        return model, guide
-
     def _trained(self) -> tuple[Any, Any]:
         """Build model and guide with what they have learned; inside `isolated`."""
-        model, guide = (module.to(self._tensor(0.0)) for module in self._networks())
+        unit = self._tensor(0.0)
+        model, guide = (module.to(unit) for module in self._architecture.build())
         for module, state in zip((model, guide), self._state, strict=True):
             module.load_state_dict(state)
             module.requires_grad_(False)
@@ -214,7 +236,7 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     @property
     def _n_features_out(self) -> int:
-        return int(self._state[1][max(self._state[1])].numel() // 2)
+        return self._architecture.num_latents
 
     def _encoded(self, X: Any) -> tuple[Tensor, Tensor, np.dtype[Any]]:
         """Mean and standard deviation of the latents given each row."""
@@ -261,8 +283,8 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return as_array(found) - self._units.log_volume
 
     def _base_draws(self) -> Tensor:
-        """Scrambled Sobol points as normal draws, shape (num_draws, 1, K); the same at each call."""
-        sobol = qmc.Sobol(self.n_components, rng=np.random.default_rng(0))
+        """Scrambled Sobol points as normal draws, shape (num_draws, 1, K), always the same."""
+        sobol = qmc.Sobol(self._n_features_out, rng=np.random.default_rng(0))
         points = sobol.random(2 ** math.ceil(math.log2(self.num_draws)))[: self.num_draws]
         return self._tensor(norm.ppf(np.clip(points, 1e-12, 1 - 1e-12)))[:, None]
 
