@@ -67,15 +67,15 @@ class Judged(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _begin(self) -> int:
-        """Forget an earlier fit but for what the check of the rows has set; give a seed."""
+        """Forget an earlier fit, and give the seed of this one."""
         for name in list(self.__dict__):
-            is_fitted = name.endswith("_") and name not in {"n_features_in_", "feature_names_in_"}
-            if is_fitted or name in _ON_DEMAND.values():
+            if name.endswith("_") or name in {"_ended", *_ON_DEMAND.values()}:
                 del self.__dict__[name]
         return seed_of(self.random_state)
 
     def _end(self, converged: bool, how: str) -> Self:
         """Say how it ended: a line if verbose, a warning if it has not converged."""
+        self._ended = True
         if self.verbose:
             sys.stdout.write(f"{type(self).__name__}: {how}\n")
         if not converged:
@@ -106,9 +106,14 @@ class Judged(BaseEstimator):  # type: ignore[misc]
         """Move numbers to the device they are computed on, in double precision."""
         return torch.as_tensor(np.asarray(values, dtype=np.float64), device=self.device or "cpu")
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether the last fit came to its end: one that failed leaves nothing to predict with."""
+        return bool(self.__dict__.get("_ended"))
+
     def __dir__(self) -> list[str]:
+        """List what there is, as scikit-learn does, without computing what is not there yet."""
         hidden = {name for name, made in _ON_DEMAND.items() if self.__dict__.get(made) is None}
-        return sorted(set(super().__dir__()) - hidden)
+        return [name for name in object.__dir__(self) if name not in hidden and hasattr(self, name)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the fit out: its modules cannot be pickled, and it can be made again."""

@@ -80,7 +80,7 @@ class BayesianClassifier(ClassifierMixin, Judged):  # type: ignore[misc]
     >>> X, y = load_iris(return_X_y=True)
     >>> classifier = BayesianClassifier().fit(X, y)
     >>> classifier.predict_proba(X[:1]).round(2)
-    array([[0.98, 0.02, 0.  ]])
+    array([[0.99, 0.01, 0.  ]])
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class BayesianClassifier(ClassifierMixin, Judged):  # type: ignore[misc]
         y : array-like, shape (n,)
             Classes: numbers or words.
         """
+        self._seed = self._begin()
         of_choice("guide", self.guide, GAUSSIANS)
         check_positive(
             intercept_scale=self.intercept_scale, coefficient_scale=self.coefficient_scale
@@ -119,8 +120,7 @@ class BayesianClassifier(ClassifierMixin, Judged):  # type: ignore[misc]
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise InputError(f"y: got one class, {self.classes_[0]!r}, expected two at least")
-        self._seed = self._begin()
+            raise InputError(f"y: got one class, {str(self.classes_[0])!r}, expected two at least")
         rows = rows.astype(np.float64)
         self._units = measure_units(rows, self._names())
         self._data = self._units.standardise(rows), codes

@@ -116,6 +116,7 @@ class BayesianRegressor(RegressorMixin, Judged):  # type: ignore[misc]
         X : array-like, shape (n, D)
         y : array-like, shape (n,)
         """
+        self._seed = self._begin()
         of_choice("family", self.family, (NORMAL, STUDENT_T))
         of_choice("guide", self.guide, GAUSSIANS)
         check_positive(
@@ -124,7 +125,6 @@ class BayesianRegressor(RegressorMixin, Judged):  # type: ignore[misc]
         rows, outcome = validate_data(
             self, X, y, dtype=[np.float64, np.float32], y_numeric=True, ensure_min_samples=2
         )
-        self._seed = self._begin()
         rows, outcome = rows.astype(np.float64), outcome.astype(np.float64)
         self._units = measure_units(rows, self._names())
         self._of_y = measure_units(outcome[:, None], ["y"], argument="y")

@@ -42,7 +42,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
         One noise scale for all columns, in the units given: probabilistic PCA.
     tol : float, default 1e-8
         EM stops when an iteration raises the log likelihood by less than `tol` relative.
-    max_iter : int, default 1000
+    max_iter : int, default 10_000
     random_state : int, RandomState or None, default 0
         Of the start.
     device : torch.device or str, optional
@@ -94,7 +94,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
     >>> factors.transform(X).shape
     (178, 3)
     >>> print(f"{factors.score(X):.2f} nats a row")
-    -19.37 nats a row
+    -19.18 nats a row
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
         *,
         isotropic: bool = False,
         tol: float = 1e-8,
-        max_iter: int = 1000,
+        max_iter: int = 10_000,
         random_state: Any = 0,
         device: Any = None,
         verbose: bool = False,
@@ -124,6 +124,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
         X : array-like, shape (n, D)
         y : ignored
         """
+        seed = self._begin()
         check_whole(1, n_components=self.n_components, max_iter=self.max_iter)
         check_positive(tol=self.tol)
         rows = self._rows(X, reset=True, least=2).astype(np.float64)
@@ -132,7 +133,6 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
                 f"n_components: got {self.n_components}, expected at most"
                 f" n_features={rows.shape[1]}"
             )
-        seed = self._begin()
         units = measure_units(rows, self._names(), common=self.isotropic, allow_constant=False)
         self._units, self._data = units, units.standardise(rows)
         theta, trace = em(

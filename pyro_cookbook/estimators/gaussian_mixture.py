@@ -149,13 +149,13 @@ class GaussianMixture(DensityMixin, Judged):  # type: ignore[misc]
         X : array-like, shape (n, D)
         y : ignored
         """
+        seed = self._begin()
         self._check_options()
         rows = self._rows(X, reset=True, least=2).astype(np.float64)
         if self.n_components > len(rows):
             raise InputError(
                 f"n_components: got {self.n_components}, expected at most n_samples={len(rows)}"
             )
-        seed = self._begin()
         self._units = measure_units(rows, self._names(), allow_constant=False)
         self._data = self._units.standardise(rows)
         run = self._by_em if self.inference == EM else self._by_variational_bayes

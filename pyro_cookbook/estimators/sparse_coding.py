@@ -129,10 +129,10 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):  
         X : array-like, shape (n, D)
         y : ignored
         """
+        seed = self._begin()
         check_whole(1, n_components=self.n_components, max_iter=self.max_iter)
         check_positive(rate=self.rate, scale=self.scale, tol=self.tol, code_tol=self.code_tol)
         rows = self._rows(X, reset=True, least=2).astype(np.float64)
-        seed = self._begin()
         self._units = measure_units(rows, self._names(), common=True)
         self._data = self._units.standardise(rows)
         v = self._tensor(self._data)

@@ -111,7 +111,7 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     >>> from sklearn.datasets import load_iris
     >>> from pyro_cookbook.estimators import VariationalAutoencoder
     >>> X = load_iris().data
-    >>> vae = VariationalAutoencoder(n_components=1, hidden_layer_sizes=(8,)).fit(X)
+    >>> vae = VariationalAutoencoder(n_components=1, hidden_layer_sizes=(8,), tol=0.5).fit(X)
     >>> vae.transform(X).shape, vae.inverse_transform([[0.0]]).shape
     ((150, 1), (1, 4))
     """
@@ -153,9 +153,9 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X : array-like, shape (n, D)
         y : ignored
         """
+        seed = self._begin()
         self._check_options()
         rows = self._rows(X, reset=True, least=2).astype(np.float64)
-        seed = self._begin()
         self._architecture = _Architecture(
             rows.shape[1], self.n_components, tuple(self.hidden_layer_sizes), self.likelihood,
             self._largest(rows),

@@ -32,11 +32,9 @@ def test_scores_are_below_the_evidence_and_near_it(fitted):
     gap = exact(fitted, X) - fitted.score_samples(X)
     assert abs(gap.mean()) < 0.05
     assert gap.mean() > -0.01
-    one = VariationalAutoencoder(2, hidden_layer_sizes=(), tol=0.02, num_draws=1).fit(X)
-    assert exact(one, X).mean() - one.score(X) > gap.mean()  # fewer draws, a lower bound
     best = FactorAnalysis(2).fit(X).score(X)
     assert best - 0.3 < fitted.score(X) < best  # no linear model is better than this one
-    assert fitted.lower_bound_ < fitted.score(X) + 0.1
+    assert fitted.lower_bound_ == pytest.approx(fitted.score(X), abs=0.05)
 
 
 def test_with_the_exact_encoder_the_bound_is_the_evidence(fitted):
@@ -57,20 +55,19 @@ def test_with_the_exact_encoder_the_bound_is_the_evidence(fitted):
     again.noise_scale_ = theta.scale.numpy() * again._units.scale
     np.testing.assert_allclose(again.score_samples(X), exact(again, X), atol=1e-9)
     worse = fitted.score_samples(X)
-    assert abs(worse - exact(fitted, X)).max() > 1e-3
+    assert abs(worse - exact(fitted, X)).max() > 1e-5
 
 
 def test_scores_tend_to_the_evidence_of_a_bent_decoder():
     rows = X[:, :4]
-    vae = VariationalAutoencoder(
-        1, hidden_layer_sizes=(6,), num_draws=1024, max_iter=200, tol=0.05
-    ).fit(rows)
+    vae = VariationalAutoencoder(1, hidden_layer_sizes=(6,), num_draws=1024, tol=0.05).fit(rows)
     with isolated(0):
         model, _ = vae._trained()
         found = bounds.on_grid(model, vae._tensor(vae._data), limit=6.0, num_points=401)
     expected = found.log_evidence.numpy() - vae._units.log_volume
     gap = expected - vae.score_samples(rows)
     assert abs(gap.mean()) < 0.02
+    assert expected.mean() - vae.lower_bound_ > -0.01
     np.testing.assert_allclose(vae.transform(rows), found.mean.numpy(), atol=0.6)
     ratio = vae.transform_scale(rows) / found.sd.numpy()
     assert np.median(ratio) == pytest.approx(1, abs=0.3)
@@ -92,21 +89,30 @@ def test_latents_and_rows_go_to_and_fro(fitted):
     np.testing.assert_allclose(drawn.std(0), X.std(0), rtol=0.15)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "beta_binomial"])
-def test_pictures(likelihood):
-    digits = load_digits().data[:300]
-    rows = (digits > 7).astype(float) if likelihood == "bernoulli" else digits
-    vae = VariationalAutoencoder(2, likelihood=likelihood, max_iter=40, tol=1.0)
-    vae.fit(rows[:200])
-    if likelihood == "bernoulli":  # beside columns on their own
-        p = rows[:200].mean(0).clip(0.01, 0.99)
-        alone = (rows[200:] * np.log(p) + (1 - rows[200:]) * np.log(1 - p)).sum(1).mean()
-        assert vae.score(rows[200:]) > alone + 1
+def test_black_and_white_pictures_are_more_likely_than_column_by_column():
+    rows = (load_digits().data[:300] > 7).astype(float)
+    vae = VariationalAutoencoder(2, likelihood="bernoulli", hidden_layer_sizes=(16,), max_iter=100)
+    with pytest.warns(UserWarning, match="not converged"):
+        vae.fit(rows[:200])
+    p = rows[:200].mean(0).clip(0.01, 0.99)
+    alone = (rows[200:] * np.log(p) + (1 - rows[200:]) * np.log(1 - p)).sum(1).mean()
+    assert vae.score(rows[200:]) > alone + 1
     drawn = vae.sample(50)
-    assert ((drawn == drawn.round()) & (drawn >= 0)).all()
-    assert drawn.max() == (1 if likelihood == "bernoulli" else 16)
+    assert set(np.unique(drawn)) == {0, 1}
     assert not hasattr(vae, "noise_scale_")
-    with pytest.raises(
-        ValueError, match=r"^X: row 0, column 'x0': got 17, expected a whole number"
-    ):
+    with pytest.raises(ValueError, match=r"^X: row 0, column 'x0': got 17, expected a whole"):
         vae.score(np.full((1, 64), 17.0))
+
+
+def test_grey_levels_keep_their_range():
+    rows = load_digits().data[:100, 10:30]
+    vae = VariationalAutoencoder(1, likelihood="beta_binomial", hidden_layer_sizes=(4,), max_iter=5)
+    with pytest.warns(UserWarning, match="not converged"):
+        vae.fit(rows)
+    drawn = vae.sample(200)
+    assert ((drawn == drawn.round()) & (drawn >= 0)).all()
+    assert 12 < drawn.max() <= 16
+    assert vae.inverse_transform([[0.0]]).max() < 16
+    total = vae.set_params(total_count=20)
+    with pytest.warns(UserWarning, match="not converged"):
+        assert np.isfinite(total.fit(rows).score(rows + 4))  # up to 20, which the fit has not seen

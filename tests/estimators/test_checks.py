@@ -1,4 +1,4 @@
-"""All estimators: scikit-learn's own checks, pipelines, searches, frames, units, pickles, verdicts."""
+"""All estimators: scikit-learn's checks, pipelines, searches, frames, units, pickles, verdicts."""
 
 import copy
 import doctest
@@ -48,10 +48,10 @@ CHECKED = {
 ESTIMATORS = {
     **CHECKED,
     "mixture": GaussianMixture(3, n_init=2),
-    "probabilistic PCA": FactorAnalysis(isotropic=True),
-    "sparse coding": SparseCoding(6),
+    "probabilistic PCA": FactorAnalysis(isotropic=True, tol=1e-6),
+    "sparse coding": SparseCoding(6, max_iter=5, rate=2.0, code_tol=1e-6),
     "auto-encoder": VariationalAutoencoder(max_iter=5, hidden_layer_sizes=(3,)),
-    "robust regressor": BayesianRegressor(family="student_t", guide="laplace"),
+    "factors": FactorAnalysis(tol=1e-5),
 }
 TRANSFORMERS = ["factors", "sparse coding", "auto-encoder"]
 METHODS = ("predict", "predict_proba", "transform", "score_samples")
@@ -170,7 +170,7 @@ def test_single_precision_and_frames_come_back_as_they_went_in(name):
     assert list(shown.columns) == list(transformer.get_feature_names_out())
     assert list(transformer.feature_names_in_) == NAMES
     plain = clone(ESTIMATORS[name]).fit(X)
-    np.testing.assert_array_equal(shown.to_numpy(), plain.transform(X))
+    np.testing.assert_allclose(shown.to_numpy(), plain.transform(X), atol=1e-9)
     single = plain.transform(X.astype(np.float32))
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, plain.transform(X), rtol=1e-3, atol=1e-3)
@@ -199,17 +199,9 @@ def test_a_verdict_is_computed_when_asked_for_and_not_by_a_picture(monkeypatch):
     assert pickle.loads(pickle.dumps(fitted)).verdict_ == "reliable"
     assert len(asked) == 1  # a pickle keeps the diagnosis
     fitted.fit(X[:100])
-    assert fitted.diagnosis_.elbo.value == pytest.approx(
-        100 * fitted.lower_bound_ + 100 * offset(fitted)
-    )
+    standardised = fitted.lower_bound_ + np.log(X[:100].std(0)).sum()
+    assert fitted.diagnosis_.elbo.value == pytest.approx(100 * standardised)
     assert len(asked) == 2
-
-
-def offset(fitted):
-    """What standardised rows add to the log density of each."""
-    return float(np.log(fitted.fit_.args[0].numel() / fitted.fit_.args[0].shape[0]) * 0) + float(
-        np.log(X[:100].std(0)).sum()
-    )
 
 
 def test_a_refit_leaves_nothing_of_the_fit_before():
@@ -220,9 +212,10 @@ def test_a_refit_leaves_nothing_of_the_fit_before():
     assert estimator.fit_.family == "LinearRegressionExact"
 
 
+@pytest.mark.usefixtures("unconverged_is_fine")  # a noise falls to 0, slowly
 def test_a_pipeline_and_a_grid_search():
     pipeline = make_pipeline(
-        StandardScaler(), FactorAnalysis(), BayesianClassifier(guide="laplace")
+        StandardScaler(), FactorAnalysis(max_iter=200), BayesianClassifier(guide="laplace")
     )
     search = GridSearchCV(pipeline, {"factoranalysis__n_components": [1, 3]}, cv=3).fit(X, Y)
     scores = dict(zip([1, 3], search.cv_results_["mean_test_score"], strict=True))
@@ -295,5 +288,5 @@ def test_what_has_not_converged_warns_and_verbose_says_how_it_ended(capsys):
     with pytest.warns(ConvergenceWarning, match=r"^FactorAnalysis has not converged: EM, 2 it"):
         FactorAnalysis(max_iter=2, verbose=True).fit(X)
     assert capsys.readouterr().out.startswith("FactorAnalysis: EM, 2 iterations, log likelihood -")
-    FactorAnalysis().fit(X)
+    FactorAnalysis(tol=1e-5).fit(X)
     assert capsys.readouterr().out == ""

@@ -16,7 +16,7 @@ UNIT = X.std(0)
 def dense_posterior(x, y, scale, num_nodes=4001):
     """Mean and covariance of β, E σ and log evidence: an n × n normal for each of many σ."""
     columns = np.column_stack([np.ones(len(x)), x])
-    nodes = np.linspace(-3, 1, num_nodes)
+    nodes = np.linspace(-4, 3, num_nodes)
     prior = np.diag(scale**2)
     covariance = columns @ prior @ columns.T
     height, loc, second = [], [], []
@@ -151,23 +151,23 @@ def test_students_t_heeds_outliers_less(outliers):
     assert robust.coef_scale_.max() < normal.coef_scale_.min() / 3
     assert robust.df_ < 3.5
     assert robust.noise_scale_ < normal.noise_scale_ / 3
-    clean = BayesianRegressor(family="student_t").fit(x[4:], y[4:])
+    clean = BayesianRegressor(family="student_t", guide="laplace").fit(x[4:], y[4:])
     assert clean.df_ > 10
 
 
 def test_students_t_is_the_grid(outliers):
     """One column, ν and σ on a grid, β by a grid as well: the posterior mean, by brute force."""
-    x, y = outliers[0][:25, :1], outliers[1][:25]
+    x, y = outliers[0][3:43, 1:], outliers[1][3:43]
     fitted = BayesianRegressor(family="student_t").fit(x, y)
     z, v = (x[:, 0] - x.mean()) / x.std(), (y - y.mean()) / y.std()
-    a, b = (g.ravel() for g in np.meshgrid(np.linspace(-1.2, 0.8, 61), np.linspace(-1.2, 1.2, 61)))
+    a, b = (g.ravel() for g in np.meshgrid(np.linspace(-0.8, 0.4, 41), np.linspace(-1.2, 0.2, 41)))
     apart = v - a[:, None] - b[:, None] * z
     log_prior = -(a**2) / 2 / 25 - b**2 / 2 / 6.25
     total, mean, second = -np.inf, 0.0, 0.0
-    for log_sigma in np.linspace(-4.0, 1.0, 41):
+    for log_sigma in np.linspace(-3.5, 0.5, 21):
         variance = np.exp(2 * log_sigma)
         by_sigma = gamma(0.01, scale=1e6).logpdf(1 / variance) + np.log(2 / variance)
-        for log_excess in np.linspace(-6, 5, 34):
+        for log_excess in np.linspace(-6, 5, 16):
             excess = np.exp(log_excess)
             by_df = gamma(2, scale=10).logpdf(excess) + log_excess
             height = log_prior + by_sigma + by_df

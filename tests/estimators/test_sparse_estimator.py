@@ -56,7 +56,10 @@ def test_a_code_is_a_point_and_its_verdict_says_so(fitted):
     assert fitted.verdict_ == "unreliable"
     assert fitted.diagnosis_.is_point
     np.testing.assert_allclose(
-        fitted.fit_.guide.h_loc.numpy() * fitted.alpha_, fitted.transform(X), rtol=1e-5, atol=1e-4
+        fitted.fit_.guide.h_loc.detach().numpy() * fitted.alpha_,
+        fitted.transform(X),
+        rtol=1e-5,
+        atol=1e-4,
     )  # rate and scale are 1: alpha_ is the unit
 
 
