@@ -109,12 +109,14 @@ def linear_posterior(x: Tensor, y: Tensor, prior: LinearPrior) -> LinearPosterio
     projected = (left.mT @ (outer.mT @ y))[:rank]
     off_span = float((y.square().sum() - projected.square().sum()).clamp_min(0))
     log_p = _LogDensity(singular, projected, off_span, len(y), prior)
-    nodes = torch.linspace(*_WIDEST, _NUM_NODES).to(y)
+    unit = torch.linspace(0, 1, _NUM_NODES).to(y)  # exact: 512 is a power of 2
+    low, high = _WIDEST
+    nodes = low + (high - low) * unit
     for _ in range(_NARROWINGS):
         height = log_p.at(nodes)
-        high = torch.nonzero(height > height.max() - _DEPTH).flatten()
-        first, last = max(int(high[0]) - 1, 0), min(int(high[-1]) + 1, _NUM_NODES - 1)
-        nodes = torch.linspace(float(nodes[first]), float(nodes[last]), _NUM_NODES).to(y)
+        within = torch.nonzero(height > height.max() - _DEPTH).flatten()
+        first, last = max(int(within[0]) - 1, 0), min(int(within[-1]) + 1, _NUM_NODES - 1)
+        nodes = nodes[first] + (nodes[last] - nodes[first]) * unit
     height = log_p.at(nodes)
     total = torch.logsumexp(height, 0)
     pad = y.new_zeros(num - rank)
