@@ -111,7 +111,7 @@ class VariationalAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     >>> from sklearn.datasets import load_iris
     >>> from pyro_cookbook.estimators import VariationalAutoencoder
     >>> X = load_iris().data
-    >>> vae = VariationalAutoencoder(n_components=1, hidden_layer_sizes=(8,), tol=0.5).fit(X)
+    >>> vae = VariationalAutoencoder(n_components=1, hidden_layer_sizes=(8,), tol=2.0).fit(X)
     >>> vae.transform(X).shape, vae.inverse_transform([[0.0]]).shape
     ((150, 1), (1, 4))
     """

@@ -12,7 +12,7 @@ X = load_digits().data[:200]
 
 @pytest.fixture(scope="module")
 def fitted():
-    return SparseCoding(30, rate=1.0, scale=1.0, max_iter=60, tol=1e-4).fit(X)
+    return SparseCoding(30, rate=1.5, scale=0.8, max_iter=60, tol=1e-4).fit(X)
 
 
 def cost(fitted, codes, rows=X):
@@ -34,7 +34,7 @@ def test_codes_are_the_lassos(fitted):
 
 def test_learning_has_lowered_the_objective_of_rows_it_has_not_seen(fitted):
     new = load_digits().data[200:400]
-    unlearned = SparseCoding(30, rate=1.0, scale=1.0, max_iter=1)
+    unlearned = SparseCoding(30, rate=1.5, scale=0.8, max_iter=1)
     with pytest.warns(UserWarning, match="not converged"):
         unlearned.fit(X)
     assert fitted.score(new) > unlearned.score(new) + 0.5
@@ -55,12 +55,9 @@ def test_many_rows_begin_with_mini_batches():
 def test_a_code_is_a_point_and_its_verdict_says_so(fitted):
     assert fitted.verdict_ == "unreliable"
     assert fitted.diagnosis_.is_point
-    np.testing.assert_allclose(
-        fitted.fit_.guide.h_loc.detach().numpy() * fitted.alpha_,
-        fitted.transform(X),
-        rtol=1e-5,
-        atol=1e-4,
-    )  # rate and scale are 1: alpha_ is the unit
+    unit = fitted.noise_scale_ / 0.8
+    point = fitted.fit_.guide.h_loc.detach().numpy()
+    np.testing.assert_allclose(point * unit, fitted.transform(X), rtol=1e-5, atol=1e-4)
 
 
 def test_constant_columns_do_no_harm():
