@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "formulas": {"programs", "data", "fits", "posterior", "verdict", "models"},
     "catalogue": {"programs", "data", "algorithms", "fits", "formulas", "models", "guides"},
     "verdict": {"programs", "fits", "posterior"},
+    "estimators": {"programs", "data", "algorithms", "fits", "verdict", "models", "guides"},
     "publish": {"data", "catalogue", "fits", "posterior", "verdict"},
 }
 DOORS = {"__init__", "__main__", "cli", "doctor"}  # may import any room
@@ -32,7 +33,7 @@ DOORS = {"__init__", "__main__", "cli", "doctor"}  # may import any room
 SLOW = {"arviz", "arviz_stats", "arviz_plots", "xarray", "pandas", "matplotlib"}
 QUICK_ROOMS = {"programs", "engines", "fits"}
 # Library → the rooms that may use it.
-ONLY_IN = {"sklearn": {"data"}, "matplotlib": {"publish"}}
+ONLY_IN = {"sklearn": {"data", "estimators"}, "matplotlib": {"publish"}}
 # What topics may import from the standard library: words for types and formulas, nothing that acts.
 PURE = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "typing"}
 

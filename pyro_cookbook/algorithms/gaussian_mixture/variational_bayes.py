@@ -294,3 +294,43 @@ def _expected_log_det(df: Tensor, tril: Tensor) -> Tensor:
     psi = (0.5 * (df[:, None] - steps)).digamma().sum(1)
     log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return psi + num_features * math.log(2) + 2 * log_det
+
+
+def log_predictive_joint(posterior: MixturePosterior, v: Tensor) -> Tensor:
+    """log of E π_k times the density of a new row from component k, all under q, in nats.
+
+    The density is Student's t with ν + 1 − D degrees of freedom, precision
+    (ν + 1 − D) β / (1 + β) L Lᵀ.
+
+    Parameters
+    ----------
+    posterior : MixturePosterior
+    v : Tensor
+        Rows, shape (n, D).
+
+    Returns
+    -------
+    Tensor
+        Shape (n, K).
+
+    References
+    ----------
+    Bishop (2006), *Pattern Recognition and Machine Learning*, equations 10.81 and 10.82.
+    """
+    num_features = v.shape[1]
+    df = posterior.df + 1 - num_features
+    shrink = posterior.mean_precision / (1 + posterior.mean_precision)
+    log_norm = (
+        torch.lgamma((df + num_features) / 2)
+        - torch.lgamma(df / 2)
+        + num_features / 2 * (shrink.log() - math.log(math.pi))
+        + posterior.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        + posterior.concentration.log()
+        - posterior.concentration.sum().log()
+    )
+    columns = []
+    for k in range(len(df)):
+        quadratic = ((v - posterior.loc[k]) @ posterior.precision_tril[k]).square().sum(1)
+        tail = torch.log1p(shrink[k] * quadratic)
+        columns.append(log_norm[k] - (df[k] + num_features) / 2 * tail)
+    return torch.stack(columns, dim=1)
