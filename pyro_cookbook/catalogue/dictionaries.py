@@ -9,11 +9,10 @@ from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import alternate
 from pyro_cookbook.catalogue.options import options_of
 from pyro_cookbook.programs.state.holding import hold
 
-# Of the codes' Laplace prior, and the sd of the noise: what photographs ask for.
-Options = options_of(SparseCoding, rate=2.0, scale=0.65)
 
-
-def learned_model(v: Tensor, size: int, seed: int, *, rate: float, scale: float) -> Any:
+def learned_model(
+    v: Tensor, size: int, seed: int, *, rate: float = 2.0, scale: float = 0.65
+) -> Any:
     """Hold the model at a dictionary learned from the rows: the guides differ, θ does not.
 
     Parameters
@@ -24,7 +23,7 @@ def learned_model(v: Tensor, size: int, seed: int, *, rate: float, scale: float)
         Number of atoms.
     seed : int
     rate, scale : float
-        Of the prior of the codes, and of the noise.
+        Of the codes' Laplace prior, and the sd of the noise: by default what photographs ask for.
 
     Returns
     -------
@@ -36,3 +35,6 @@ def learned_model(v: Tensor, size: int, seed: int, *, rate: float, scale: float)
     )
     learned = alternate(v, online.theta, tol=1e-4)
     return hold(SparseCoding(v.shape[1], size, rate=rate, scale=scale), learned.theta)
+
+
+Options = options_of(learned_model)
