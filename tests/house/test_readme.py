@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import pytest
 import typer
 
+from pyro_cookbook import catalogue
 from pyro_cookbook.cli import app
 from pyro_cookbook.publish.notebook_diff import text_difference
 
@@ -48,6 +49,17 @@ def commands(text: str) -> Iterator[list[str]]:
             yield shlex.split(line.removeprefix("$ "), comments=True)
 
 
+# What `fit` takes for one recipe or another.
+OF_RECIPES = {
+    flag
+    for one in catalogue.RECIPES
+    for flag in (
+        f"--{one.size_name}",
+        *(catalogue.flag_of(option) for option in get_type_hints(one.options or object)),
+    )
+}
+
+
 def unknown(text: str) -> list[str]:
     """Return the make targets, commands and options in the text that do not exist."""
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
@@ -65,6 +77,7 @@ def unknown(text: str) -> list[str]:
                 continue
             options |= {option for param in known[name].params for option in param.opts}
         used = {word.split("=")[0] for word in words if word[0] == "-"}
+        options |= OF_RECIPES if name == "fit" else set()
         found += [f"pyro-cookbook {name} {option}" for option in sorted(used - options)]
     return found
 

@@ -76,6 +76,8 @@ def predict_rows(
     elif record.kind == "recipe":
         new = Schema.model_validate(record.schema_).apply(source, **reading)
         found, rows = catalogue.recipe(record.what).apply(fit, new), new.rows
+        # Without the outcome's column the rows do not say what it is called.
+        found = found.rename(columns={"P(outcome)": f"P({record.schema_['outcome']})"})
     else:
         found, rows = _own(fit, record.schema_["arguments"], source, seed, reading)
     return found.set_axis(pd.Index(rows, name="row"), axis=0)

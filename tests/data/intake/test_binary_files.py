@@ -166,38 +166,39 @@ HUGE = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 2), }
 GZIP = gzip.compress(b"a,b\n1,2\n")
 
 
-@pytest.mark.parametrize(
-    ("path", "content", "told"),
-    [
-        ("t.parquet", b"no parquet", "not a readable table: it is no Parquet file"),
-        ("t.pq", b"", "it is empty, expected a header and rows"),
-        ("t.parquet", FRAME.to_parquet()[:300], "not a readable table: Parquet magic bytes"
-         " not found in footer. Either the file is corrupted or this is not a parquet file"),
-        ("t.arrow", b"ARROW1\0\0", "not a readable table: "),
-        ("t.npy", b"no array", "not a readable table: it is no NumPy array"),
-        ("t.npy", npy(VALUES, -8), "damaged: its header speaks of 48 bytes, there are 40"),
-        ("t.npy", b"\x93NUMPY\x01\0" + len(HUGE).to_bytes(2, "little") + HUGE + b"0" * 80,
-         "damaged: its header speaks of 16,000,000,000,000 bytes, there are 80"),
-        ("t.npy", npy(np.array([{"a": 1}], dtype=object)), "an array of Python objects, which would"
-         " run code when it is read; save numbers"),
-        ("t.npz", npz(x=np.array([print], dtype=object)), "an array of Python objects, which would"
-         " run code when it is read; save numbers"),
-        ("t.npy", npy(np.zeros((2, 2, 2))), "got an array of shape (2, 2, 2), expected rows and"
-         " columns: (n, D)"),
-        ("t.npz", npz(x=VALUES, y=VALUES[:, 0]), "expected one array, or columns of one length; got"
-         " x (3, 2), y (3,)"),
-        ("t.nc", b"no data", "not a readable table: it is no NetCDF file"),
-        ("t.csv.gz", b"a,b\n1,2\n", "not compressed as its name says, or damaged"),
-        ("t.csv.gz", GZIP[:-9], "damaged gzip file: Compressed file ended before the end-of-stream"
-         " marker was reached"),
-        ("t.csv.gz", GZIP[:12] + b"\xff" + GZIP[13:], "damaged gzip file: "),
-        ("t.zip", archive(a__csv="a\n1\n2", b__csv="a\n1\n2"), "the zip archive has 2 files: a.csv,"
-         " b.csv; expected 1"),
-        ("t.zip", archive(), "the zip archive has 0 files; expected 1"),
-        ("t.zip", archive(a__csv="a\n1\n2")[:40], "damaged zip file: File is not a zip file"),
-        ("t.png", b"", "a picture is no table; give a folder of pictures, one a row"),
-    ],
-)  # fmt: skip
+# Path, content, and what is said after the path; an end of ": " has more after it.
+DAMAGED = [
+    ("t.parquet", b"no parquet", "not a readable table: it is no Parquet file"),
+    ("t.pq", b"", "it is empty, expected a header and rows"),
+    ("t.parquet", FRAME.to_parquet()[:300], "not a readable table: Parquet magic bytes"
+     " not found in footer. Either the file is corrupted or this is not a parquet file"),
+    ("t.arrow", b"ARROW1\0\0", "not a readable table: "),
+    ("t.npy", b"no array", "not a readable table: it is no NumPy array"),
+    ("t.npy", npy(VALUES, -8), "damaged: its header speaks of 48 bytes, there are 40"),
+    ("t.npy", b"\x93NUMPY\x01\0" + len(HUGE).to_bytes(2, "little") + HUGE + b"0" * 80,
+     "damaged: its header speaks of 16,000,000,000,000 bytes, there are 80"),
+    ("t.npy", npy(np.array([{"a": 1}], dtype=object)), "an array of Python objects, which would"
+     " run code when it is read; save numbers"),
+    ("t.npz", npz(x=np.array([print], dtype=object)), "an array of Python objects, which would"
+     " run code when it is read; save numbers"),
+    ("t.npy", npy(np.zeros((2, 2, 2))), "got an array of shape (2, 2, 2), expected rows and"
+     " columns: (n, D)"),
+    ("t.npz", npz(x=VALUES, y=VALUES[:, 0]), "expected one array, or columns of one length; got"
+     " x (3, 2), y (3,)"),
+    ("t.nc", b"no data", "not a readable table: it is no NetCDF file"),
+    ("t.csv.gz", b"a,b\n1,2\n", "not compressed as its name says, or damaged"),
+    ("t.csv.gz", GZIP[:-9], "damaged gzip file: Compressed file ended before the end-of-stream"
+     " marker was reached"),
+    ("t.csv.gz", GZIP[:12] + b"\xff" + GZIP[13:], "damaged gzip file: "),
+    ("t.zip", archive(a__csv="a\n1\n2", b__csv="a\n1\n2"), "the zip archive has 2 files: a.csv,"
+     " b.csv; expected 1"),
+    ("t.zip", archive(), "the zip archive has 0 files; expected 1"),
+    ("t.zip", archive(a__csv="a\n1\n2")[:40], "damaged zip file: File is not a zip file"),
+    ("t.png", b"", "a picture is no table; give a folder of pictures, one a row"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "content", "told"), DAMAGED)
 def test_a_file_that_is_no_table_is_refused(path, content, told, tmp_path):
     (tmp_path / path).write_bytes(content)
     found = refusal(path)
