@@ -198,7 +198,7 @@ DAMAGED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "content", "told"), DAMAGED)
+@pytest.mark.parametrize(("path", "content", "told"), DAMAGED, ids=range(len(DAMAGED)))
 def test_a_file_that_is_no_table_is_refused(path, content, told, tmp_path):
     (tmp_path / path).write_bytes(content)
     found = refusal(path)

@@ -46,14 +46,14 @@ def there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("content", "options", "told"), REFUSED)
+@pytest.mark.parametrize(("content", "options", "told"), REFUSED, ids=range(len(REFUSED)))
 def test_text_that_is_no_table(content, options, told, tmp_path):
     (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     wanted = " ".join(f"error: t.csv: {told}".split())
     assert refusal("t.csv", options, tmp_path) == wanted
 
 
-@pytest.mark.parametrize(("path", "content", "told"), DAMAGED)
+@pytest.mark.parametrize(("path", "content", "told"), DAMAGED, ids=range(len(DAMAGED)))
 def test_files_that_are_no_table(path, content, told, tmp_path):
     (tmp_path / path).write_bytes(content)
     found = refusal(path, {}, tmp_path)

@@ -200,7 +200,7 @@ def write(tmp_path, monkeypatch):
     return written
 
 
-@pytest.mark.parametrize(("content", "options", "told"), REFUSED)
+@pytest.mark.parametrize(("content", "options", "told"), REFUSED, ids=range(len(REFUSED)))
 def test_what_is_wrong_is_said_in_one_line(content, options, told, write):
     with pytest.raises(data.InputError) as caught:
         data.read(write(content), **options)
