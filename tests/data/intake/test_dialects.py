@@ -99,7 +99,7 @@ READ = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "options", "rows", "lines"), READ)
+@pytest.mark.parametrize(("content", "options", "rows", "lines"), READ, ids=range(len(READ)))
 def test_a_dialect_is_recognised_and_said(content, options, rows, lines, tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
