@@ -332,30 +332,47 @@ def reproduce(folder: Folder, model: OwnModel = None) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def adapt(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe, by name or its beginning.")],
     dest: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
     guide: Annotated[
         str | None, typer.Option(help="One of the recipe's guides. Default: see list.")
     ] = None,
     table: Annotated[Source | None, typer.Option("--data", help="A table of your own.")] = None,
+    columns: Columns = None,
+    exclude: Exclude = None,
     outcome: Annotated[
         str | None, typer.Option(help="The column that the others explain. Default: the last.")
     ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Number of factors, components or atoms.")
-    ] = None,
+    missing: Missing = "refuse",
+    separator: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    header: Header = None,
 ) -> None:
-    """Take a recipe home: a small project with model, guide, script, notebook, test and data."""
+    """Take a recipe home: a small project with model, guide, script, notebook, test and data.
+
+    A recipe's own options follow: --components 5, --formula 'y ~ x'.
+    """
     with _one_line_errors():
         from pyro_cookbook import catalogue
         from pyro_cookbook.publish.adapt import adapt as write
+        from pyro_cookbook.publish.adapt import asked_table
         from pyro_cookbook.publish.console import say
 
         chosen = catalogue.recipe(recipe)
-        loaded = None if table is None else catalogue.table_for(chosen, table, outcome, {})
-        for path in write(chosen.name, dest, guide=guide, table=loaded, size=size):
+        options = catalogue.read_options(chosen, context.args)
+        size = options.pop("size", None)
+        reading = {
+            "columns": _names("--columns", columns), "exclude": _names("--exclude", exclude),
+            "missing": missing, "separator": separator, "decimal": decimal,
+            "encoding": encoding, "header": header,
+        }  # fmt: skip
+        loaded = asked_table(chosen, table, outcome, reading, options)
+        written = write(chosen.name, dest, guide=guide, table=loaded, size=size, options=options)
+        for path in written:
             say(str(path))
         say(f"Next: cd {shlex.quote(str(dest))}; python fit.py; pytest")
 

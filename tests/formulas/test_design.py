@@ -8,6 +8,8 @@ from tables import small
 
 from pyro_cookbook import catalogue, data
 from pyro_cookbook.formulas.design import Design
+from pyro_cookbook.formulas.syntax import columns_of
+from pyro_cookbook.publish.runs.formula import read_columns
 
 FORMULAS = [
     "x + z", "x * h", "C(k) + x", "bs(z, df=4)", "poly(x, 2) + z", "I(x**2) + np.log(z)", "h:g",
@@ -24,6 +26,20 @@ def test_columns_span_what_patsys_do(right):
     assert np.linalg.matrix_rank(ours) == np.linalg.matrix_rank(theirs)
     both = np.column_stack([ours, theirs])
     assert np.linalg.matrix_rank(both, tol=1e-8) == np.linalg.matrix_rank(ours)
+
+
+@pytest.mark.parametrize(
+    ("formula", "names"),
+    [
+        ("y ~ poly(x, 2) + bs(z, df=4)", ["x", "y", "z"]),
+        ("p(k, 10) ~ np.log(z) + (x | g:h)", ["g", "h", "k", "x", "z"]),
+        ("k ~ 1 + offset(log(time))", ["k", "time"]),
+    ],
+)
+def test_columns_that_a_formula_uses_are_found_among_others(formula, names):
+    """Numbers in a call are no columns."""
+    assert columns_of(formula) == names
+    assert sorted(read_columns(small(), formula, {}).frame) == names
 
 
 @pytest.mark.parametrize("right", [f for f in FORMULAS if f != "h:g"])

@@ -185,9 +185,10 @@ def plainly():
 
 @pytest.fixture
 def hurried(monkeypatch, plainly):
-    """Let `pc.fit` stop early: what is tested is the way through, not the fit."""
-    full = pc.fit
-    monkeypatch.setattr(pc, "fit", lambda *a, **k: full(*a, **{**k, "max_steps": 50}))
+    """Let `pc.fit` and `pc.diagnose` stop early: what is tested is the way through."""
+    for name, less in (("fit", {"max_steps": 50}), ("diagnose", {"num_draws": 100})):
+        full = getattr(pc, name)
+        monkeypatch.setattr(pc, name, lambda *a, full=full, less=less, **k: full(*a, **k | less))
 
 
 @pytest.mark.parametrize("name", [r.name for r in RECIPES])
@@ -203,6 +204,7 @@ def test_fit_py_goes_all_the_way(name, projects, hurried, capsys):
     estimates = pd.read_csv(folder / "results" / "estimates.csv", index_col=0)
     assert np.isfinite(estimates.select_dtypes("number")).any(axis=None)
     assert (folder / "results" / "fit.nc").exists()
+    assert (folder / "results" / "fit.safetensors").exists()
     rows = folder / "results" / "rows.csv"
     if "rows.csv" in told:
         assert len(pd.read_csv(rows)) == len(few_rows(name).v)
@@ -250,24 +252,20 @@ def test_coefficients_are_for_one_unit_of_each_column(tmp_path, plainly):
 
 
 def test_the_two_commands_run_in_a_process_of_their_own(tmp_path):
+    """One for both: most of its time goes into imports."""
     adapt("02_expectation", tmp_path / "mixture")
-    start = (
-        "import sys; sys.modules['models'] = sys.modules['guides'] = None; sys.path.insert(0, '')"
+    command = (
+        "import runpy, sys, pytest; sys.modules['models'] = sys.modules['guides'] = None;"
+        "sys.path.insert(0, ''); runpy.run_path('fit.py', run_name='__main__');"
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider']))"
     )
-    commands = {
-        "fit": f"{start}; import runpy; runpy.run_path('fit.py', run_name='__main__')",
-        "test": f"{start}; import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider']))",
-    }
-    told = {}
-    for name, command in commands.items():
-        done = subprocess.run(
-            [sys.executable, "-c", command], cwd=tmp_path / "mixture", capture_output=True,
-            text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr + done.stdout
-        told[name] = done.stdout
-    assert "Verdict: reliable" in told["fit"]
-    assert "4 passed" in told["test"]
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path / "mixture", capture_output=True, text=True,
+        check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "Verdict: reliable" in done.stdout
+    assert "4 passed" in done.stdout
 
 
 def test_the_notebook_walks_the_same_way(tmp_path, monkeypatch, plainly):

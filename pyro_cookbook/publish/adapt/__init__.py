@@ -1,5 +1,5 @@
 """Take a recipe home: a small project that stands on its own."""
 
-from pyro_cookbook.publish.adapt.project import adapt
+from pyro_cookbook.publish.adapt.project import adapt, asked_table
 
-__all__ = ["adapt"]
+__all__ = ["adapt", "asked_table"]

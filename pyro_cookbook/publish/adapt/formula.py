@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pyro_cookbook.catalogue.topics.regression import Options
-from pyro_cookbook.data import InputError, Table, load, read, recognise
+from pyro_cookbook.data import InputError, Table, read, recognise
 from pyro_cookbook.formulas.syntax import columns_of
 
 
@@ -21,8 +21,8 @@ def check_formula(table: Table, options: Options) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``"levels"``: a tuple of words, or None for an outcome of numbers. They are written down,
-        since a text does not keep the order of categories.
+        ``"levels"``: a tuple of words, or None for an outcome of numbers. They are written down, so
+        that a reader sees which is failure and which success.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def _check_words(frame: pd.DataFrame, names: list[str]) -> None:
 
 
 def table_of_formula(
-    options: Mapping[str, Any], source: str | None, outcome: str | None, reading: Mapping[str, Any]
+    options: Mapping[str, Any], source: str, outcome: str | None, reading: Mapping[str, Any]
 ) -> Table:
     """Read the columns that a formula names.
 
@@ -62,8 +62,8 @@ def table_of_formula(
     ----------
     options : mapping
         Of the recipe, by name.
-    source : str or None
-        A path, or "-"; None for the recipe's own data.
+    source : str
+        A path, or "-".
     outcome : str, optional
         Refused: the formula has it.
     reading : mapping
@@ -79,8 +79,6 @@ def table_of_formula(
     for option in ("columns", "exclude"):
         if reading.get(option) is not None:
             raise InputError(f"--{option}: the formula says which columns; leave it out")
-    if source is None:
-        return load("diabetes")
     if "formula" not in options:
         raise InputError("--formula: expected one, as 'y ~ x + z + (1 | group)'")
     return read(source, **{**reading, "columns": columns_of(options["formula"])})
