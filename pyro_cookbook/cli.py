@@ -216,7 +216,7 @@ def fit(
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         done = run_guide(
             chosen, guide, loaded, unfinished, options=options, seed=seed, num_draws=draws,
-            progress=None,
+            progress=None, warn=lambda note: console.say(f"Note: {note}"),
         )  # fmt: skip
         command = _command()
         page = page_of_outcome(done, folder, command=command)
@@ -225,7 +225,7 @@ def fit(
         console.say(str(done.diagnosis))
         console.print_numbers(done.estimates)
         if done.note:
-            console.say(f"Note:   {done.note}")
+            console.say(f"Note: {done.note}")
         console.say(f"Report: {folder / 'report.html'}")
 
 

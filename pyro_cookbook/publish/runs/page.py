@@ -50,7 +50,8 @@ def page_of_outcome(outcome: Outcome, folder: Path, *, command: str) -> str:
         f"{len(table.v)} rows and {len(table.columns)} columns of {table.name}; guide"
         f" {outcome.guide}: {recipe.guides[outcome.guide].summary}{told}.",
         folder, table.name, outcome.diagnosis, outcome.estimates, draw_figures([outcome]),
-        table.understood.lines, table.understood.table.set_index("column"), None,
+        (*table.understood.lines, *outcome.warned),
+        table.understood.table.set_index("column"), None,
         f"ELBO {outcome.fit.elbo} nats. {outcome.fit.reason}. {outcome.note}".strip(),
         command=command, seed=outcome.seed,
     )  # fmt: skip
