@@ -56,6 +56,10 @@ Header = Annotated[
     bool | None, typer.Option("--header/--no-header", help="Whether the first row has the names.")
 ]
 
+Patches = Annotated[
+    int | None, typer.Option(help="Cut pictures into squares of so many pixels, each a row.")
+]
+
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
@@ -169,6 +173,7 @@ def fit(
     decimal: Decimal = None,
     encoding: Encoding = None,
     header: Header = None,
+    patches: Patches = None,
     out: RunFolder = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -205,7 +210,7 @@ def fit(
                 draws=draws, command=_command(),
             )  # fmt: skip
             return
-        loaded = catalogue.table_for(chosen, table, outcome, reading)
+        loaded = catalogue.table_for(chosen, table, outcome, reading, patches)
         guide = guide or chosen.default
         name = f"{chosen.name}-{guide}" + ("" if table is None else f"-{loaded.name}")
         folder = out or Path("results") / name
@@ -296,19 +301,22 @@ def predict(
     decimal: Decimal = None,
     encoding: Encoding = None,
     header: Header = None,
+    patches: Patches = None,
     seed: Seed = 0,
 ) -> None:
     """Apply a run to new rows: clusters, codes, probabilities, predictions, in your units."""
     with _one_line_errors():
         import torch
 
+        from pyro_cookbook.data import read_patches
         from pyro_cookbook.publish import console
         from pyro_cookbook.publish.runs.predicting import check_target, predict_rows, write_rows
 
         check_target(out)
+
         torch.set_num_threads(1)
         found = predict_rows(
-            folder, table, model=model, unseen=unseen, seed=seed, missing=missing,
+            folder, table if patches is None else read_patches(table, patches).frame, model=model, unseen=unseen, seed=seed, missing=missing,
             separator=separator, decimal=decimal, encoding=encoding, header=header,
         )  # fmt: skip
         write_rows(found, out)

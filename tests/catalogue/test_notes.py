@@ -24,9 +24,7 @@ def test_a_column_of_two_values_is_no_measurement_of_a_mixture(guide):
     with pytest.raises(data.InputError, match=r"^--data: column sick of 'mine' has two values: a"):
         catalogue.recipe("02").prepare(guide, table(sick=sick))
     words = np.where(sick, "yes", "no")
-    with pytest.raises(
-        data.InputError, match=r"columns sick, word\[yes\] of 'mine' have"
-    ):
+    with pytest.raises(data.InputError, match=r"columns sick, word\[yes\] of 'mine' have"):
         catalogue.recipe("02").prepare(guide, table(sick=3 * sick, word=words[::-1]))
     assert catalogue.recipe("02").prepare(guide, table(sick=sick + (NORMAL[:, 2] > 1))).data
 
