@@ -35,7 +35,6 @@ OwnModel = Annotated[
     str | None,
     typer.Option("--model", help="my_model.py:model, for the run of a model of your own."),
 ]
-# How a table is read.
 Source = Annotated[
     str,
     typer.Option("--data", help="A table: CSV, TSV, Parquet, Arrow, .npy, NetCDF, Zarr, a folder of"
@@ -315,8 +314,9 @@ def predict(
         check_target(out)
 
         torch.set_num_threads(1)
+        rows = table if patches is None else read_patches(table, patches).frame
         found = predict_rows(
-            folder, table if patches is None else read_patches(table, patches).frame, model=model, unseen=unseen, seed=seed, missing=missing,
+            folder, rows, model=model, unseen=unseen, seed=seed, missing=missing,
             separator=separator, decimal=decimal, encoding=encoding, header=header,
         )  # fmt: skip
         write_rows(found, out)
