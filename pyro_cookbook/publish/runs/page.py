@@ -17,7 +17,7 @@ from pyro_cookbook.publish.report import draw_figures, encode, render
 from pyro_cookbook.verdict.diagnosis import Diagnosis
 from pyro_cookbook.verdict.inference import Answer
 
-_MOST_ROWS = 60  # of a table
+_MOST_ROWS = 36  # of a table
 # ArviZ's names of an interval's ends, as in "eti89_lb".
 _ENDS = {"_lb": "lower", "_ub": "upper"}
 
