@@ -1,6 +1,7 @@
 """Every recipe taken home: the project stands alone, and its oracle notices a wrong model."""
 
 import ast
+import doctest
 import importlib
 import inspect
 import json
@@ -53,6 +54,12 @@ def projects(tmp_path_factory):
         size = 2 if recipe(name).size_name else None
         adapt(name, folder / f"{name}-{guide}", guide=guide, table=few_rows(name), size=size)
     return folder
+
+
+def test_the_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example = doctest.DocTestParser().get_doctest(adapt.__doc__, {}, "adapt", None, 0)
+    assert doctest.DocTestRunner().run(example) == (0, 3)
 
 
 def test_every_guide_of_every_recipe_has_its_particulars():
