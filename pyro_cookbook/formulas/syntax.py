@@ -98,6 +98,23 @@ def described(formula: str) -> Any:
     return found
 
 
+def columns_of(formula: str) -> list[str]:
+    """Name the columns of a table that a formula uses, its outcome among them.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+
+    Examples
+    --------
+    >>> columns_of("y ~ poly(x, 2) + (1 | village)")
+    ['village', 'x', 'y']
+    """
+    # formulae lists the numbers in a call as ''.
+    return sorted({str(name) for name in described(formula).var_names} - {""})
+
+
 def check_columns(formula: str, names: Collection[str], columns: Collection[str]) -> None:
     """Refuse a formula that names a column which is not there.
 

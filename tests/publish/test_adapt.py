@@ -37,12 +37,16 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 
+# Recipes that need some columns, as a formula does.
+FEW = {"regression": ["bmi", "bp", "s5", "sex"]}
+
+
 def few_rows(name):
     """A recipe's own table, cut to 16 rows and 7 columns, the last among them."""
     table = data.load(recipe(name).data)
     frame = pd.DataFrame(table.raw.numpy(), columns=list(table.columns)).iloc[::3].iloc[:16]
     frame = frame.loc[:, frame.nunique() > 1]
-    first = frame.columns[:-1][:6]
+    first = FEW.get(name, list(frame.columns[:-1][:6]))
     return standardise(frame[[*first, frame.columns[-1]]], table.name, (), "")
 
 
@@ -125,10 +129,12 @@ MISTAKES = {
     ],
     "04c_logistic_regression": [
         ("model", "logits=intercept + score", "logits=intercept - score"),
+        ("model", "score.squeeze(-2)", "score"),
         ("guide", "* tril[1:, 0]", "* tril[0, 1:]"),
     ],
     "04c_eight_schools": [
         ("model", "mu + tau * eta", "mu - tau * eta"),
+        ("guide", "latent[..., 2:].squeeze(-2)", "latent[..., 2:]"),
         ("guide", "log_density=-log_tau", "log_density=log_tau"),
     ],
     "04d_learning_meets_inference": [
@@ -146,6 +152,13 @@ MISTAKES = {
     "05c_variational_autoencoder": [
         ("model", "logits=f", "logits=-f"),
         ("guide", "log_scale.exp()", "(log_scale / 2).exp()"),
+    ],
+    "regression": [
+        ("model", "outside = scale**share, scale ** (1 - share)",
+         "outside = scale ** (1 - share), scale**share"),
+        ("model", "score.squeeze(-2) if", "score if"),
+        ("model", "found.squeeze(-2) if", "found if"),
+        ("guide", "-transform.log_abs", "transform.log_abs"),
     ],
 }  # fmt: skip
 

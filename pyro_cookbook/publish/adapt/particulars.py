@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from pyro_cookbook.catalogue.topics.variational_autoencoder import likelihood_for
+from pyro_cookbook.data import Table
+from pyro_cookbook.publish.adapt.formula import check_formula
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,27 @@ class Particulars:
         What the oracle is, half a line.
     columns : str
         What the columns of a table have to be, a sentence; "" for any numbers.
+    has_words : bool, default False
+        Whether columns of words stay words, or are encoded.
     values : callable
-        ``values(rows)``: more values for the templates, chosen by the rows. Default: none.
+        ``values(table, options)``: more values for the templates, chosen by the table and the
+        recipe's options; refuses, with an `InputError`, what does not go together. Default: none.
     """
 
     templates: str
     pairs: Mapping[str, Pair]
     exact: str
     columns: str = ""
-    values: Callable[[Tensor], dict[str, Any]] = lambda rows: {}
+    has_words: bool = False
+    values: Callable[[Table, Any], dict[str, Any]] = lambda table, options: {}
 
 
 def _pairs(model: str, topic: str, **guides: str) -> dict[str, Pair]:
     return {name: Pair(model, f"{topic}.{guide}") for name, guide in guides.items()}
 
 
-def _likelihood(rows: Tensor) -> dict[str, Any]:
-    likelihood, total_count = likelihood_for(rows)
+def _likelihood(table: Table, options: Any) -> dict[str, Any]:
+    likelihood, total_count = likelihood_for(table.raw)
     return {"likelihood": likelihood, "total_count": total_count}
 
 
@@ -219,6 +223,20 @@ PARTICULARS: dict[str, Particulars] = {
         },
         "networks multiplied out by NumPy, densities by SciPy",
         "The likelihood at the top of `fit.py` has to suit them: zeros and ones, counts, or any.",
-        _likelihood,
+        values=_likelihood,
+    ),
+    "regression": Particulars(
+        "regression",
+        _pairs(
+            "regression.regression",
+            "regression",
+            map="RegressionMAP",
+            mean_field="RegressionMeanField",
+            full_rank="RegressionFullRank",
+        ),
+        "SciPy's densities, and conditioning one joint Gaussian",
+        "Words are categories. The formula at the top of `fit.py` says which columns are used.",
+        has_words=True,
+        values=check_formula,
     ),
 }

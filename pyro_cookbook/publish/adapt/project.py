@@ -1,7 +1,9 @@
 """`adapt`: a recipe as a small project that stands on its own."""
 
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pyro_cookbook.catalogue import Recipe, recipe
+from pyro_cookbook.catalogue.options import checked
 from pyro_cookbook.data import InputError, Table, load
 from pyro_cookbook.publish.adapt import installed
 from pyro_cookbook.publish.adapt.folder import check_dest, write_folder
@@ -28,6 +31,8 @@ from pyro_cookbook.publish.adapt.sources import (
 # Numbers that the draws in a project's tree may fill; and so many draws are of use.
 _TREE_SCALARS, _FEWEST_DRAWS, _MOST_DRAWS = 4e6, 100, 1000
 _PYTHON = "3.12"
+# What the template of fit.py sets for itself, and the others tell as well.
+_SCRIPTS = ("what", "by_svi", "rows", "data", "reading", "shown", "more")
 
 
 def adapt(
@@ -37,6 +42,7 @@ def adapt(
     guide: str | None = None,
     table: Table | None = None,
     size: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write a recipe as a small project of its own: model, guide, script, notebook, test, data.
 
@@ -57,6 +63,9 @@ def adapt(
     size : int, optional
         Number of factors, components or atoms. Default: the recipe's, or as many as the table
         allows.
+    options : mapping of str to object, optional
+        The recipe's own options by name, as ``{"formula": "y ~ x"}``. Default: those of its bundled
+        table.
 
     Returns
     -------
@@ -66,8 +75,8 @@ def adapt(
     Raises
     ------
     InputError
-        In one line, for an unknown recipe or guide, a table or a size that the recipe cannot take,
-        or a `dest` that is a file, has anything in it or cannot be written to. Nothing is left
+        In one line, for an unknown recipe, guide or option, a table, a size or a value of an option
+        that the recipe cannot take, or a `dest` that is a file, has anything in it or cannot be written to. Nothing is left
         half-written.
 
     Examples
@@ -80,7 +89,8 @@ def adapt(
     chosen = recipe(recipe_name)
     name = _guide(chosen, guide)
     rows = load(chosen.data) if table is None else table
-    told = _Told(chosen, name, rows, table is None, _size(chosen, rows, size))
+    given = checked(chosen.name, chosen.options, options)
+    told = _Told(chosen, name, rows, table is None, _size(chosen, rows, size), given)
     chosen.check(rows, told.size)
     check_dest(Path(dest))
     return write_folder(_render(told), Path(dest))
@@ -119,6 +129,7 @@ class _Told:
     table: Table
     is_bundled: bool
     size: int
+    options: Any
 
     @property
     def summary(self) -> str:
@@ -129,10 +140,9 @@ class _Told:
 def _render(told: _Told) -> dict[str, bytes]:
     """Make every file of a project, in memory: name → content."""
     entry = PARTICULARS[told.recipe.name]
-    values = _values(told) | entry.values(told.recipe.rows(told.table))
+    values = _values(told) | entry.values(told.table, told.options)
     script = _template(f"recipes/{entry.templates}.fit.j2").make_module(values)
-    # What the script's template sets for itself, the others tell as well.
-    for name in ("what", "by_svi", "rows"):
+    for name in _SCRIPTS:
         values[name] = getattr(script, name)
     fit = tidied(str(script))
     test = _template(f"recipes/{entry.templates}.test.j2").render(values)
@@ -144,7 +154,7 @@ def _render(told: _Told) -> dict[str, bytes]:
         "fit.py": fit,
         "notebook.ipynb": notebook(walk),
         "test_model.py": tidied(test),
-        "data.csv": _csv(told.table),
+        "data.csv": _csv(told.table, has_words=entry.has_words),
         "environment.yml": _template("environment.yml.j2").render(values),
     }
     if (text := installed.licence()) is not None:
@@ -158,7 +168,7 @@ def _template(name: str) -> Template:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=PackageLoader("pyro_cookbook.publish"),
         autoescape=False,  # Python and Markdown, not HTML
         undefined=StrictUndefined,
@@ -166,6 +176,17 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["literal"] = _literal
+    return made
+
+
+def _literal(value: str | float | Sequence[str] | None) -> str:
+    """Write a value as Python source, words in double quotes."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return repr(value)
 
 
 def _values(told: _Told) -> dict[str, Any]:
@@ -179,6 +200,8 @@ def _values(told: _Told) -> dict[str, Any]:
         "guide": told.guide,
         "summary": told.summary,
         "size": told.size,
+        "options": {} if told.options is None else asdict(told.options),
+        "has_words": entry.has_words,
         "guide_class": pair.guide.partition(".")[2],
         "model_name": pair.model.partition(".")[2],
         "num_draws": max(_FEWEST_DRAWS, min(_MOST_DRAWS, int(_TREE_SCALARS / per_draw))),
@@ -218,7 +241,8 @@ def _origin(file: File) -> str:
     return f"From the Pyro cookbook (Apache License 2.0):\n{', '.join(sorted(names))}.\n"
 
 
-def _csv(table: Table) -> str:
+def _csv(table: Table, *, has_words: bool) -> str:
     """Write the rows in their own units, every number with the digits that give it back."""
-    frame = pd.DataFrame(table.raw.numpy(), columns=list(table.columns))
+    encoded = pd.DataFrame(table.raw.numpy(), columns=list(table.columns))
+    frame = table.frame if has_words else encoded
     return frame.to_csv(index=False, lineterminator="\n")

@@ -13,7 +13,7 @@ from pyro_cookbook.data import InputError, load, recognise
 from pyro_cookbook.fits.keeping.checkpoint import digest
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.formulas.regression import GUIDES, Regression, regression
-from pyro_cookbook.formulas.syntax import check_columns, described
+from pyro_cookbook.formulas.syntax import check_columns, columns_of
 from pyro_cookbook.publish.own_model import Arguments, arguments_from, new_arguments
 from pyro_cookbook.publish.runs.folder import Data, asked, write_run
 from pyro_cookbook.publish.runs.page import page_of_regression
@@ -38,7 +38,7 @@ def read_columns(source: Any, formula: str, reading: Mapping[str, Any]) -> Argum
     FileNotFoundError, InputError
         As `data.read`, or if the formula names what is not there.
     """
-    wanted = sorted(str(name) for name in described(formula).var_names)
+    wanted = columns_of(formula)
     unused: list[str] = []
 
     def choose(names: Sequence[str]) -> list[str]:
