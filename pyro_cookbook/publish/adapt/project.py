@@ -76,8 +76,8 @@ def adapt(
     ------
     InputError
         In one line, for an unknown recipe, guide or option, a table, a size or a value of an option
-        that the recipe cannot take, or a `dest` that is a file, has anything in it or cannot be written to. Nothing is left
-        half-written.
+        that the recipe cannot take, or a `dest` that is a file, has anything in it or cannot be
+        written to. Nothing is left half-written.
 
     Examples
     --------
