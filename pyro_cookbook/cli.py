@@ -35,7 +35,6 @@ OwnModel = Annotated[
     str | None,
     typer.Option("--model", help="my_model.py:model, for the run of a model of your own."),
 ]
-# How a table is read.
 Source = Annotated[
     str,
     typer.Option("--data", help="A table: CSV, TSV, Parquet, Arrow, .npy, NetCDF, Zarr, a folder of"
@@ -54,6 +53,10 @@ Decimal = Annotated[str | None, typer.Option(help="Of numbers: . or , Default: r
 Encoding = Annotated[str | None, typer.Option(help="Of the text. Default: recognised.")]
 Header = Annotated[
     bool | None, typer.Option("--header/--no-header", help="Whether the first row has the names.")
+]
+
+Patches = Annotated[
+    int | None, typer.Option(help="Cut pictures into squares of so many pixels, each a row.")
 ]
 
 
@@ -169,6 +172,7 @@ def fit(
     decimal: Decimal = None,
     encoding: Encoding = None,
     header: Header = None,
+    patches: Patches = None,
     out: RunFolder = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -205,7 +209,7 @@ def fit(
                 draws=draws, command=_command(),
             )  # fmt: skip
             return
-        loaded = catalogue.table_for(chosen, table, outcome, reading)
+        loaded = catalogue.table_for(chosen, table, outcome, reading, patches)
         guide = guide or chosen.default
         name = f"{chosen.name}-{guide}" + ("" if table is None else f"-{loaded.name}")
         folder = out or Path("results") / name
@@ -216,7 +220,7 @@ def fit(
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         done = run_guide(
             chosen, guide, loaded, unfinished, options=options, seed=seed, num_draws=draws,
-            progress=None,
+            progress=None, warn=lambda note: console.say(f"Note: {note}"),
         )  # fmt: skip
         command = _command()
         page = page_of_outcome(done, folder, command=command)
@@ -225,7 +229,7 @@ def fit(
         console.say(str(done.diagnosis))
         console.print_numbers(done.estimates)
         if done.note:
-            console.say(f"Note:   {done.note}")
+            console.say(f"Note: {done.note}")
         console.say(f"Report: {folder / 'report.html'}")
 
 
@@ -296,19 +300,23 @@ def predict(
     decimal: Decimal = None,
     encoding: Encoding = None,
     header: Header = None,
+    patches: Patches = None,
     seed: Seed = 0,
 ) -> None:
     """Apply a run to new rows: clusters, codes, probabilities, predictions, in your units."""
     with _one_line_errors():
         import torch
 
+        from pyro_cookbook.data import read_patches
         from pyro_cookbook.publish import console
         from pyro_cookbook.publish.runs.predicting import check_target, predict_rows, write_rows
 
         check_target(out)
+
         torch.set_num_threads(1)
+        rows = table if patches is None else read_patches(table, patches).frame
         found = predict_rows(
-            folder, table, model=model, unseen=unseen, seed=seed, missing=missing,
+            folder, rows, model=model, unseen=unseen, seed=seed, missing=missing,
             separator=separator, decimal=decimal, encoding=encoding, header=header,
         )  # fmt: skip
         write_rows(found, out)

@@ -11,6 +11,28 @@ def anything(table: Table, size: int) -> None:
     """Take every table."""
 
 
+def clusters_of_measurements(table: Table, size: int) -> None:
+    """Refuse what no mixture of normals is made for.
+
+    Columns that are combinations of others have a covariance without an inverse. A column of two
+    values lets components shrink onto one of them: the likelihood rises without bound.
+
+    Raises
+    ------
+    InputError
+        Naming the columns.
+    """
+    independent_columns(table, size)
+    two = _of_two_values(table)
+    if two:
+        are = "has two values" if len(two) == 1 else "have two values each"
+        raise InputError(
+            f"--data: column{'s' * (len(two) > 1)} {_listed(two)} of {table.name!r} {are}: a"
+            " component can shrink onto one of them, and the likelihood rises without bound; leave"
+            " out what is no measurement (--exclude)"
+        )
+
+
 def independent_columns(table: Table, size: int) -> None:
     """Refuse columns that are combinations of others: their covariance has no inverse.
 
@@ -63,6 +85,14 @@ def _listed(names: tuple[str, ...]) -> str:
     if len(names) <= 2 * _SHOWN:
         return ", ".join(names)
     return f"{', '.join(names[:_SHOWN])}, …, {names[-1]}: {len(names)} columns"
+
+
+def _of_two_values(table: Table) -> tuple[str, ...]:
+    low, high = table.raw.min(0).values, table.raw.max(0).values
+    is_end = (table.raw == low) | (table.raw == high)
+    return tuple(
+        name for name, only in zip(table.columns, is_end.all(0).tolist(), strict=True) if only
+    )
 
 
 def zeros_and_ones(table: Table, size: int) -> None:

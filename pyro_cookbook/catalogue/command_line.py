@@ -5,7 +5,7 @@ from typing import Any, get_type_hints
 
 from pyro_cookbook.catalogue.entries import Recipe
 from pyro_cookbook.catalogue.options import flag_of
-from pyro_cookbook.data import InputError, Table, did_you_mean, load, read
+from pyro_cookbook.data import InputError, Table, did_you_mean, load, read, read_patches
 
 # Options of the command that are no recipe's, for the nearest match to an unknown one.
 _COMMON = (
@@ -76,7 +76,11 @@ def _value(flag: str, text: str, kind: Any) -> Any:
 
 
 def table_for(
-    recipe: Recipe, source: str | None, outcome: str | None, reading: Mapping[str, Any]
+    recipe: Recipe,
+    source: str | None,
+    outcome: str | None,
+    reading: Mapping[str, Any],
+    patches: int | None = None,
 ) -> Table:
     """Read the table that was asked for, its outcome last.
 
@@ -89,6 +93,8 @@ def table_for(
         The column that the others explain. Default: the last.
     reading : mapping
         columns, exclude, missing, separator, decimal, encoding, header: as for `data.read`.
+    patches : int, optional
+        Side of the squares that pictures are cut into.
 
     Raises
     ------
@@ -97,8 +103,11 @@ def table_for(
     """
     if outcome and not recipe.has_outcome:
         raise InputError(f"--outcome: {recipe.name} has none; leave it out")
+    if patches is not None and source is not None:
+        return read_patches(source, patches)
     if source is None:
         given = [name for name in _READ_ONLY if reading.get(name) is not None]
+        given += ["patches"] * (patches is not None)
         if given:
             raise InputError(f"{flag_of(given[0])}: it is about --data, which is not given")
         table = load(recipe.data)

@@ -1,7 +1,7 @@
 """What an entry of the catalogue is made of."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_cookbook.catalogue.checks import anything
+from pyro_cookbook.catalogue.notes import nothing
 from pyro_cookbook.catalogue.options import checked
 from pyro_cookbook.data import InputError, Table, did_you_mean
 from pyro_cookbook.fits.fitting import as_fit, fit
@@ -139,6 +140,8 @@ class Recipe:
         Whether the last column is an outcome, which the others explain.
     check : callable
         ``check(table, size)`` refuses a table that the recipe cannot take, with an `InputError`.
+    notes : callable
+        ``notes(table, options)``: what a reader should know before a fit that goes on all the same.
     max_size : callable
         ``max_size(v)``: the largest size that the rows allow. Default: the number of columns.
     notebook : str
@@ -166,6 +169,7 @@ class Recipe:
     standardised: bool = True
     has_outcome: bool = False
     check: Callable[[Table, int], None] = anything
+    notes: Callable[[Table, Any], tuple[str, ...]] = nothing
     max_size: Callable[[Tensor], int] = _num_columns
     notebook: str = ""
     options: type | None = None
@@ -215,10 +219,11 @@ class Recipe:
         with isolated(seed):
             try:
                 given = {} if chosen is None else asdict(chosen)
-                return self.guides[guide].prepare(self.rows(table), size, seed, **given)
+                found = self.guides[guide].prepare(self.rows(table), size, seed, **given)
             except ValueError as error:
                 # The chapter's algorithms refuse rows so: too few for the size, no noise left.
                 raise InputError(f"--data: {table.name!r}: {error}") from error
+        return replace(found, notes=(*found.notes, *self.notes(table, chosen)))
 
     def _checked_size(self, table: Table, size: int | None) -> int:
         if not self.size_name:

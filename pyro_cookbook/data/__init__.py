@@ -2,6 +2,7 @@
 
 from pyro_cookbook.data.bundled import NAMES, load
 from pyro_cookbook.data.collinearity import collinear_columns, collinear_sets
+from pyro_cookbook.data.cutting import read_patches
 from pyro_cookbook.data.errors import InputError, did_you_mean
 from pyro_cookbook.data.intake.recognise import Recognised, recognise
 from pyro_cookbook.data.intake.schema import Schema
@@ -20,6 +21,7 @@ __all__ = [
     "did_you_mean",
     "load",
     "read",
+    "read_patches",
     "recognise",
     "standardise",
 ]

@@ -54,6 +54,8 @@ class Outcome:
         What was left out of the tree to bound its size; "" if nothing was.
     coords, dims : mapping
         Labels and names of the dimensions, for ArviZ.
+    warned : tuple of str
+        What a reader should know of the table.
     """
 
     recipe: Recipe
@@ -71,6 +73,7 @@ class Outcome:
     note: str
     coords: Coords
     dims: Dims
+    warned: tuple[str, ...]
 
 
 def wanted(
@@ -97,6 +100,7 @@ def run_guide(
     seed: int = 0,
     num_draws: int = 1000,
     progress: bool | None = False,
+    warn: Callable[[str], None] = lambda note: None,
 ) -> Outcome:
     """Fit one guide of a recipe to a table and judge it.
 
@@ -118,6 +122,8 @@ def run_guide(
         Draws to keep in the DataTree, fewer where they would fill more than `MAX_BYTES`; the
         diagnosis makes its own.
     progress : bool, optional
+    warn : callable, optional
+        Called, before the fit, with each thing that a reader should know of the table.
 
     Raises
     ------
@@ -139,6 +145,8 @@ def run_guide(
     try:
         own = {name: value for name, value in options.items() if name != "size"}
         prepared = recipe.prepare(guide, table, size=options.get("size"), seed=seed, options=own)
+        for told_before in prepared.notes:
+            warn(told_before)
         try:
             fit = prepared.fit(seed=seed, progress=progress, checkpoint=checkpoint)
         except ValueError as error:  # `fit` documents it: a model that cannot be fitted to the rows
@@ -172,7 +180,7 @@ def run_guide(
     remove_if_empty(unfinished)
     return Outcome(
         recipe, guide, options, table, fit, diagnosis, log_evidence, estimates, tree, seed,
-        num_draws, seconds, note, coords, dims,
+        num_draws, seconds, note, coords, dims, prepared.notes,
     )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 import base64
 import io
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -78,6 +79,7 @@ def render(template: str, **values: Any) -> bytes:
 
 def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
     """Draw the figures of one recipe: alternative text and figure."""
+    outcomes = [_without_formulas(outcome) for outcome in outcomes]
     first = outcomes[0]
     bounds = {o.guide: (o.fit.losses, o.fit.elbo.value, o.log_evidence) for o in outcomes}
     drawn = [
@@ -105,6 +107,32 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
         units = (table.loc.numpy(), table.scale.numpy()) if best.recipe.standardised else None
         drawn.append(plot_predictive(chains, best.guide, units))
     return drawn
+
+
+def _without_formulas(outcome: Outcome) -> Outcome:
+    """Escape the $ in names from a file: matplotlib would set what follows as a formula."""
+
+    def plain(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name.replace("$", r"\$") for name in names)
+
+    table = outcome.table
+    shown = replace(
+        table, columns=plain(table.columns), labels=plain(table.labels),
+        name=table.name.replace("$", r"\$"),
+    )  # fmt: skip
+    coords = {
+        name: list(plain(values)) if all(isinstance(one, str) for one in values) else values
+        for name, values in outcome.coords.items()
+    }
+    there = {name: values for name, values in coords.items() if name in outcome.tree.coords}
+    trees = {
+        path.path: path.to_dataset(inherit=False).assign_coords(
+            {name: values for name, values in coords.items() if name in path.coords}
+        )
+        for path in outcome.tree.subtree
+    }
+    tree = xr.DataTree.from_dict(trees) if there or coords else outcome.tree
+    return replace(outcome, table=shown, coords=coords, tree=tree)
 
 
 def _without_chain(tree: xr.DataTree) -> xr.DataTree:

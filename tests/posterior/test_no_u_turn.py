@@ -172,6 +172,15 @@ def test_a_chain_without_time_gives_no_draws():
 
 
 def test_ctrl_c_ends_a_chain():
+    # What a shell starts behind ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        ctrl_c_ends_a_chain()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def ctrl_c_ends_a_chain():
     def pressing(z):
         calls.append(1)
         if len(calls) == 50:

@@ -309,7 +309,7 @@ def test_the_size_of_what_is_written_is_bounded(limit, kept, tmp_path, monkeypat
         assert drawn <= limit < drawn * (count + 1) / count
     else:
         assert count == kept
-    assert (f"Note:   {count} of 50 draws kept" in result.output) == (count < 50)
+    assert (f"Note: {count} of 50 draws kept" in result.output) == (count < 50)
 
 
 @pytest.mark.parametrize(

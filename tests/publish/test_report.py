@@ -3,9 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
+from typer.testing import CliRunner
 
+from pyro_cookbook.cli import app
 from pyro_cookbook.fits.result import Estimate
 from pyro_cookbook.publish.figures import plot_predictive
 from pyro_cookbook.publish.report import gap_cell
@@ -66,3 +69,20 @@ def test_rows_are_drawn_where_their_latents_are():
     left, _ = figure.axes
     drawn = np.vstack([points.get_offsets() for points in left.collections])
     np.testing.assert_allclose(drawn, np.vstack([means[::2], means[1::2]]))
+
+
+def test_names_that_look_like_formulas_are_names(tmp_path):
+    """matplotlib sets what stands between dollars as a formula, and raises where it is none."""
+    rng = np.random.default_rng(0)
+    odd = {r"price ($\frac{)": rng.standard_normal(40), "<b>$x$</b>": rng.standard_normal(40)}
+    path = tmp_path / "a$b$.csv"
+    pd.DataFrame(odd).to_csv(path, index=False)
+    for recipe, options in (("01", ("--factors", "1")), ("02", ("--components", "1"))):
+        out = tmp_path / recipe
+        done = CliRunner().invoke(
+            app, ["fit", recipe, "--data", str(path), "--out", str(out), "--draws", "20", *options]
+        )
+        assert done.exit_code == 0, done.output
+        page = (out / "report.html").read_text("utf-8")
+        assert "<b>$x$" not in page
+        assert "&lt;b&gt;$x$&lt;/b&gt;" in page

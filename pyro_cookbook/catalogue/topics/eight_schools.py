@@ -11,6 +11,7 @@ from pyro_cookbook.catalogue.answers import eight_schools as answers
 from pyro_cookbook.catalogue.checks import estimates_with_errors
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import vectorised_bound
+from pyro_cookbook.catalogue.notes import effects_within_prior
 from pyro_cookbook.catalogue.options import options_of
 
 
@@ -61,5 +62,6 @@ RECIPE = Recipe(
     has_outcome=True,
     options=options_of(eight_schools_noncentred),
     check=estimates_with_errors,
+    notes=effects_within_prior,
     notebook="04c_continuous_latents",
 )

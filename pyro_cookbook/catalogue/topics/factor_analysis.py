@@ -14,6 +14,7 @@ from pyro_cookbook.catalogue.answers import factor_analysis as answers
 from pyro_cookbook.catalogue.checks import noise_left_by_factors
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows, vectorised_bound
+from pyro_cookbook.catalogue.notes import normal_columns
 from pyro_cookbook.programs.state.holding import hold
 
 
@@ -70,4 +71,5 @@ RECIPE = Recipe(
     estimates=answers.estimates,
     apply=answers.apply,
     check=noise_left_by_factors,
+    notes=normal_columns,
 )

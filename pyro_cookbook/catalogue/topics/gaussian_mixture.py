@@ -12,7 +12,7 @@ from guides import gaussian_mixture as guides
 from models import gaussian_mixture as models
 from pyro_cookbook.algorithms.gaussian_mixture import em, variational_bayes
 from pyro_cookbook.catalogue.answers import gaussian_mixture as answers
-from pyro_cookbook.catalogue.checks import independent_columns
+from pyro_cookbook.catalogue.checks import clusters_of_measurements
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
 from pyro_cookbook.catalogue.estimators import sum_of_rows
 from pyro_cookbook.fits.result import Fit
@@ -123,5 +123,5 @@ RECIPE = Recipe(
     dims={"v": ("feature",), "loc": ("feature",)},
     estimates=answers.estimates,
     apply=answers.apply,
-    check=independent_columns,
+    check=clusters_of_measurements,
 )

@@ -10,6 +10,7 @@ from guides import learned_codes as guides
 from pyro_cookbook.catalogue.answers import sparse_coding as answers
 from pyro_cookbook.catalogue.dictionaries import Options, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.notes import units_of_noise
 
 _NUM_LAYERS = 4
 
@@ -56,4 +57,5 @@ RECIPE = Recipe(
     standardised=False,
     max_size=len,
     options=Options,
+    notes=units_of_noise,
 )

@@ -11,6 +11,7 @@ from pyro_cookbook.algorithms.sparse_coding import fista
 from pyro_cookbook.catalogue.answers import sparse_coding as answers
 from pyro_cookbook.catalogue.dictionaries import Options, learned_model
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.catalogue.notes import units_of_noise
 
 
 def _by_fista(v: Tensor, size: int, seed: int, **prior: float) -> Prepared:
@@ -73,4 +74,5 @@ RECIPE = Recipe(
     standardised=False,
     max_size=len,
     options=Options,
+    notes=units_of_noise,
 )

@@ -33,7 +33,7 @@ def read_pictures(files: Sequence[tuple[Path, bytes]], source: str, name: str) -
     Raw
         Columns "row, column" of the pixels, brightness from 0 (black) to 1 (white). Colours are
         made grey (ITU-R BT.601). Pixels that are the same in all pictures are `idle`. For patches
-        of pictures see `pyro_cookbook.data.patches`.
+        see `read_patches`.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def read_pictures(files: Sequence[tuple[Path, bytes]], source: str, name: str) -
     rows: list[npt.NDArray[np.float64]] = []
     coloured = 0
     for path, data in files:
-        grey, is_coloured = _grey(path, data)
+        grey, is_coloured = grey_of(path, data)
         coloured += is_coloured
         if rows and grey.shape != rows[0].shape:
             raise InputError(
@@ -71,8 +71,16 @@ def _shown(files: Sequence[tuple[Path, bytes]]) -> str:
     return listed([path.name for path, _ in files], 3)
 
 
-def _grey(path: Path, data: bytes) -> tuple[npt.NDArray[np.float64], bool]:
-    """Read one picture as brightness from 0 to 1, shape (height, width)."""
+def grey_of(
+    path: Path, data: bytes, most: int = _MOST_PIXELS
+) -> tuple[npt.NDArray[np.float64], bool]:
+    """Read one picture as brightness from 0 to 1, shape (height, width); say if it had colours.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, or has more than `most` pixels.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -80,11 +88,10 @@ def _grey(path: Path, data: bytes) -> tuple[npt.NDArray[np.float64], bool]:
         with warnings.catch_warnings(action="ignore"):
             opened = Image.open(io.BytesIO(data))
         with opened as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
+            if picture.width * picture.height > most:
                 raise InputError(
                     f"{path}: {picture.width} × {picture.height} pixels, expected"
-                    f" {_MOST_PIXELS:,} at most; make it smaller, or cut patches"
-                    " (pyro_cookbook.data.patches)"
+                    f" {most:,} at most; make it smaller, or cut patches (--patches)"
                 )
             if picture.mode == "F":
                 raise InputError(f"{path}: a picture of floats has no black and white; save 8 bits")

@@ -17,7 +17,7 @@ from pyro_cookbook.publish.report import draw_figures, encode, render
 from pyro_cookbook.verdict.diagnosis import Diagnosis
 from pyro_cookbook.verdict.inference import Answer
 
-_MOST_ROWS = 60  # of a table
+_MOST_ROWS = 36  # of a table
 # ArviZ's names of an interval's ends, as in "eti89_lb".
 _ENDS = {"_lb": "lower", "_ub": "upper"}
 
@@ -50,7 +50,8 @@ def page_of_outcome(outcome: Outcome, folder: Path, *, command: str) -> str:
         f"{len(table.v)} rows and {len(table.columns)} columns of {table.name}; guide"
         f" {outcome.guide}: {recipe.guides[outcome.guide].summary}{told}.",
         folder, table.name, outcome.diagnosis, outcome.estimates, draw_figures([outcome]),
-        table.understood.lines, table.understood.table.set_index("column"), None,
+        (*table.understood.lines, *outcome.warned),
+        table.understood.table.set_index("column"), None,
         f"ELBO {outcome.fit.elbo} nats. {outcome.fit.reason}. {outcome.note}".strip(),
         command=command, seed=outcome.seed,
     )  # fmt: skip
