@@ -68,6 +68,9 @@ def _one_line_errors() -> Iterator[None]:
     `NonFiniteELBO`. Anything else is a fault of the cookbook's own, and shows its traceback.
     """
     try:
+        # It asks for every frame's module: seconds from among other imports, and nothing here.
+        import arviz_base  # noqa: F401
+
         yield
     except KeyboardInterrupt as error:
         told = str(error) or "nothing was kept"
@@ -346,6 +349,9 @@ def adapt(
     size: Annotated[
         int | None, typer.Option(help="Number of factors, components or atoms.")
     ] = None,
+    columns: Columns = None,
+    exclude: Exclude = None,
+    missing: Missing = "refuse",
 ) -> None:
     """Take a recipe home: a small project with model, guide, script, notebook, test and data."""
     with _one_line_errors():
@@ -354,8 +360,10 @@ def adapt(
         from pyro_cookbook.publish.console import say
 
         chosen = catalogue.recipe(recipe)
-        loaded = None if table is None else catalogue.table_for(chosen, table, outcome, {})
-        for path in write(chosen.name, dest, guide=guide, table=loaded, size=size):
+        names = {"columns": _names("--columns", columns), "exclude": _names("--exclude", exclude)}
+        loaded = catalogue.table_for(chosen, table, outcome, {**names, "missing": missing})
+        own = None if table is None else loaded
+        for path in write(chosen.name, dest, guide=guide, table=own, size=size):
             say(str(path))
         say(f"Next: cd {shlex.quote(str(dest))}; python fit.py; pytest")
 
