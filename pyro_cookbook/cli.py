@@ -52,6 +52,9 @@ def _one_line_errors() -> Iterator[None]:
     `NonFiniteELBO`. Anything else is a fault of the cookbook's own, and shows its traceback.
     """
     try:
+        # It asks for every frame's module: seconds from among other imports, and nothing here.
+        import arviz_base  # noqa: F401
+
         yield
     except KeyboardInterrupt as error:
         told = str(error) or "nothing was kept"
@@ -360,8 +363,7 @@ def adapt(
             "encoding": encoding, "header": header,
         }  # fmt: skip
         loaded = asked_table(chosen, table, outcome, reading, options)
-        written = write(chosen.name, dest, guide=guide, table=loaded, size=size, options=options)
-        for path in written:
+        for path in write(chosen.name, dest, guide=guide, table=loaded, size=size, options=options):
             say(str(path))
         say(f"Next: cd {shlex.quote(str(dest))}; python fit.py; pytest")
 
