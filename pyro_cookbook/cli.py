@@ -21,8 +21,10 @@ from pyro_cookbook.publish.command_options import (
     Encoding,
     Exclude,
     Folder,
+    GuideName,
     Header,
     Missing,
+    OutcomeName,
     Overwrite,
     OwnModel,
     Patches,
@@ -140,17 +142,11 @@ def run(
 def fit(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe, by name or its beginning.")],
-    guide: Annotated[
-        str | None,
-        typer.Option(help="One of the recipe's guides. Default: see list."),
-    ] = None,
+    guide: GuideName = None,
     table: Annotated[Source | None, typer.Option("--data", help="A table of your own.")] = None,
     columns: Columns = None,
     exclude: Exclude = None,
-    outcome: Annotated[
-        str | None,
-        typer.Option(help="The column that the others explain. Default: the last."),
-    ] = None,
+    outcome: OutcomeName = None,
     missing: Missing = "refuse",
     separator: Separator = None,
     decimal: Decimal = None,
@@ -329,41 +325,27 @@ def adapt(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A recipe, by name or its beginning.")],
     dest: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
-    guide: Annotated[
-        str | None, typer.Option(help="One of the recipe's guides. Default: see list.")
-    ] = None,
+    guide: GuideName = None,
     table: Annotated[Source | None, typer.Option("--data", help="A table of your own.")] = None,
     columns: Columns = None,
     exclude: Exclude = None,
-    outcome: Annotated[
-        str | None, typer.Option(help="The column that the others explain. Default: the last.")
-    ] = None,
+    outcome: OutcomeName = None,
     missing: Missing = "refuse",
     separator: Separator = None,
     decimal: Decimal = None,
     encoding: Encoding = None,
     header: Header = None,
 ) -> None:
-    """Take a recipe home: a small project with model, guide, script, notebook, test and data.
-
-    A recipe's own options follow: --components 5, --formula 'y ~ x'.
-    """
+    """Take a recipe home as a small project of your own. A recipe's options follow, as in fit."""
     with _one_line_errors():
-        from pyro_cookbook import catalogue
-        from pyro_cookbook.publish.adapt import adapt as write
-        from pyro_cookbook.publish.adapt import asked_table
+        from pyro_cookbook.publish.adapt import adapt_as_asked
         from pyro_cookbook.publish.console import say
 
-        chosen = catalogue.recipe(recipe)
-        options = catalogue.read_options(chosen, context.args)
-        size = options.pop("size", None)
-        reading = {
-            "columns": _names("--columns", columns), "exclude": _names("--exclude", exclude),
-            "missing": missing, "separator": separator, "decimal": decimal,
-            "encoding": encoding, "header": header,
-        }  # fmt: skip
-        loaded = asked_table(chosen, table, outcome, reading, options)
-        for path in write(chosen.name, dest, guide=guide, table=loaded, size=size, options=options):
+        for path in adapt_as_asked(
+            recipe, dest, context.args, guide=guide, source=table, outcome=outcome,
+            columns=_names("--columns", columns), exclude=_names("--exclude", exclude),
+            missing=missing, separator=separator, decimal=decimal, encoding=encoding, header=header,
+        ):  # fmt: skip
             say(str(path))
         say(f"Next: cd {shlex.quote(str(dest))}; python fit.py; pytest")
 

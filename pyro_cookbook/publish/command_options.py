@@ -42,3 +42,7 @@ Header = Annotated[
 Patches = Annotated[
     int | None, typer.Option(help="Cut pictures into squares of so many pixels, each a row.")
 ]
+GuideName = Annotated[str | None, typer.Option(help="A guide of the recipe. Default: see list.")]
+OutcomeName = Annotated[
+    str | None, typer.Option(help="The column that the others explain. Default: the last.")
+]

@@ -160,11 +160,13 @@ def test_the_recipe_takes_options_and_refuses_others():
     assert prepared.data[0].shape == (442, 3)
     assert recipe.prepare("map", table).coords["predictor"] == ["bmi", "bp", "s5", "sex"]
     for options, message in (
-        ({"formla": "y ~ x"}, "--formla: regression has no such option; it has formula, family"),
+        ({"formla": "y ~ x"}, "--formla: no such option of regression; it has --formula, --family"),
         ({"family": "norml"}, "family: got 'norml'.*did you mean 'normal'"),
         ({"prior_scale": 0.0}, "--prior-scale: got 0.0, expected a positive number"),
     ):
         with pytest.raises(data.InputError, match=message):
             recipe.prepare("map", table, options=options)
-    with pytest.raises(data.InputError, match=r"--formula: 02_expect.* has no such option"):
+    with pytest.raises(
+        data.InputError, match=r"--formula: no such option of 02_expect.*; it has none"
+    ):
         catalogue.recipe("02").prepare("exact", data.load("iris"), options={"formula": "y ~ x"})

@@ -307,7 +307,7 @@ def test_projects_are_in_the_style_of_ruff(projects):
 
 def test_a_project_has_the_reader_s_rows_to_the_last_digit(tmp_path):
     frame = pd.DataFrame(
-        {"a, b": [0.1, 1 / 3, 2e-7, 5.0], 'c "d"': [1e10, -2.5, 3.0, 4.0], "é": [1.0, 0, 0, 1]}
+        {"a, b": [0.1, 1 / 3, 2e-7, 5.0], 'c "d"': [1e10, -2.5, 3.0, 4.0], "é": [1.0, 0, 0, 3]}
     )
     table = standardise(frame, "mine", (), "somewhere/mine.csv")
     adapt("02", tmp_path / "p", table=table, size=2, guide="map")

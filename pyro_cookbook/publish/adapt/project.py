@@ -12,12 +12,11 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from pyro_cookbook.catalogue import Recipe, recipe, table_for
+from pyro_cookbook.catalogue import Recipe, recipe
 from pyro_cookbook.catalogue.options import checked
 from pyro_cookbook.data import InputError, Table, load
 from pyro_cookbook.publish.adapt import installed
 from pyro_cookbook.publish.adapt.folder import check_dest, write_folder
-from pyro_cookbook.publish.adapt.formula import table_of_formula
 from pyro_cookbook.publish.adapt.notebook import notebook, pieces
 from pyro_cookbook.publish.adapt.particulars import PARTICULARS
 from pyro_cookbook.publish.adapt.sources import (
@@ -95,42 +94,6 @@ def adapt(
     chosen.check(rows, told.size)
     check_dest(Path(dest))
     return write_folder(_render(told), Path(dest))
-
-
-def asked_table(
-    chosen: Recipe,
-    source: str | None,
-    outcome: str | None,
-    reading: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> Table | None:
-    """Read the table that a project is asked for; None for the recipe's own.
-
-    Parameters
-    ----------
-    chosen : Recipe
-    source : str or None
-        A path, or "-".
-    outcome : str, optional
-        The column that the others explain.
-    reading : mapping
-        columns, exclude, missing, separator, decimal, encoding, header: as for `data.read`.
-    options : mapping
-        The recipe's own, by name.
-
-    Raises
-    ------
-    FileNotFoundError, InputError
-        As `data.read`, or if an option has no meaning here.
-    """
-    if source is None:
-        if outcome is not None:
-            raise InputError("--outcome: it is about --data, which is not given")
-        table_for(chosen, source, outcome, reading)  # what else is about a table is refused
-        return None
-    if PARTICULARS[chosen.name].has_words:
-        return table_of_formula(options, source, outcome, reading)
-    return table_for(chosen, source, outcome, reading)
 
 
 def _guide(chosen: Recipe, guide: str | None) -> str:
