@@ -187,11 +187,10 @@ def refuse_if_taken(folder: Path, wanted: Mapping[str, Any], *, overwrite: bool)
         Saying what is there.
     """
     recover(folder)
-    there = next(
-        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
-    )
-    if not os.access(there, os.W_OK):
-        raise InputError(f"--out: {there} cannot be written to")
+    absolute = folder.absolute()
+    nearest = next(place for place in (absolute, *absolute.parents) if place.exists())
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"--out: {nearest} cannot be written to")
     if not folder.exists():
         return
     if not folder.is_dir():
