@@ -405,11 +405,12 @@ assert intervals["exact"][0] - apart > 0.03
 # | Can a network replace a solver? How far from its data? | [5b Learned codes][5b] | 3, 5 |
 # | How do I judge a variational auto-encoder? | [5c Variational auto-encoder][5c] | 5 |
 # | Sampling or optimisation? What does each cost? | [6 The bridge][6] | all |
-# | I have a table, or a model of my own | [7 Your data, your model][7] | all |
+# | I have a table: what do I type, and may I believe it? | [8 Your data][8] | all |
+# | I have a model of my own, and its verdict is no | [7 Your model][7] | all |
 #
 # The order of the table works. Easier to read: 1, 2, 3, 4c (sections 1 to 4), 4a, 4b, 4d, the
 # laboratory, 5a, 5b, 5c, then 7 (with eight schools, before 4c's section 7), then 6. If you have
-# one evening, read 1, 4c and 7.
+# one evening, read 1, 4c and 7. With a table on your disk, begin at 8.
 #
 # [1]: 01_inference_as_optimisation.ipynb
 # [2]: 02_expectation_maximisation.ipynb
@@ -424,6 +425,7 @@ assert intervals["exact"][0] - apart > 0.03
 # [5c]: 05c_variational_autoencoder.ipynb
 # [6]: 06_the_bridge.ipynb
 # [7]: 07_your_model.ipynb
+# [8]: 08_your_data.ipynb
 #
 # ## 8 Notation
 #

@@ -37,7 +37,7 @@ def refusal(recipe, rows, **options):
 
 
 def test_every_notebook_is_a_recipes_or_is_explained():
-    notebooks = {path.stem for path in RECIPES.glob("*.py")} | {"08_your_data"}
+    notebooks = {path.stem for path in RECIPES.glob("*.py")}
     assert notebooks == {r.notebook for r in catalogue.RECIPES} | set(catalogue.NOTEBOOKS)
 
 
