@@ -193,19 +193,23 @@ def hurried(monkeypatch, plainly):
 
 
 @pytest.mark.parametrize("name", [r.name for r in RECIPES])
-def test_fit_py_goes_all_the_way(name, projects, hurried, capsys):
+def test_fit_py_goes_all_the_way(name, projects, hurried, capsys, monkeypatch):
+    kept, save = [], pc.save
+    monkeypatch.setattr(pc, "save", lambda fit, path: kept.append(fit) or save(fit, path))
     folder = projects / f"{name}-{recipe(name).default}"
     with alone(folder, "fit") as script:
         for constant in ("NUM_STEPS", "MAX_STEPS"):
             if hasattr(script, constant):
                 setattr(script, constant, 20)
         script.main()
+        fit = kept[0]
+        file = folder / "results" / "fit.safetensors"
+        assert pc.load(file, model=fit.model, guide=fit.guide).elbo == fit.elbo
     told = capsys.readouterr().out
     assert "Verdict: " in told
     estimates = pd.read_csv(folder / "results" / "estimates.csv", index_col=0)
     assert np.isfinite(estimates.select_dtypes("number")).any(axis=None)
     assert (folder / "results" / "fit.nc").exists()
-    assert (folder / "results" / "fit.safetensors").exists()
     rows = folder / "results" / "rows.csv"
     if "rows.csv" in told:
         assert len(pd.read_csv(rows)) == len(few_rows(name).v)
