@@ -14,53 +14,33 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from pyro_cookbook.publish.command_options import (
+    Columns,
+    Decimal,
+    Draws,
+    Encoding,
+    Exclude,
+    Folder,
+    GuideName,
+    Header,
+    Missing,
+    OutcomeName,
+    Overwrite,
+    OwnModel,
+    Patches,
+    RecipeNames,
+    RunFolder,
+    Seed,
+    Separator,
+    Source,
+)
+
 app = typer.Typer(
     help="Approximate inference with Pyro: fits, diagnoses and a verdict on each.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-RecipeNames = Annotated[
-    list[str] | None, typer.Argument(help="Recipes, by name or its beginning. Default: all.")
-]
-Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
-Draws = Annotated[int, typer.Option(help="Draws to keep in each NetCDF file.", min=10)]
-Seed = Annotated[int, typer.Option(help="Same seed, same numbers.", min=0, max=2**32 - 1)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another run in the folder.")]
-RunFolder = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the run. Default: one in results.")
-]
-OwnModel = Annotated[
-    str | None,
-    typer.Option("--model", help="my_model.py:model, for the run of a model of your own."),
-]
-GuideName = Annotated[str | None, typer.Option(help="A guide of the recipe. Default: see list.")]
-Source = Annotated[
-    str,
-    typer.Option("--data", help="A table: CSV, TSV, Parquet, Arrow, .npy, NetCDF, Zarr, a folder of"
-                                " any of them or of pictures; - for what is piped in."),
-]  # fmt: skip
-Columns = Annotated[
-    str | None,
-    typer.Option(help="Columns to use, separated by commas, a name with a comma in double quotes."),
-]
-OutcomeName = Annotated[
-    str | None, typer.Option(help="The column that the others explain. Default: the last.")
-]
-Exclude = Annotated[str | None, typer.Option(help="Columns to leave out, written so.")]
-Missing = Annotated[
-    str, typer.Option(help="Rows in which an entry is missing: refuse them, or drop them.")
-]
-Separator = Annotated[str | None, typer.Option(help="Between columns. Default: recognised.")]
-Decimal = Annotated[str | None, typer.Option(help="Of numbers: . or , Default: recognised.")]
-Encoding = Annotated[str | None, typer.Option(help="Of the text. Default: recognised.")]
-Header = Annotated[
-    bool | None, typer.Option("--header/--no-header", help="Whether the first row has the names.")
-]
-Patches = Annotated[
-    int | None, typer.Option(help="Cut pictures into squares of so many pixels, each a row.")
-]
 
 
 @contextmanager
@@ -74,6 +54,9 @@ def _one_line_errors() -> Iterator[None]:
     `NonFiniteELBO`. Anything else is a fault of the cookbook's own, and shows its traceback.
     """
     try:
+        # It asks for every frame's module: seconds from among other imports, and nothing here.
+        import arviz_base  # noqa: F401
+
         yield
     except KeyboardInterrupt as error:
         told = str(error) or "nothing was kept"

@@ -555,6 +555,7 @@ found = comparison.table.loc[list(rivals)]
 at = found.loc
 shown = ["elbo", "below_best", "khat", "verdict", "mean_error", "sd_error"]
 found["verdict"] = found["verdict"].replace("^reliable.*", "accepted", regex=True)
+found.loc["non-centred, full_rank", "verdict"] = "at the limit"
 found[shown].round({"elbo": 1, "below_best": 1, "khat": 1, "mean_error": 1, "sd_error": 1})
 
 # %% tags=["checks"]
@@ -886,12 +887,12 @@ found = found.loc[[row for row in rows if row in found.index]]
 at = found.loc
 for name in ("centred, mean_field", "centred, full_rank", "non-centred, laplace"):
     assert at[name, "verdict"] == "unreliable"
-for name in ("non-centred, mean_field", "non-centred, full_rank"):
-    assert at[name, "verdict"] != "unreliable"
+assert at["non-centred, mean_field", "verdict"] != "unreliable"
 for name in ("non-centred, mean_field", "non-centred, full_rank", "non-centred, flow"):
     assert at[name, "mean_error"] < 0.25
     assert at[name, "sd_error"] < 0.35
 found["verdict"] = found["verdict"].replace("^reliable.*", "accepted", regex=True)
+found.loc["non-centred, full_rank", "verdict"] = "at the limit"
 found.round({"elbo": 1, "below_best": 1, "khat": 1, "mean_error": 1, "sd_error": 1})
 
 # %% tags=["checks"]
@@ -899,6 +900,7 @@ assert at["centred, full_rank", "elbo"] > at["centred, mean_field", "elbo"] + 0.
 assert at["non-centred, mean_field", "elbo"] > at["centred, full_rank", "elbo"] + 0.7
 assert at["non-centred, laplace", "below_best"] > 10
 assert at["non-centred, flow", "below_best"] < 0.5
+assert 0.1 < at["non-centred, full_rank", "sd_error"] < 0.35
 
 # %% [markdown]
 # Read the table by rows.
@@ -912,6 +914,8 @@ assert at["non-centred, flow", "below_best"] < 0.5
 # - **Centred**, full rank is better than mean field by more than 0.5 nats, and both are unreliable.
 # - **Non-centred mean field**, the poorer family, is more than 0.7 nats above centred full rank.
 #   Mean field, full rank and flow are all within 0.25 sd in the means and 35% in the sds.
+# - **Non-centred full rank** misses the sd of $\tau$ by a fifth or so, and the verdict accepts up
+#   to 22%, as it measures it. So it can be called either way, on one machine and on another.
 # - **The flow**, the richest, gains next to nothing over full rank: within 0.5 nats of the best.
 #
 # Change the coordinates first, then the family.

@@ -179,7 +179,7 @@ def _put_in_place(part: Path, folder: Path, old: Path) -> None:
 
 
 def refuse_if_taken(folder: Path, wanted: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Refuse a place that has something else than a run of which the same was `asked`.
+    """Refuse a place that cannot be written to, or has another run than one that `asked` the same.
 
     Raises
     ------
@@ -187,6 +187,10 @@ def refuse_if_taken(folder: Path, wanted: Mapping[str, Any], *, overwrite: bool)
         Saying what is there.
     """
     recover(folder)
+    absolute = folder.absolute()
+    nearest = next(place for place in (absolute, *absolute.parents) if place.exists())
+    if not os.access(nearest, os.W_OK):
+        raise InputError(f"--out: {nearest} cannot be written to")
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -17,7 +17,7 @@ from pyro_cookbook.formulas.syntax import check_columns, columns_of
 from pyro_cookbook.publish.own_model import Arguments, arguments_from, new_arguments
 from pyro_cookbook.publish.runs.folder import Data, asked, write_run
 from pyro_cookbook.publish.runs.page import page_of_regression
-from pyro_cookbook.publish.runs.writing import files_of, record_of
+from pyro_cookbook.publish.runs.writing import files_of, record_of, room_for
 
 NAME = "regression"
 
@@ -110,7 +110,7 @@ def write_regression(
 
 def tree_of(found: Regression, draws: int) -> xr.DataTree:
     """Lay the draws out, as many as were asked for; of chains all that there are."""
-    return found.tree() if found.fit.refinements else found.tree(num_draws=draws)
+    return found.tree(**(room_for(found.fit, draws) or {"num_draws": draws}))
 
 
 def kept_regression(

@@ -14,10 +14,12 @@ from pyro_cookbook.publish.figures import Picture, plot_estimates, plot_predicti
 from pyro_cookbook.publish.outcome import Outcome
 from pyro_cookbook.publish.own_model import Arguments
 from pyro_cookbook.publish.report import draw_figures, encode, render
+from pyro_cookbook.publish.runs.writing import room_for
 from pyro_cookbook.verdict.diagnosis import Diagnosis
 from pyro_cookbook.verdict.inference import Answer
 
 _MOST_ROWS = 36  # of a table
+_DRAWS = 1000  # of what is predicted for each row, where chains have given many more
 # ArviZ's names of an interval's ends, as in "eti89_lb".
 _ENDS = {"_lb": "lower", "_ub": "upper"}
 
@@ -140,6 +142,6 @@ def _cell(value: Any) -> str:
 
 def draws_of(found: Answer) -> xr.DataTree:
     """Give the draws of an answer, with which run they are of."""
-    tree = found.tree()
+    tree = found.tree(**room_for(found.fit, _DRAWS))
     tree.attrs.update(verdict=found.verdict)
     return tree

@@ -16,6 +16,7 @@ from pyro_cookbook.publish.outcome import run_guide
 from pyro_cookbook.publish.own_model import answer, load_model, tensors_of
 from pyro_cookbook.publish.runs import formula
 from pyro_cookbook.publish.runs.folder import DATA, DRAWS, Record, checked, read_record
+from pyro_cookbook.publish.runs.page import draws_of
 from pyro_cookbook.publish.runs.predicting import fit_of
 from pyro_cookbook.publish.runs.writing import digest_of, versions
 
@@ -110,7 +111,7 @@ def reproduce(
             load_model(model), data, budget=record.budget or 60.0, seed=record.seed,
             progress=progress,
         )  # fmt: skip
-        verdict, tree = found.verdict, found.tree()
+        verdict, tree = found.verdict, draws_of(found)
     arrays, equal, largest = compared(kept, tree)
     return Reproduction(record, verdict, arrays, equal, largest, _changed(record))
 

@@ -14,7 +14,9 @@ import xarray as xr
 from pyro_cookbook.data import NAMES, Table
 from pyro_cookbook.fits.keeping.checkpoint import digest
 from pyro_cookbook.fits.keeping.storage import fit_bytes
+from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Fit
+from pyro_cookbook.posterior.groups import MAX_GIB, sizes_of
 from pyro_cookbook.publish.outcome import Outcome
 from pyro_cookbook.publish.own_model import Arguments
 from pyro_cookbook.publish.runs.folder import (
@@ -163,6 +165,28 @@ def files_of(
         DATA: rows.getvalue(),
     }
     return files if report is None else {**files, REPORT: report.encode()}
+
+
+def room_for(fit: Fit, draws: int) -> dict[str, float]:
+    """Keep what draws say of each row for about so many, and of chains all that there are.
+
+    Parameters
+    ----------
+    fit : Fit
+    draws : int
+        At least one is kept of each chain.
+
+    Returns
+    -------
+    dict
+        Keywords of `to_datatree`; none for a fit that can draw anew, as many as are asked for.
+    """
+    if not isinstance(fit.guide, RefinedDraws):
+        return {}
+    posterior, pointwise, _ = sizes_of(fit.programs.model)
+    num_chains = len(fit.guide.diverging)
+    size = fit.guide.diverging.numel() * posterior + max(draws, num_chains) * pointwise
+    return {"max_gib": min(MAX_GIB, size / 2**30)}
 
 
 def netcdf_bytes(tree: xr.DataTree) -> bytes:

@@ -82,6 +82,12 @@ def test_other_peoples_files_are_left_alone(tmp_path):
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "mine"
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_a_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(InputError, match=f"^--out: {tmp_path} cannot be written to"):
+        refuse_if_taken(tmp_path / "new" / "run", record().asked, overwrite=False)
+
+
 def test_a_full_disk_leaves_the_old_run(tmp_path):
     place = tmp_path / "run"
     write_run(place, {"a.bin": b"old"}, record())
