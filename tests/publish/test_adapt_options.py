@@ -10,6 +10,7 @@ from oracles import regression as oracle
 from publish.projects import alone, failures
 from typer.testing import CliRunner
 
+import pyro_cookbook as pc
 from pyro_cookbook import data
 from pyro_cookbook.cli import app
 from pyro_cookbook.data import InputError, standardise
@@ -39,13 +40,15 @@ def table(frame=FRAME):
     return standardise(frame, "mine", (), "")
 
 
-def test_a_regression_is_told_in_the_units_of_the_table(tmp_path):
+def test_a_regression_is_told_in_the_units_of_the_table(tmp_path, monkeypatch):
     """Sixty patients and a prior that counts, beside sums over the noise's sd on a grid."""
+    full = pc.fit
+    monkeypatch.setattr(pc, "fit", lambda *a, **k: full(*a, **k, max_steps=600))
     frame = data.load("diabetes").frame[["bmi", "s5", "target"]].iloc[:60]
     options = {"formula": "target ~ bmi + s5", "prior_scale": 0.3}
     adapt("regression", tmp_path / "p", table=table(frame), options=options)
     with alone(tmp_path / "p", "fit") as script:
-        script.NUM_DRAWS = 4000
+        script.NUM_DRAWS, script.LEARNING_RATE = 4000, 0.1  # sixty rows: larger steps will do
         read = script.recognise(tmp_path / "p" / "data.csv").frame
         design = script.Design(script.FORMULA, read, script.FAMILY, script.LEVELS)
         fit = script.fit_to(design)
@@ -54,7 +57,9 @@ def test_a_regression_is_told_in_the_units_of_the_table(tmp_path):
         rows = script.by_row(fit, design, tree)
     columns, y = frame[["bmi", "s5"]].to_numpy(), frame.target.to_numpy()
     standard = np.column_stack([np.ones(60), (columns - columns.mean(0)) / columns.std(0)])
-    exact = oracle.unknown_noise(standard, (y - y.mean()) / y.std(), np.full(3, 0.3))
+    exact = oracle.unknown_noise(
+        standard, (y - y.mean()) / y.std(), np.full(3, 0.3), num_points=100
+    )
     unit = y.std() / np.append(columns.std(0), 1.0)
     mean, sd = exact.mean[1:] * unit, exact.sd[1:] * unit
     kept = found.loc[["bmi", "s5", "scale"]]
@@ -68,7 +73,7 @@ def test_a_regression_is_told_in_the_units_of_the_table(tmp_path):
     fitted = found.loc["intercept", "mean"] + columns @ kept["mean"][:2].to_numpy()
     noise = found.loc["scale", "mean"]
     assert np.abs(rows["mean"] - fitted).max() < 5 * 1.1 * noise / 4000**0.5
-    assert rows["target"].to_numpy() == pytest.approx(y)
+    assert rows["observed"].to_numpy() == pytest.approx(y)
     assert rows["sd"].mean() == pytest.approx(noise, rel=0.1)
 
 
@@ -103,6 +108,28 @@ def test_words_stay_words_and_their_order_is_written_down(formula, family, level
     answer = FRAME[design.response.name.partition("[")[0]]
     if kept != "None":
         assert [design.response.levels[int(k)] for k in design.response.y] == answer.tolist()
+
+
+def test_ordered_words_with_groups_go_all_the_way(tmp_path, monkeypatch, capsys):
+    """Few steps: what is tested is what is written, and its names."""
+    for name, less in (("fit", {"max_steps": 20}), ("diagnose", {"num_draws": 100})):
+        full = getattr(pc, name)
+        monkeypatch.setattr(pc, name, lambda *a, full=full, less=less, **k: full(*a, **k | less))
+    formula = {"formula": "grade ~ x + (1 | team)", "family": "ordinal", "levels": "low,mid,high"}
+    adapt("regression", tmp_path / "p", table=table(FRAME.drop(columns="code")), options=formula)
+    with alone(tmp_path / "p", "fit") as script:
+        script.NUM_STEPS, script.NUM_DRAWS = 20, 100
+        script.main()
+    assert "Verdict: " in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "p" / "results" / "estimates.csv", index_col=0)
+    effects = [f"1|team[team {letter}]" for letter in "abc"]
+    names = ["x", "cutpoint[low|mid]", "cutpoint[mid|high]", "group_scale[1|team]", *effects]
+    assert sorted(found.index) == sorted(names)
+    assert np.isfinite(found).all(axis=None)
+    rows = pd.read_csv(tmp_path / "p" / "results" / "rows.csv", index_col="row")
+    assert rows.observed.tolist() == FRAME.grade.tolist()
+    shares = rows[["P(low)", "P(mid)", "P(high)"]].sum(axis=1)
+    assert shares.to_numpy() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
