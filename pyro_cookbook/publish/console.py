@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from pyro_cookbook.catalogue import NOTEBOOKS, RECIPES
+from pyro_cookbook import catalogue
 from pyro_cookbook.publish.outcome import Outcome
 from pyro_cookbook.publish.report import row
 
@@ -28,13 +28,13 @@ def print_recipes() -> None:
     table.add_column("recipe", no_wrap=True)
     for name in ("topic", "data", "guides", "guide by default", "you learn"):
         table.add_column(name)
-    for recipe in RECIPES:
+    for recipe in catalogue.RECIPES:
         default = f"[bold]{recipe.default}[/bold]: {recipe.because}"
         guides = ", ".join(recipe.guides)
         table.add_row(recipe.name, recipe.topic, recipe.data, guides, default, recipe.learn)
     out = console()
     out.print(table)
-    for name, what in NOTEBOOKS.items():
+    for name, what in catalogue.NOTEBOOKS.items():
         out.print(f"{name}: {what}.", soft_wrap=True)
 
 

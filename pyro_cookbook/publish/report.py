@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -191,7 +192,8 @@ def gap_cell(gap: Estimate, evidence: float) -> str:
 
 
 def encode(figure: Figure) -> str:
-    """Write a figure as the base64 text of a PNG."""
+    """Write a figure as the base64 text of a PNG; ArviZ's are pyplot's, which keeps them open."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
     return base64.b64encode(buffer.getvalue()).decode()
