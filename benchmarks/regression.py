@@ -144,8 +144,8 @@ def main() -> None:
         "`python benchmarks/regression.py`, one core. Default priors; `pc.regression` with the"
         " guide `infer`, its verdict included in the seconds. Differences that are more than noise"
         " (4000 draws: 0.05 sd) are of the prior, of skewness (a posterior mean beside the mode)"
-        " or, for sd(1|firm) of eleven firms, both; `tests/formulas/test_answers.py` has that one"
-        " beside an integral.",
+        " or, for sd(1|firm) of eleven firms, both;"
+        " `tests/formulas/test_regression_answers.py` has that one beside an integral.",
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # statsmodels' own, of steps on its way

@@ -168,6 +168,7 @@ def fit(
         from pyro_cookbook import catalogue
         from pyro_cookbook.data import InputError
         from pyro_cookbook.publish import console
+        from pyro_cookbook.publish.advising import as_typed
         from pyro_cookbook.publish.outcome import run_guide, wanted
         from pyro_cookbook.publish.runs.answering import answer_formula
         from pyro_cookbook.publish.runs.folder import refuse_if_taken
@@ -206,7 +207,7 @@ def fit(
         page = page_of_outcome(done, folder, command=command)
         write_outcome(done, folder, command=command, report=page, overwrite=overwrite)
         console.print_outcomes([done])
-        console.say(str(done.diagnosis))
+        console.say(str(as_typed(done.diagnosis, folder)))
         console.print_numbers(done.estimates)
         if done.note:
             console.say(f"Note: {done.note}")
@@ -233,9 +234,12 @@ def infer(
     The table's columns go to the arguments of the same names, words as whole numbers.
     """
     with _one_line_errors():
+        from dataclasses import replace
+
         import torch
 
         from pyro_cookbook.publish import console, own_model
+        from pyro_cookbook.publish.advising import as_typed
         from pyro_cookbook.publish.runs import folder as runs
         from pyro_cookbook.publish.runs.page import draws_of, page_of_answer
         from pyro_cookbook.publish.runs.writing import asked_of_model, write_answer
@@ -261,7 +265,7 @@ def infer(
             found, arguments, tree, estimates, folder, spec=model, budget=budget, seed=seed,
             command=command, report=page, overwrite=overwrite,
         )  # fmt: skip
-        console.say(str(found))
+        console.say(str(replace(found, diagnosis=as_typed(found.diagnosis, folder, model))))
         console.print_numbers(estimates)
         console.say(f"Report: {folder / 'report.html'}")
 

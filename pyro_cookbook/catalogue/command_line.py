@@ -23,7 +23,7 @@ def read_options(recipe: Recipe, words: Sequence[str]) -> dict[str, Any]:
     recipe : Recipe
     words : sequence of str
         As ``["--components", "5", "--prior-scale=2"]``. A count goes by the name of what is
-        counted, or by ``--size``.
+        counted, or by ``--size``; ``--max-steps`` is for every guide that is fitted by steps.
 
     Returns
     -------
@@ -37,6 +37,7 @@ def read_options(recipe: Recipe, words: Sequence[str]) -> dict[str, Any]:
     """
     kinds = {} if recipe.options is None else get_type_hints(recipe.options)
     known = {flag_of(name): name for name in kinds}
+    known["--max-steps"] = "max_steps"
     if recipe.size_name:
         known |= {f"--{recipe.size_name}": "size", "--size": "size"}
     found: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def read_options(recipe: Recipe, words: Sequence[str]) -> dict[str, Any]:
 
 def _unknown(recipe: Recipe, flag: str, known: list[str]) -> str:
     hint = did_you_mean(flag, [*known, *_COMMON])
-    own = [one for one in known if one != "--size" or len(known) == 1]
+    own = [one for one in known if one not in {"--size", "--max-steps"}]
     has = f"it has {', '.join(own)}" if own else "it has no options of its own"
     return f"no such option of {recipe.name}; {has}{hint}"
 

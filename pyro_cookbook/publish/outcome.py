@@ -143,8 +143,12 @@ def run_guide(
     started = perf_counter()
     kept = "nothing was kept"
     try:
-        own = {name: value for name, value in options.items() if name != "size"}
+        own = {k: value for k, value in options.items() if k not in {"size", "max_steps"}}
         prepared = recipe.prepare(guide, table, size=options.get("size"), seed=seed, options=own)
+        if "max_steps" in options:
+            if prepared.reason:
+                raise InputError(f"--max-steps: {guide} is not fitted by steps; leave it out")
+            prepared.options["max_steps"] = options["max_steps"]
         for told_before in prepared.notes:
             warn(told_before)
         try:

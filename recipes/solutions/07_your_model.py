@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # 7 · Your data, your model: solutions
+# # 7 · Your model: solutions
 #
 # The exercises are at the end of `../07_your_model`. First its data and its two forms of the model.
 

@@ -10,6 +10,7 @@ import torch
 from pyro_cookbook.catalogue.topics.regression import Options
 from pyro_cookbook.data import InputError
 from pyro_cookbook.publish import console
+from pyro_cookbook.publish.advising import as_typed
 from pyro_cookbook.publish.runs import formula
 from pyro_cookbook.publish.runs.folder import refuse_if_taken
 
@@ -68,7 +69,8 @@ def answer_formula(
         found, arguments, folder, options=options, guide=guide, seed=seed, draws=draws,
         budget=_BUDGET, seconds=seconds, command=command, overwrite=overwrite,
     )  # fmt: skip
-    console.say(str(found.diagnosis))
+    assert found.diagnosis is not None  # it is fresh
+    console.say(str(as_typed(found.diagnosis, folder)))
     for note in found.notes:
         console.say(f"Note: {note}")
     console.print_numbers(found.summary())

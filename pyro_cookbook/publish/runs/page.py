@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from pyro_cookbook.formulas.regression import Regression
+from pyro_cookbook.publish.advising import as_typed
 from pyro_cookbook.publish.figures import Picture, plot_estimates, plot_predictive
 from pyro_cookbook.publish.outcome import Outcome
 from pyro_cookbook.publish.own_model import Arguments
@@ -69,7 +70,7 @@ def page_of_answer(
         f"{len(arguments.frame)} rows of {arguments.name}, as {', '.join(arguments.data)}.",
         folder, arguments.name, found.diagnosis, estimates, [plot_estimates(estimates)],
         arguments.lines, None, _tried(found), f"ELBO {found.fit.elbo} nats. {found.fit.reason}.",
-        command=command, seed=seed, model_option=f" --model {spec}",
+        command=command, seed=seed, model=spec,
     )  # fmt: skip
 
 
@@ -108,16 +109,16 @@ def _page(
     heading: str, about: str, folder: Path, name: str, diagnosis: Diagnosis,
     estimates: pd.DataFrame, figures: Sequence[Picture], understood: Sequence[str],
     columns: pd.DataFrame | None, tried: Any, numbers: str, *, command: str, seed: int,
-    model_option: str = "", priors: pd.DataFrame | None = None,
+    model: str | None = None, priors: pd.DataFrame | None = None,
 ) -> str:  # fmt: skip
     return render(
         "run.html.j2", heading=heading, about=about, folder=folder, data={"name": name},
-        diagnosis=diagnosis, estimates=cells_of(estimates),
+        diagnosis=as_typed(diagnosis, folder, model), estimates=cells_of(estimates),
         figures=[(alt, encode(figure)) for alt, figure in figures],
         understood=[line.removesuffix(".") for line in understood],
         columns=None if columns is None else cells_of(columns), tried=tried, numbers=numbers,
         priors=None if priors is None else cells_of(priors),
-        command=command, seed=seed, model_option=model_option,
+        command=command, seed=seed, model_option="" if model is None else f" --model {model}",
     ).decode()  # fmt: skip
 
 
