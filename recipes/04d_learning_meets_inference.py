@@ -36,7 +36,6 @@
 # that keep the numbers, and most reasons, true.
 
 # %%
-
 import arviz as az
 import matplotlib.pyplot as plt
 import numpy as np
