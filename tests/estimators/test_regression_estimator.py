@@ -190,13 +190,16 @@ def test_students_t_is_the_grid(outliers):
 @pytest.mark.parametrize("program", [linear_regression, student_t_regression])
 def test_the_programs_are_their_tables(program):
     x, y = torch.tensor(X[:7, :2] / UNIT[:2]), torch.tensor(Y[:7] / 100)
-    scale, beta = torch.tensor([3.0, 0.7, 0.7]).double(), torch.tensor([0.4, -0.2, 1.1]).double()
-    values = {"precision": torch.tensor(1.7).double(), "beta": beta}
+    scale, beta = (
+        torch.tensor([3.0, 0.7, 0.7], dtype=torch.float64),
+        torch.tensor([0.4, -0.2, 1.1], dtype=torch.float64),
+    )
+    values = {"precision": torch.tensor(1.7, dtype=torch.float64), "beta": beta}
     prior = {"scale": scale, "shape": 0.5, "rate": 0.2}
     expected = gamma(0.5, scale=5).logpdf(1.7) + norm(0, scale).logpdf(beta).sum()
     loc, sigma = beta[0] + x @ beta[1:], 1.7**-0.5
     if program is student_t_regression:
-        values["excess"] = torch.tensor(3.0).double()
+        values["excess"] = torch.tensor(3.0, dtype=torch.float64)
         expected += gamma(2, scale=10).logpdf(3.0) + t(5.0, loc, sigma).logpdf(y).sum()
     else:
         expected += norm(loc, sigma).logpdf(y).sum()

@@ -62,7 +62,9 @@ def read_tensors(path: Path, kind: str) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {})[_CONTENT])
-            content = _made(told, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            # Copies lie where torch puts them, aligned: that decides how products are rounded.
+            found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            content = _made(told, found)
     except Exception as error:  # whatever bytes of another kind, or half of a file, lead to
         with path.open("rb") as opened:
             earlier = opened.read(len(_EARLIER)) == _EARLIER

@@ -31,7 +31,24 @@ made = pytest.mark.parametrize("key", MADE)
 
 
 def test_every_recipe_is_here():
-    assert {name for name, _, _ in MADE.values()} == {one.name for one in catalogue.RECIPES}
+    """But the regression: its answers are its own summary and predictions, below."""
+    recipes = {one.name for one in catalogue.RECIPES} - {"regression"}
+    assert {name for name, _, _ in MADE.values()} == recipes
+
+
+def test_a_regression_answers_by_its_summary_and_its_predictions():
+    recipe, table = catalogue.recipe("regression"), data.load("diabetes")
+    fit = recipe.prepare("map", table).fit()
+    found = recipe.estimates(fit, table)
+    assert list(found.columns) == LINES
+    x = np.column_stack([np.ones(442), table.frame[["bmi", "bp", "s5", "sex"]].to_numpy(float)])
+    y = table.frame["target"].to_numpy(float)
+    flat = np.linalg.lstsq(x, y, rcond=None)[0]
+    sd = np.sqrt(np.diag(np.linalg.inv(x.T @ x)) * (y - x @ flat).var())
+    assert np.abs((found["mean"].to_numpy()[:5] - flat) / sd).max() < 0.2
+    assert np.abs(flat / sd).max() > 2
+    rows = recipe.apply(fit, table)
+    np.testing.assert_allclose(rows["mean"], x @ flat, atol=0.1 * y.std())
 
 
 @made
