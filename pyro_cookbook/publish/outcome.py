@@ -86,8 +86,12 @@ def wanted(
     num_draws: int,
 ) -> dict[str, Any]:
     """Collect what decides the numbers of a run: another run has another."""
-    rows = digest([table.columns, table.raw])
-    return asked(recipe.name, {"guide": guide, **options}, seed, num_draws, rows)
+    return asked(recipe.name, {"guide": guide, **options}, seed, num_draws, digest_of(table))
+
+
+def digest_of(table: Table) -> str:
+    """Fingerprint of a table's rows in their own units."""
+    return digest([table.columns, table.raw])
 
 
 def run_guide(

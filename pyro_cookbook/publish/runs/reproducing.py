@@ -12,13 +12,13 @@ import xarray as xr
 from pyro_cookbook import catalogue, data
 from pyro_cookbook.catalogue.topics.regression import Options
 from pyro_cookbook.data import InputError, Schema, Table
-from pyro_cookbook.publish.outcome import run_guide
+from pyro_cookbook.publish.outcome import digest_of, run_guide
 from pyro_cookbook.publish.own_model import answer, load_model, tensors_of
 from pyro_cookbook.publish.runs import formula
 from pyro_cookbook.publish.runs.folder import DATA, DRAWS, Record, checked, read_record
 from pyro_cookbook.publish.runs.page import draws_of
 from pyro_cookbook.publish.runs.predicting import fit_of
-from pyro_cookbook.publish.runs.writing import digest_of, versions
+from pyro_cookbook.publish.runs.writing import versions
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pyro_cookbook.fits.keeping.storage import fit_bytes
 from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.groups import MAX_GIB, sizes_of
-from pyro_cookbook.publish.outcome import Outcome
+from pyro_cookbook.publish.outcome import Outcome, digest_of
 from pyro_cookbook.publish.own_model import Arguments
 from pyro_cookbook.publish.runs.folder import (
     DATA,
@@ -145,11 +145,6 @@ def versions() -> dict[str, str]:
         "machine": platform.machine(),
         **{name: version(name) for name in PACKAGES},
     }
-
-
-def digest_of(table: Table) -> str:
-    """Fingerprint of a table's rows in their own units."""
-    return digest([table.columns, table.raw])
 
 
 def files_of(
