@@ -39,11 +39,15 @@ class States(NamedTuple):
         Site → its value in every state, of its event shape.
     plates : tuple of str
         Those of the latents; () outside plates.
+    guide : array, shape (R, K), or None
+        q(h_r = state k), the mean over the draws of the guide's other latents; None where the guide
+        does not give it.
     """
 
     log_p: Array
     values: dict[str, Tensor]
     plates: tuple[str, ...]
+    guide: Array | None
 
     @property
     def matrix(self) -> Array:
@@ -99,14 +103,54 @@ def enumerate_states(
     count = len(next(iter(values.values())))
     spread = {name: _everywhere(values[name], sites[name], latents[name]) for name in names}
     if not given:  # the states take the place of the draws
-        log_p = log_density(model, spread)
-        return States(by_cell(plates, sites, log_p).T[None], values, plates)
+        log_p = by_cell(plates, sites, log_density(model, spread)).T[None]
+        log_q = _of_guide(fit.programs.guide, names, plates, spread)
+        guide = None if log_q is None else _normalised(np.exp(log_q.T))
+        return States(log_p, values, plates, guide)
     num_draws = len(next(iter(given.values())))
-    columns = []
+    columns, chosen = [], []
     for k in range(count):
         held = {n: v[k].expand(num_draws, *v.shape[1:]) for n, v in spread.items()}
-        columns.append(by_cell(plates, sites, log_density(model, {**given, **held})))
-    return States(np.stack(columns, axis=-1), values, plates)
+        at = {**given, **held}
+        columns.append(by_cell(plates, sites, log_density(model, at)))
+        log_q = _of_guide(fit.programs.guide, names, plates, at)
+        chosen.append(None if log_q is None else np.exp(log_q).mean(0))
+    told = [one for one in chosen if one is not None]
+    guide = _normalised(np.stack(told, -1)) if len(told) == count else None
+    return States(np.stack(columns, axis=-1), values, plates, guide)
+
+
+def _of_guide(
+    guide: Program, names: tuple[str, ...], plates: tuple[str, ...], values: Mapping[str, Tensor]
+) -> Array | None:
+    """log q(h_r | the guide's other latents), shape (S, R); None if it has latents of its own."""
+    sites = guide.sites
+    own = [name for name, site in guide.latents.items() if not site.deterministic]
+    if not all(name in values for name in own):
+        return None
+    at, inside = {name: values[name] for name in own}, {}
+    for name in names:  # outside its support a distribution need not say −∞: it may raise
+        node = guide.nodes[name]
+        support: Any = getattr(node["fn"], "support", None)
+        held = None if support is None else support.check(at[name])
+        if held is not None and held.shape == (len(at[name]), *sites[name].batch_shape):
+            inside[name] = held
+            held = held.reshape(*held.shape, *(1 for _ in range(sites[name].event_dim)))
+            at[name] = at[name].where(held, node["value"].to(at[name]))
+    density = log_density(guide, at)
+    kept = {
+        n: density[n].where(inside[n], -torch.inf) if n in inside else density[n] for n in names
+    }
+    return by_cell(plates, sites, kept)
+
+
+def _normalised(probability: Array) -> Array | None:
+    """Give probabilities, shape (R, K), if those of every row add up to one.
+
+    They do not where a guide's site lacks a plate, or has states that the model has not.
+    """
+    whole = probability.ndim == 2 and np.allclose(probability.sum(-1), 1.0, atol=1e-4)
+    return probability if whole else None
 
 
 def _product(model: Program, names: tuple[str, ...], most: int) -> dict[str, Tensor] | None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 from torch import Tensor
 
 from pyro_cookbook.posterior.importance import MAX_KHAT
@@ -107,7 +108,7 @@ def frequencies(drawn: Array, values: Array) -> Array:
     return counts.reshape(num_rows, num_values) / len(drawn)
 
 
-def state_distance(guide: Array, means: Array, values: Array, exact: Array) -> Array:
+def state_distance(guide: Array, values: Array, exact: Array) -> Array:
     """How far a guide's rows of discrete values are from the exact ones: shape (R,).
 
     The total variation of a scalar's probabilities; of a vector, the largest error of an entry's
@@ -117,16 +118,29 @@ def state_distance(guide: Array, means: Array, values: Array, exact: Array) -> A
     ----------
     guide, exact : array, shape (R, K)
         Probability of each value.
-    means : array, shape (R, E)
-        The guide's.
     values : array, shape (K, E)
     """
     if values.shape[1] == 1:
         distance: Array = 0.5 * np.abs(guide - exact).sum(-1)
     else:
         span = np.maximum(np.ptp(values, axis=0), 1)
-        distance = (np.abs(means - exact @ values) / span).max(-1)
+        distance = (np.abs((guide - exact) @ values) / span).max(-1)
     return distance
+
+
+def chance(exact: Array, values: Array, num_draws: int) -> Array:
+    """How far off frequencies of an exact guide's draws may be: `state_distance`, shape (R,).
+
+    So many standard errors that no frequency of any row is further off, 99 times of a hundred.
+    """
+    z = ndtri(1 - 0.01 / 2 / exact.size)
+    if values.shape[1] == 1:
+        off: Array = 0.5 * np.sqrt(exact * (1 - exact) / num_draws).sum(-1)
+    else:
+        span = np.maximum(np.ptp(values, axis=0), 1)
+        variance = np.maximum(exact @ values**2 - (exact @ values) ** 2, 0.0)
+        off = (np.sqrt(variance / num_draws) / span).max(-1)
+    return np.asarray(z * off)
 
 
 def effective_share(guide: Array, exact: Array) -> Array:

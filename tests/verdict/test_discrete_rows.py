@@ -11,7 +11,7 @@ import pyro_cookbook as pc
 from guides.binary_sparse_coding import BinarySparseCodingMeanField
 from models.binary_sparse_coding import BinarySparseCoding
 from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as closed
-from pyro_cookbook.posterior.importance import smooth
+from pyro_cookbook.posterior.importance import smooth, weigh
 
 ORTHOGONAL = torch.eye(4, dtype=torch.float64)[:, :3]
 # Units 0 and 1 explain the first pixel equally well: either, but not both.
@@ -188,3 +188,75 @@ def test_certainty_is_no_point(gap, guide, verdict):
         v[5] = 0.3
     found = pc.diagnose(pc.as_fit(clusters, guide, v, gap))
     assert found.verdict == verdict, found
+
+
+def mostly_exact(v, gap):
+    """The exact guide, but for row 7."""
+    logits = gap * v
+    logits = torch.where(torch.arange(len(v)) == 7, logits + 0.8, logits)
+    with pyro.plate("row", len(v), dim=-1):
+        pyro.sample("h", dist.Bernoulli(logits=logits).to_event(0))
+
+
+def test_few_draws_of_many_rows_refuse_no_exact_guide_and_find_the_row_that_is_wrong():
+    """Frequencies of so few draws are off by 0.1 in the worst of so many rows."""
+    v = torch.linspace(-0.5, 0.5, 3000, dtype=torch.float64)
+    right = pc.diagnose(pc.as_fit(clusters, exact_guide, v, 1.0), num_draws=200)
+    assert right.verdict == "reliable"
+    assert "within 0.000 of the exact ones" in right.reasons[0]
+    wrong = pc.diagnose(pc.as_fit(clusters, mostly_exact, v, 1.0), num_draws=200)
+    assert wrong.verdict == "reliable after reweighting"
+    assert wrong.bad_rows == (7,)
+
+
+def crowd(v):
+    """Rows of two clusters whose distance is not known."""
+    gap = pyro.sample("gap", dist.Normal(v.new_tensor(2.0), 1.0))
+    with pyro.plate("row", len(v), dim=-1):
+        h = pyro.sample("h", dist.Categorical(torch.ones(3, dtype=v.dtype)))
+        pyro.sample("v", dist.Normal((h - 1.0) * gap, 1.0), obs=v)
+
+
+def crowded(narrow=False, noisy=False):
+    """Guide of `crowd`: the exact labels given the distance, or with what hides them."""
+
+    def guide(v):
+        gap = pyro.sample("gap", dist.Normal(v.new_tensor(2.0), 0.05))
+        with pyro.plate("row", len(v), dim=-1):
+            at = v
+            if noisy:  # a latent of the guide's own: its labels have no density by themselves
+                infer = {"is_auxiliary": True}
+                at = v + pyro.sample("u", dist.Normal(0.0 * v, 1e-3), infer=infer)
+            label = torch.arange(3.0, dtype=v.dtype) - 1
+            logits = -((at[..., None] - label * gap[..., None, None]) ** 2) / 2
+            if narrow:  # never the third
+                pyro.sample("h", dist.Categorical(logits=logits[..., :2]))
+            else:
+                pyro.sample("h", dist.Categorical(logits=logits))
+
+    return guide
+
+
+@pytest.mark.parametrize(
+    ("guide", "given"), [(crowded(), True), (crowded(noisy=True), False)], ids=["plain", "noisy"]
+)
+def test_the_guides_own_probabilities_are_taken_where_it_has_them(guide, given):
+    torch.manual_seed(0)
+    v = 1.5 * torch.randn(400, dtype=torch.float64)
+    weights = weigh(pc.as_fit(crowd, guide, v), 500, sum_rows_out=True)
+    assert (weights.states is not None and weights.states.guide is not None) == given
+    if given:
+        gaps = weights.draws.values["gap"]
+        label = torch.arange(3.0, dtype=v.dtype) - 1
+        logits = -((v[:, None] - label * gaps[:, None, None]) ** 2) / 2
+        exact = torch.softmax(logits, -1).mean(0).numpy()
+        np.testing.assert_allclose(weights.states.guide, exact, rtol=1e-10, atol=1e-14)
+
+
+def test_a_state_that_the_guide_does_not_have_has_no_probability():
+    torch.manual_seed(0)
+    v = 1.5 * torch.randn(50, dtype=torch.float64)
+    weights = weigh(pc.as_fit(crowd, crowded(narrow=True), v), 500)
+    assert not weights.states.guide[:, 2].any()
+    np.testing.assert_allclose(weights.states.guide.sum(1), 1.0)
+    assert pc.diagnose(pc.as_fit(crowd, crowded(narrow=True), v)).verdict == "unreliable"

@@ -7,6 +7,7 @@ from scipy import stats
 
 from pyro_cookbook.posterior.importance import smooth
 from pyro_cookbook.verdict.measures import (
+    chance,
     columns,
     effective_share,
     frequencies,
@@ -126,18 +127,31 @@ def test_the_distance_of_a_scalar_is_the_total_variation_of_its_row():
     values = np.arange(3.0)[:, None]
     guide = np.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
     exact = np.array([[0.4, 0.3, 0.3], [0.0, 0.5, 0.5]])
-    distance = state_distance(guide, guide @ values, values, exact)
+    distance = state_distance(guide, values, exact)
     np.testing.assert_allclose(distance, [0.1, 1.0])
 
 
 def test_the_distance_of_a_vector_is_its_worst_entrys_mean_as_a_share_of_the_range():
     values = np.array([[0, 0], [0, 4], [1, 0], [1, 4]], dtype=float)
     exact = np.array([[0.25, 0.25, 0.25, 0.25]])  # means ½ and 2
-    means = np.array([[0.6, 2.2]])
+    guide = np.array([[0.15, 0.25, 0.3, 0.3]])  # 0.6 and 2.2
     # Off by 0.1 of a range of 1, and by 0.2 of a range of 4.
-    np.testing.assert_allclose(state_distance(exact, means, values, exact), [0.1])
-    means = np.array([[0.5, 3.0]])
-    np.testing.assert_allclose(state_distance(exact, means, values, exact), [0.25])
+    np.testing.assert_allclose(state_distance(guide, values, exact), [0.1])
+    guide = np.array([[0.125, 0.375, 0.125, 0.375]])  # ½ and 3
+    np.testing.assert_allclose(state_distance(guide, values, exact), [0.25])
+
+
+@pytest.mark.parametrize("values", [np.arange(3.0)[:, None], np.array([[0, 0], [1, 0], [1, 5]])])
+def test_draws_of_an_exact_guide_are_further_off_than_chance_once_in_a_hundred(values):
+    rng = np.random.default_rng(3)
+    exact, num_draws = rng.dirichlet([1.0, 1.0, 1.0], size=50), 400
+    over = 0
+    for _ in range(300):
+        guide = rng.multinomial(num_draws, exact) / num_draws
+        distance = state_distance(guide, values, exact)
+        over += bool((distance > chance(exact, values, num_draws)).any())
+        assert distance.max() > 0.03  # the worst of fifty rows, by chance
+    assert over <= 8  # of 3 that are expected; P(more) < 0.004
 
 
 def test_the_share_of_draws_left_is_one_over_the_expected_weight():
