@@ -3,7 +3,7 @@
 from pyro_cookbook.data.bundled import NAMES, load
 from pyro_cookbook.data.collinearity import collinear_columns, collinear_sets
 from pyro_cookbook.data.cutting import read_patches
-from pyro_cookbook.data.errors import InputError, did_you_mean
+from pyro_cookbook.data.errors import InputError, did_you_mean, listed
 from pyro_cookbook.data.intake.recognise import Recognised, recognise
 from pyro_cookbook.data.intake.schema import Schema
 from pyro_cookbook.data.intake.understood import Understood
@@ -19,6 +19,7 @@ __all__ = [
     "collinear_columns",
     "collinear_sets",
     "did_you_mean",
+    "listed",
     "load",
     "read",
     "read_patches",

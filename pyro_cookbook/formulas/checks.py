@@ -6,10 +6,9 @@ from itertools import compress
 import numpy as np
 import torch
 
-from pyro_cookbook.data import InputError, collinear_columns
+from pyro_cookbook.data import InputError, collinear_columns, listed
 from pyro_cookbook.formulas.families import Array, Family
 from pyro_cookbook.formulas.responses import Response
-from pyro_cookbook.formulas.syntax import listed
 from pyro_cookbook.formulas.terms import Kind, Rows
 
 # Entries of the linear program that looks for a separating plane: a second at most. In larger

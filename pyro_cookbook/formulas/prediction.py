@@ -6,10 +6,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pyro_cookbook.data import InputError
+from pyro_cookbook.data import InputError, listed
 from pyro_cookbook.formulas.design import Design, Standardised
 from pyro_cookbook.formulas.families import Array, category_shares
-from pyro_cookbook.formulas.syntax import listed
 
 # Numbers that the draws of a batch of rows may fill.
 _BATCH = 2**22

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyro_cookbook.data import InputError
+from pyro_cookbook.data import InputError, listed
 from pyro_cookbook.formulas.families import Array, Family
-from pyro_cookbook.formulas.syntax import listed
 
 
 @dataclass(frozen=True, eq=False)

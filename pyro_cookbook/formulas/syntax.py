@@ -1,16 +1,14 @@
 """The text of a formula: can it be read, which columns does it name, and which functions."""
 
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pyro_cookbook.data import InputError
-
-_SHOWN = 12  # names listed in a message
+from pyro_cookbook.data import InputError, did_you_mean, listed
+from pyro_cookbook.data.errors import one_line
 
 
 def _functions() -> dict[str, Any]:
@@ -92,7 +90,7 @@ def described(formula: str) -> Any:
         found = model_description(formula)
     except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
         # formulae meets terms that do not go together in as many ways
-        raise InputError(f"formula: {formula!r} makes no sense: {_first_line(error)}") from error
+        raise InputError(f"formula: {formula!r} makes no sense: {one_line(error)}") from error
     if found.response is None:
         raise InputError(f"formula: {formula!r} has no outcome before '~'")
     return found
@@ -124,9 +122,8 @@ def check_columns(formula: str, names: Collection[str], columns: Collection[str]
         With the column that is nearest in name, and those there are.
     """
     for name in sorted(set(names) - set(columns)):
-        near = get_close_matches(name, list(columns), 1, 0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"formula: no column {name!r}; there are {listed(columns)}{hint}")
+        hint = did_you_mean(name, columns)
+        raise InputError(f"formula: no column {name!r}; there are {listed([*columns])}{hint}")
 
 
 def evaluated(formula: str, frame: pd.DataFrame) -> Any:
@@ -151,7 +148,7 @@ def evaluated(formula: str, frame: pd.DataFrame) -> Any:
             f"formula: no function 'np.{name}' of numbers; there are {_known()}"
         ) from error
     except (ValueError, TypeError, NotImplementedError, IndexError) as error:  # of a transform
-        raise InputError(f"formula: {formula!r}: {_first_line(error)}") from error
+        raise InputError(f"formula: {formula!r}: {one_line(error)}") from error
 
 
 def _known() -> str:
@@ -161,19 +158,7 @@ def _known() -> str:
     return f"{', '.join(names)}, and np's functions of numbers, as np.sin"
 
 
-def listed(names: Collection[Any]) -> str:
-    """List names, the first of them if there are many."""
-    shown = ", ".join(map(str, list(names)[:_SHOWN]))
-    return f"{shown}, … ({len(names)})" if len(names) > _SHOWN else shown
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
 def nearest(argument: str, got: Any, there: Mapping[str, Any] | Collection[str]) -> InputError:
     """Make the error for a word that is none of those there are."""
-    near = get_close_matches(str(got), list(there), 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(got), there)
     return InputError(f"{argument}: got {got!r}, expected one of {', '.join(there)}{hint}")

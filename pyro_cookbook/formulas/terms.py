@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pyro_cookbook.data import InputError
+from pyro_cookbook.data import InputError, listed
 from pyro_cookbook.formulas.families import Array
 from pyro_cookbook.formulas.responses import trials_of
-from pyro_cookbook.formulas.syntax import check_columns, described, evaluated, listed
+from pyro_cookbook.formulas.syntax import check_columns, described, evaluated
 
 Whole = npt.NDArray[np.int64]
 _SHOWN = 5  # places of missing values

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pyro_cookbook.catalogue import Recipe, recipe
 from pyro_cookbook.catalogue.options import checked
-from pyro_cookbook.data import InputError, Table, load
+from pyro_cookbook.data import InputError, Table, did_you_mean, load
 from pyro_cookbook.publish.adapt import installed
 from pyro_cookbook.publish.adapt.folder import check_dest, write_folder
 from pyro_cookbook.publish.adapt.notebook import notebook, pieces
@@ -99,8 +98,7 @@ def adapt(
 def _guide(chosen: Recipe, guide: str | None) -> str:
     name = chosen.default if guide is None else guide
     if name not in chosen.guides:
-        near = get_close_matches(name, chosen.guides, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, chosen.guides)
         raise InputError(f"--guide: got {name!r}, expected one of {', '.join(chosen.guides)}{hint}")
     return name
 

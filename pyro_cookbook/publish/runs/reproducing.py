@@ -86,6 +86,8 @@ def reproduce(
     """
     record = read_record(folder)
     fit_of(folder, record, model)  # refuses a model that has changed
+    for name in record.files:  # the tables and the page for people among them
+        checked(folder, record, name)
     kept = xr.load_datatree(checked(folder, record, DRAWS), engine="h5netcdf")
     if record.kind == "recipe":
         options = {name: value for name, value in record.options.items() if name != "guide"}

@@ -1,6 +1,7 @@
 """A run applied to new rows and made again, from the command line and in a fresh process."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -122,6 +123,7 @@ def test_a_run_is_reproduced_bit_for_bit_and_a_change_is_told(clusters, monkeypa
          "--model: the run is of the recipe 02_expectation_maximisation; leave it out"),
         (["predict", "bent", "--data", "mine.csv", "--out", "p.csv"], "changed since the run"),
         (["reproduce", "bent"], "changed since the run"),
+        (["reproduce", "edited"], "edited/summary.csv: changed since the run"),
         (["reproduce", "none"], "none: no such folder"),
         (["fit", "02", "--data", "mine.csv", "--components", "3", "--out", "run"],
          "--out: run has another run, of 02_expectation_maximisation (exact) on 'mine', seed 0;"
@@ -159,6 +161,9 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(arguments, told, clust
             if path.suffix == ".nc":
                 content[len(content) // 2] ^= 1
             (place / "bent" / path.name).write_bytes(content)
+        shutil.copytree(place / "run", place / "edited")
+        with (place / "edited" / "summary.csv").open("a") as file:
+            file.write("\n")
     before = sorted(path.name for path in place.iterdir())
     done = call(*arguments)
     assert done.exit_code == 2, done.output
