@@ -287,7 +287,9 @@ PICTURES: dict[str, Callable[[Mapping[str, xr.DataTree], Table], Picture]] = {
     "04b_calculus_of_variations": plot_densities,
     "04c_explaining_away": plot_factors,
     "04c_logistic_regression": partial(
-        plot_intervals, names=("intercept", "coefficient"), title="Coefficients in log odds per sd of their columns"
+        plot_intervals,
+        names=("intercept", "coefficient"),
+        title="Coefficients in log odds per sd of their columns",
     ),
     "04c_eight_schools": partial(
         plot_intervals, names=("mu", "tau", "theta"), title="Effects in points of the test"
