@@ -60,6 +60,11 @@ class Row:
         How many other processes keep the machine busy meanwhile.
     threads : int
         Threads that each side may use; 0 leaves each its default.
+    note : str
+        What a reader of the table has to know besides: what limits a row that misses, a setting.
+    lower_bound : bool
+        Whether the peer stops short of the quality, so that its seconds, and the ratio, are lower
+        bounds. `same` then asserts that it does.
     """
 
     name: str
@@ -75,3 +80,4 @@ class Row:
     busy: int = 0
     threads: int = 1
     note: str = field(default="")
+    lower_bound: bool = False

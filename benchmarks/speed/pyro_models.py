@@ -34,5 +34,5 @@ def hierarchical(x, group, y=None):
 MODELS = {"eight_schools": eight_schools, "logistic": logistic, "hierarchical": hierarchical}
 
 
-def data(name):
-    return tuple(torch.as_tensor(value) for value in PROBLEMS[name]().values())
+def data(name, **sizes):
+    return tuple(torch.as_tensor(value) for value in PROBLEMS[name](**sizes).values())

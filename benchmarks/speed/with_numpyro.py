@@ -4,11 +4,13 @@ import json
 import sys
 
 import jax
+import jax.example_libraries.optimizers
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import SVI, Trace_ELBO
-from numpyro.infer.autoguide import AutoNormal
+from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from problems import PROBLEMS, SITES
 
 jax.config.update("jax_enable_x64", True)
@@ -41,16 +43,24 @@ def hierarchical(x, group, y=None):
 
 MODELS = {"eight_schools": eight_schools, "logistic": logistic, "hierarchical": hierarchical}
 
-name, rate, steps = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-model = MODELS[name]
-arguments = [jnp.asarray(value) for value in PROBLEMS[name]().values()]
-svi = SVI(model, AutoNormal(model), numpyro.optim.Adam(rate), Trace_ELBO())
-found = svi.run(jax.random.PRNGKey(0), steps, *arguments, progress_bar=False).params
-print(
-    json.dumps(
-        {
-            key: [v for s in SITES[name] for v in found[f"{s}_auto_{key}"].ravel().tolist()]
+def fit(name, rate, steps, family="mean_field", *, decay=False, **sizes):
+    """Location, and scale or root of the covariance, in the order of SITES."""
+    model, rows = MODELS[name], PROBLEMS[name](**sizes)
+    guide = {"mean_field": AutoNormal, "full_rank": AutoMultivariateNormal}[family](model)
+    if decay:  # to a hundredth of itself by the last step
+        rate = jax.example_libraries.optimizers.exponential_decay(rate, steps, 0.01)
+    svi = SVI(model, guide, numpyro.optim.Adam(rate), Trace_ELBO())
+    arguments = [jnp.asarray(value) for value in rows.values()]
+    found = svi.run(jax.random.PRNGKey(0), steps, *arguments, progress_bar=False).params
+    if family == "mean_field":
+        return {
+            key: np.concatenate([np.ravel(found[f"{s}_auto_{key}"]) for s in SITES[name]])
             for key in ("loc", "scale")
         }
-    )
-)
+    # The one vector has the sites in the order in which the model draws them: that of SITES.
+    return {"loc": np.asarray(found["auto_loc"]), "root": np.asarray(found["auto_scale_tril"])}
+
+
+if __name__ == "__main__":
+    found = fit(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    print(json.dumps({key: value.tolist() for key, value in found.items()}))

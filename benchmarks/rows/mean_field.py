@@ -1,0 +1,166 @@
+"""Gaussian variational fits of three models, from a cold process to a bound.
+
+Ours, NumPyro's SVI and PyMC's ADVI fit a mean field and a Gaussian with a whole covariance. What
+they give is judged by one estimate of the bound (32,768 quasi-random draws), and counts if it is
+within 0.1 nats of the best that either of the two reached. Steps and learning rates are the fastest
+that get there (`benchmarks/speed/results.md` has the search for mean fields); where none gets there
+the row says by how much it falls short, and its seconds are a lower bound: more steps take longer.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.harness.row import Measured, Row
+
+SPEED = str(Path(__file__).parents[1] / "speed")
+WITHIN = 0.1
+LATENTS = {"eight_schools": 10, "logistic": 26, "hierarchical": 125}
+SIZES = {  # of the data
+    "eight_schools": "8 schools",
+    "logistic": "5,000 rows, 25 columns",
+    "hierarchical": "2,000 counts in 120 groups",
+}
+TINY: dict[str, dict[str, int]] = {
+    "eight_schools": {},
+    "logistic": {"rows": 300, "columns": 3},
+    "hierarchical": {"rows": 600},
+}
+
+
+def ours(size: Mapping[str, Any]) -> Measured:
+    started = perf_counter()
+    sys.path.insert(0, SPEED)
+    import pyro_cookbook  # noqa: F401 - before torch, as anyone would who uses it
+
+    # isort: split
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    from ours import fit
+
+    return measured(started, size, fit(size["problem"], size["family"], **size["sizes"]))
+
+
+def numpyro(size: Mapping[str, Any]) -> Measured:
+    started = perf_counter()
+    sys.path.insert(0, SPEED)
+    from with_numpyro import fit
+
+    rate, steps = size["setting"]
+    found = fit(size["problem"], rate, steps, size["family"], decay=size["decay"], **size["sizes"])
+    return measured(started, size, found)
+
+
+def pymc(size: Mapping[str, Any]) -> Measured:
+    started = perf_counter()
+    sys.path.insert(0, SPEED)
+    from with_pymc import fit
+
+    return measured(started, size, fit(size["problem"], *size["setting"], size["family"], **size["sizes"]))
+
+
+def measured(started: float, size: Mapping[str, Any], found: Mapping[str, Any]) -> Measured:
+    """Number the entries of the arrays: a run's quality is a dict of numbers."""
+    quality = {
+        f"{key} {i}": float(value)
+        for key, array in found.items()
+        for i, value in enumerate(array.ravel())
+    }
+    return Measured(perf_counter() - started, {"tiny": float(size["tiny"]), **quality})
+
+
+def elbo(run: Measured, size: Mapping[str, Any]) -> float:
+    """Bound of the Gaussian of a run, in nats, by draws that are the same for all."""
+    sys.path.insert(0, SPEED)
+    import numpy as np
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        from pyro_models import MODELS, data
+
+        from pyro_cookbook.engines.base_draws import base_draws
+        from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
+        from pyro_cookbook.programs.program import Program
+
+        model = MODELS[size["problem"]]
+        density = UnconstrainedDensity(Program(model, data(size["problem"], **size["sizes"])))
+        parts = {
+            key: np.array([v for k, v in run.quality.items() if k.startswith(f"{key} ")])
+            for key in ("loc", "scale", "root")
+        }
+        dim = len(parts["loc"])
+        root = np.diag(parts["scale"]) if parts["scale"].size else parts["root"].reshape(dim, dim)
+        eps = base_draws(32_768, dim, seed=1)
+        # log q = −|ε|²/2 − log |det R| − D/2 log 2π, at z = loc + R ε.
+        log_det = np.linalg.slogdet(root)[1]
+        log_q = -(eps**2).sum(1) / 2 - log_det - dim * np.log(2 * np.pi) / 2
+        return float((density.value(parts["loc"] + eps @ root.T) - log_q).mean())
+    finally:
+        torch.set_default_dtype(before)
+
+
+def same(
+    runs: Mapping[str, Sequence[Measured]], *, sizes: Sequence[Mapping[str, Any]], peer: str
+) -> str:
+    """Ours, and the peer unless it is said to stop short, are within 0.1 nats of the best."""
+    known: dict[tuple, float] = {}
+    bounds: dict[str, float] = {}
+    size = sizes[int(runs["ours"][0].quality["tiny"])]
+    for side, many in runs.items():
+        for run in many:
+            key = tuple(run.quality.values())  # one seed gives the same numbers over and over
+            if key not in known:
+                known[key] = elbo(run, size)
+            bounds[side] = min(bounds.get(side, known[key]), known[key])
+    gaps = {side: max(known.values()) - bound for side, bound in bounds.items()}
+    assert gaps["ours"] < WITHIN, f"ours is {gaps['ours']:.3f} nats below the best"
+    told = f"nats below the best bound: ours {gaps['ours']:.3f}, {peer} {gaps[peer]:.3f}"
+    if size["short"]:
+        assert gaps[peer] >= WITHIN, f"{peer} gets within {WITHIN} nats: no longer a lower bound"
+        return f"{told}, which is not within {WITHIN}: its time is a lower bound"
+    assert gaps[peer] < WITHIN, f"{peer} is {gaps[peer]:.3f} nats below the best"
+    return told
+
+
+def row(family: str, problem: str, peer: str, setting: tuple, tiny: tuple, short: bool) -> Row:
+    full = {"problem": problem, "family": family, "setting": setting, "sizes": {}, "short": short,
+            "decay": False, "tiny": False}  # fmt: skip
+    little = {**full, "setting": tiny, "sizes": TINY[problem], "short": False, "tiny": True}
+    sides: dict[str, Callable[[Mapping[str, Any]], Measured]] = {
+        "ours": ours, peer: numpyro if peer == "NumPyro" else pymc,
+    }  # fmt: skip
+
+    told = f"rate {setting[0]}, {setting[1]:,} steps" if peer == "NumPyro" else f"{setting[0]:,} iterations"
+    kind = {
+        ("NumPyro", "mean_field"): "SVI, AutoNormal",
+        ("NumPyro", "full_rank"): "SVI, AutoMultivariateNormal",
+        ("PyMC", "mean_field"): "ADVI",
+        ("PyMC", "full_rank"): "full-rank ADVI",
+    }[peer, family]
+    return Row(
+        name=f"{family}_{problem}_{peer.lower()}",
+        work=f"{family.replace('_', ' ')}, {problem.replace('_', ' ')} ({SIZES[problem]},"
+        f" {LATENTS[problem]} latents) to within {WITHIN} nats of the best",
+        peer=f"{peer} {kind}, {told}",
+        sides=sides,
+        full=full,
+        tiny=little,
+        same=partial(same, sizes=(full, little), peer=peer),
+        target=2.0 if peer == "NumPyro" else 5.0,
+        cold=True,
+        lower_bound=short,
+    )
+
+
+NUMPYRO = {  # family, problem → (rate, steps), whether the rate decays, tiny setting, short
+    ("mean_field", "eight_schools"): ((0.01, 1000), False),
+}
+ROWS = (
+    row("mean_field", "eight_schools", "NumPyro", (0.01, 1000), (0.01, 1000), short=False),
+)
