@@ -20,7 +20,9 @@ SMALL = (400, 32)  # matmul and MB of the limits beside tiny sizes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 if a row failed, 2 for an unknown row, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="a row, or a file of rows; all if none")
+    parser.add_argument(
+        "rows", nargs="*", metavar="ROW", help="a row, or a file of rows; all if none"
+    )
     parser.add_argument("--runs", type=int, default=5, help="of each side (default: 5)")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: do both sides agree?")
     parser.add_argument("--out", type=Path, help="table; data and figure go beside it")
@@ -44,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(found: dict[str, tuple[str, Row]], names: list[str], *, runs: int, size: str, out: Path) -> int:
+def _run(
+    found: dict[str, tuple[str, Row]], names: list[str], *, runs: int, size: str, out: Path
+) -> int:
     """Run these rows, write after each; 1 if one of them failed."""
     data, begun, failures = out.with_suffix(".json"), time.monotonic(), 0
     records, limits = load(data), dict[int, dict[str, float]]()
@@ -77,9 +81,7 @@ def one(file: str, row: Row, *, runs: int, size: str, limits: dict[str, float]) 
     except running.SideError as error:
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)
-        return record(
-            row, file, size=size, runs={}, error=str(error), circumstances=circumstances
-        )
+        return record(row, file, size=size, runs={}, error=str(error), circumstances=circumstances)
     return record(row, file, size=size, runs=done, same=same, circumstances=circumstances)
 
 

@@ -1,6 +1,6 @@
 """The figure: ratios on a log axis with their targets, from the records alone.
 
-    python -m benchmarks.harness.figure RESULTS.json OUT.png
+python -m benchmarks.harness.figure RESULTS.json OUT.png
 """
 
 import sys
@@ -43,7 +43,7 @@ def draw(records: dict[str, Record], out: Path) -> None:
             xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, color=color,
         )  # fmt: skip
         extent += [times.least, times.most]
-    _scales(axes, extent, [f"{name}  (× {side})" for name, _, side in shown])
+    _scales(axes, extent, [f"{name}  beside {side}" for name, _, side in shown])
     _legend(axes)
     plt.savefig(out, dpi=110)
     plt.close()
@@ -64,7 +64,7 @@ def _scales(axes, extent: list[float], names: list[str]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(-0.7, len(names) - 0.3)
     axes.grid(False, axis="y")
-    axes.set_xlabel("peer's need over ours, seconds or peak memory (log scale): right of 1 ours needs less")
+    axes.set_xlabel("the peer's seconds (or peak memory) over ours, log scale")
     axes.set_title("How many times less ours needs than the peer", loc="left")
 
 
@@ -74,15 +74,15 @@ def _legend(axes) -> None:
     def point(marker: str, color: str, label: str) -> Line2D:
         return Line2D([], [], marker=marker, color=color, lw=2, ms=8, label=label)
 
-    axes.legend(
+    axes.figure.legend(
         handles=[
             point("o", HIT, "target reached"),
             point("X", MISSED, "missed"),
             point(">", HIT, "at least: the peer stops short"),
             point("D", OTHER, "another peer, no target"),
-            Line2D([], [], color="0.1", lw=2.2, label="target (bar of a point: least to most run)"),
+            Line2D([], [], color="0.1", lw=2.2, label="target (a point's bar: least to most run)"),
         ],
-        loc="lower center", bbox_to_anchor=(0.35, 1.0 + 0.35 / (1.9 + 0.34 * 10)), ncols=3, fontsize=8,
+        loc="outside upper left", ncols=3, fontsize=8,
     )  # fmt: skip
 
 

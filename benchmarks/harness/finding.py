@@ -1,4 +1,4 @@
-"""Which rows there are: those of the files in `benchmarks/rows`, by file name, then as they stand."""
+"""Which rows there are: those of `benchmarks/rows`, by name of the file, then as they stand."""
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -20,7 +20,9 @@ def find(folder: Path = ROWS) -> dict[str, tuple[str, Row]]:
     for file in sorted(folder.glob("[!_]*.py")):
         for row in rows_of(file.stem):
             if row.name in found:
-                raise ValueError(f"two rows are called {row.name!r}: {found[row.name][0]}, {file.stem}")
+                raise ValueError(
+                    f"two rows are called {row.name!r}: {found[row.name][0]}, {file.stem}"
+                )
             peer_of(row)
             found[row.name] = file.stem, row
     return found
@@ -44,7 +46,7 @@ def peer_of(row: Row) -> str:
 
 
 def choose(found: dict[str, tuple[str, Row]], names: Iterable[str]) -> list[str]:
-    """Give the names of rows that are meant: a file's name means all of its rows, none means all."""
+    """Give the rows that are meant: a file's name means all of its rows, none means all."""
     chosen: list[str] = []
     for name in names:
         meant = [row for row, (stem, _) in found.items() if name in (row, stem)]

@@ -18,7 +18,8 @@ def machine() -> str:
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = models[0].partition(":")[2].strip() if models else name
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{name} ({platform.machine()}, {platform.system()}), {os.cpu_count()} cores, {memory:.0f} GB"
+    kind = f"{platform.machine()}, {platform.system()}"
+    return f"{name} ({kind}), {os.cpu_count()} cores, {memory:.0f} GB"
 
 
 def versions() -> str:

@@ -3,10 +3,9 @@
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -27,7 +26,7 @@ def resident() -> float:
     return _kilobytes("VmRSS") / 1e3 if STATUS.exists() else peak()
 
 
-def above(work: Callable[[], T]) -> tuple[T, float]:
+def above[T](work: Callable[[], T]) -> tuple[T, float]:
     """Do the work; give what it gives, and how far memory rose above what was resident before.
 
     >>> import numpy as np
@@ -36,10 +35,10 @@ def above(work: Callable[[], T]) -> tuple[T, float]:
     >>> 75 < rise < 120
     True
     """
-    try:
-        CLEAR.write_text("5")  # the high-water mark starts anew: making the data may have passed it
-    except OSError:
-        pass  # no such switch: then the mark is that of the whole process, never too low
+    # The high-water mark starts anew: making the data may have passed what the work will need.
+    # Where there is no such switch it is that of the whole process, never too low.
+    with suppress(OSError):
+        CLEAR.write_text("5")
     before = resident()
     given = work()
     return given, max(peak() - before, 0.0)

@@ -1,7 +1,6 @@
 """What is kept of a row, in JSON, and the arithmetic on it: medians, ratios, distance to limits."""
 
 import json
-import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ def save(file: Path, records: Mapping[str, Record]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".part")
     beside.write_text(json.dumps(records, indent=1) + "\n", "utf-8")
-    os.replace(beside, file)
+    beside.replace(file)
 
 
 def values(found: Record, side: str) -> list[float]:

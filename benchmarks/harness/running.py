@@ -39,11 +39,11 @@ def environment(threads: int, given: Mapping[str, str] | None = None) -> dict[st
 
 
 @contextmanager
-def busy(number: int) -> Iterator[None]:
+def busy(number: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Keep so many other processes computing."""
     beside = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(number)]
     try:
-        yield
+        yield beside
     finally:
         for process in beside:
             process.kill()
@@ -84,6 +84,14 @@ def run_row(
         everything.write_text(json.dumps(done), "utf-8")
         words, _ = _child(("same", file, row.name, str(everything)), out, 1, "not the same")
     return done, words["same"]
+
+
+def run_side(file: str, row: Row, side: str, size: str) -> dict[str, Any]:
+    """Run one side once."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _child(
+            ("run", file, row.name, side, size), Path(folder) / "out.json", row.threads, side
+        )[0]
 
 
 def _told(row: Row, found: Mapping[str, float]) -> str:

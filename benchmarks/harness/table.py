@@ -17,14 +17,16 @@ INTRODUCTION = """\
 Written by `make bench`, which runs every side of every row each time in a process of its own, the
 sides in turn, each first every other time. A cell is the median (smallest to largest) of the runs;
 cold rows count the whole process, imports and compilation included, the others the work alone.
-"Times" is the peer's median over ours; of a row of memory, that of the peaks above the data. A target
-below 1 allows ours to be slower by that much. The sides of a row have equally many threads."""
+"Times" is the peer's median over ours; of a row of memory, that of the peaks above the data. A
+target below 1 allows ours to be slower by that much. Both sides have equally many threads."""
 EMPTY = "–"
 
 
 def markdown(records: Mapping[str, Record], *, figure: str = "") -> str:
     """Render all records."""
-    sets = {key: chr(ord("A") + i) for i, key in enumerate(dict.fromkeys(map(_where, records.values())))}
+    sets = {
+        key: chr(ord("A") + i) for i, key in enumerate(dict.fromkeys(map(_where, records.values())))
+    }
     tiny = any(found["size"] == "tiny" for found in records.values())
     reached = sum(map(hits, records.values()))
     parts = [
@@ -35,9 +37,9 @@ def markdown(records: Mapping[str, Record], *, figure: str = "") -> str:
         f"![Times faster than the peer, with targets]({figure})" if figure else "",
         _ratios(records),
         "## The same problem to the same quality, and the distance to the machine's limits",
-        "Achieved by ours: the least operations and bytes that the work needs, over its seconds, and"
-        " as a share of a measured matmul (in the row's precision) and a measured copy on the same"
-        " threads. Load: processes that wanted a processor in the minute before the row.",
+        "Achieved by ours: the least operations and bytes that the work needs, over its seconds,"
+        " and as a share of a measured matmul (in the row's precision) and a measured copy on as"
+        " many threads. Load: processes that wanted a processor in the minute before the row.",
         _checks(records, sets),
         _notes(records),
         "## Measured on",
@@ -101,7 +103,9 @@ def _checks(records: Mapping[str, Record], sets: Mapping[tuple, str]) -> str:
 
 
 def _notes(records: Mapping[str, Record]) -> str:
-    return "\n".join(f"- {name}: {found['note']}" for name, found in records.items() if found["note"])
+    return "\n".join(
+        f"- {name}: {found['note']}" for name, found in records.items() if found["note"]
+    )
 
 
 def _where(found: Record) -> tuple:
@@ -116,7 +120,9 @@ def _told(key: tuple) -> str:
         f"copy {rate:.1f} GB/s" if name == "copy" else f"matmul {name} {rate:.1f} GFLOP/s"
         for name, rate in limits
     )
-    return f"{machine}; {versions}; {rates or 'limits not measured'}, threads: {threads or 'default'}."
+    return (
+        f"{machine}; {versions}; {rates or 'limits not measured'}, threads: {threads or 'default'}."
+    )
 
 
 def cell(found: Spread, of: str) -> str:

@@ -27,7 +27,7 @@ SIZES = {  # of the data
 TINY: dict[str, dict[str, int]] = {
     "eight_schools": {},
     "logistic": {"rows": 300, "columns": 3},
-    "hierarchical": {"rows": 600},
+    "hierarchical": {"rows": 300, "groups": 12},
 }
 
 
@@ -60,7 +60,9 @@ def pymc(size: Mapping[str, Any]) -> Measured:
     sys.path.insert(0, SPEED)
     from with_pymc import fit
 
-    return measured(started, size, fit(size["problem"], *size["setting"], size["family"], **size["sizes"]))
+    return measured(
+        started, size, fit(size["problem"], *size["setting"], size["family"], **size["sizes"])
+    )
 
 
 def measured(started: float, size: Mapping[str, Any], found: Mapping[str, Any]) -> Measured:
@@ -130,13 +132,17 @@ def same(
 
 def row(family: str, problem: str, peer: str, setting: tuple, tiny: tuple, short: bool) -> Row:
     full = {"problem": problem, "family": family, "setting": setting, "sizes": {}, "short": short,
-            "decay": False, "tiny": False}  # fmt: skip
+            "decay": peer == "NumPyro", "tiny": False}  # fmt: skip
     little = {**full, "setting": tiny, "sizes": TINY[problem], "short": False, "tiny": True}
     sides: dict[str, Callable[[Mapping[str, Any]], Measured]] = {
         "ours": ours, peer: numpyro if peer == "NumPyro" else pymc,
     }  # fmt: skip
 
-    told = f"rate {setting[0]}, {setting[1]:,} steps" if peer == "NumPyro" else f"{setting[0]:,} iterations"
+    told = (
+        f"rate {setting[0]}, {setting[1]:,} steps"
+        if peer == "NumPyro"
+        else f"{setting[0]:,} iterations"
+    )
     kind = {
         ("NumPyro", "mean_field"): "SVI, AutoNormal",
         ("NumPyro", "full_rank"): "SVI, AutoMultivariateNormal",
@@ -158,9 +164,27 @@ def row(family: str, problem: str, peer: str, setting: tuple, tiny: tuple, short
     )
 
 
-NUMPYRO = {  # family, problem → (rate, steps), whether the rate decays, tiny setting, short
-    ("mean_field", "eight_schools"): ((0.01, 1000), False),
-}
+def numpyro_row(family: str, problem: str, rate: float, steps: int, tiny: int) -> Row:
+    return row(family, problem, "NumPyro", (rate, steps), (rate, tiny), short=False)
+
+
+def pymc_row(family: str, problem: str, iterations: int, tiny: int) -> Row:
+    return row(family, problem, "PyMC", (iterations,), (tiny,), short=True)
+
+
+# NumPyro: Adam whose rate decays to a hundredth; the fewest steps, of 500, 1,000, 2,000, 5,000, …,
+# that are within the limit for one of the rates 0.1, 0.03, 0.01.
 ROWS = (
-    row("mean_field", "eight_schools", "NumPyro", (0.01, 1000), (0.01, 1000), short=False),
+    numpyro_row("mean_field", "eight_schools", 0.03, 500, 500),
+    pymc_row("mean_field", "eight_schools", 200_000, 20_000),
+    numpyro_row("mean_field", "logistic", 0.03, 5000, 5000),
+    pymc_row("mean_field", "logistic", 50_000, 20_000),
+    numpyro_row("mean_field", "hierarchical", 0.03, 10_000, 5000),
+    pymc_row("mean_field", "hierarchical", 100_000, 20_000),
+    numpyro_row("full_rank", "eight_schools", 0.03, 2000, 5000),
+    pymc_row("full_rank", "eight_schools", 100_000, 20_000),
+    numpyro_row("full_rank", "logistic", 0.03, 5000, 5000),
+    pymc_row("full_rank", "logistic", 50_000, 20_000),
+    numpyro_row("full_rank", "hierarchical", 0.01, 20_000, 5000),
+    pymc_row("full_rank", "hierarchical", 50_000, 20_000),
 )

@@ -19,7 +19,10 @@ def fit(name, family="mean_field", **sizes):
     if family == "mean_field":
         return {
             key: np.concatenate(
-                [getattr(getattr(guide, f"{key}s"), s).detach().numpy().ravel() for s in SITES[name]]
+                [
+                    getattr(getattr(guide, f"{key}s"), s).detach().numpy().ravel()
+                    for s in SITES[name]
+                ]
             )
             for key in ("loc", "scale")
         }

@@ -31,17 +31,18 @@ def logistic(x, y=None):
         numpyro.sample("y", dist.Bernoulli(logits=a + x @ b), obs=y)
 
 
-def hierarchical(x, group, y=None):
+def hierarchical(x, group, labels, y=None):
     a = numpyro.sample("a", dist.Normal(0.0, 2.0))
     b = numpyro.sample("b", dist.Normal(0.0, 1.0).expand([x.shape[1]]).to_event(1))
     tau = numpyro.sample("tau", dist.HalfNormal(1.0))
-    with numpyro.plate("group", 120, dim=-1):
+    with numpyro.plate("group", len(labels), dim=-1):
         eta = numpyro.sample("eta", dist.Normal(0.0, 1.0))
     with numpyro.plate("row", len(x), dim=-1):
         numpyro.sample("y", dist.Poisson(jnp.exp(a + x @ b + tau * eta[group])), obs=y)
 
 
 MODELS = {"eight_schools": eight_schools, "logistic": logistic, "hierarchical": hierarchical}
+
 
 def fit(name, rate, steps, family="mean_field", *, decay=False, **sizes):
     """Location, and scale or root of the covariance, in the order of SITES."""

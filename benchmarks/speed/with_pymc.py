@@ -24,7 +24,7 @@ def model(name, data):
             a = pm.Normal("a", 0.0, 2.0)
             b = pm.Normal("b", 0.0, 1.0, shape=3)
             tau = pm.HalfNormal("tau", 1.0)
-            eta = pm.Normal("eta", 0.0, 1.0, shape=120)
+            eta = pm.Normal("eta", 0.0, 1.0, shape=len(data["labels"]))
             rate = pm.math.exp(a + data["x"] @ b + tau * eta[data["group"]])
             pm.Poisson("y", rate, observed=data["y"])
     return made
