@@ -53,13 +53,14 @@ def plain(size: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    found, references = find(), load()
+    found = find()
     for name in choose(found, sys.argv[1:]):
         file, row = found[name]
         for side in filter(needs_extra, row.sides):
             reached = running.run_side(file, row, side, "tiny")["quality"]
             # Nine digits: what is compared is far coarser.
             quality = {key: float(f"{value:.9g}") for key, value in reached.items()}
+            references = load()  # anew: another process may have written meanwhile
             references.setdefault(name, {})[side] = {
                 "tiny": plain(row.tiny), "versions": machine.versions(), "quality": quality,
             }  # fmt: skip

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.finding import peer_of
-from benchmarks.harness.row import Row
+from benchmarks.harness.row import LOWER_BOUND, Row
 
 Record = dict[str, Any]
 MAX_NUMBERS = 12  # of a run's quality; more are vectors, which `same` has judged and nobody reads
-OF_THE_ROW = ("work", "peer", "target", "of", "cold", "busy", "threads", "note", "lower_bound")
+OF_THE_ROW = ("work", "peer", "target", "of", "cold", "busy", "threads", "note")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def record(
         "size": size,
         "runs": kept,
         "same": same,
+        "lower_bound": same.endswith(LOWER_BOUND),
         "error": error,
         **circumstances,
     }

@@ -3,8 +3,8 @@
 Ours, NumPyro's SVI and PyMC's ADVI fit a mean field and a Gaussian with a whole covariance. What
 they give is judged by one estimate of the bound (32,768 quasi-random draws), and counts if it is
 within 0.1 nats of the best that either of the two reached. Steps and learning rates are the fastest
-that get there (`benchmarks/speed/results.md` has the search for mean fields); where none gets there
-the row says by how much it falls short, and its seconds are a lower bound: more steps take longer.
+that were found to get there; where the peer does not, the row says by how much it falls short, and
+its seconds are a lower bound: more steps take longer.
 """
 
 import sys
@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.harness.row import Measured, Row
+from benchmarks.harness.row import LOWER_BOUND, Measured, Row
 
 SPEED = str(Path(__file__).parents[1] / "speed")
 WITHIN = 0.1
@@ -60,9 +60,9 @@ def pymc(size: Mapping[str, Any]) -> Measured:
     sys.path.insert(0, SPEED)
     from with_pymc import fit
 
-    return measured(
-        started, size, fit(size["problem"], *size["setting"], size["family"], **size["sizes"])
-    )
+    rate, iterations = size["setting"]
+    found = fit(size["problem"], iterations, size["family"], rate=rate, **size["sizes"])
+    return measured(started, size, found)
 
 
 def measured(started: float, size: Mapping[str, Any], found: Mapping[str, Any]) -> Measured:
@@ -110,7 +110,7 @@ def elbo(run: Measured, size: Mapping[str, Any]) -> float:
 def same(
     runs: Mapping[str, Sequence[Measured]], *, sizes: Sequence[Mapping[str, Any]], peer: str
 ) -> str:
-    """Ours, and the peer unless it is said to stop short, are within 0.1 nats of the best."""
+    """Ours is within 0.1 nats of the best; the peer, too, or its seconds are a lower bound."""
     known: dict[tuple, float] = {}
     bounds: dict[str, float] = {}
     size = sizes[int(runs["ours"][0].quality["tiny"])]
@@ -122,18 +122,25 @@ def same(
             bounds[side] = min(bounds.get(side, known[key]), known[key])
     gaps = {side: max(known.values()) - bound for side, bound in bounds.items()}
     assert gaps["ours"] < WITHIN, f"ours is {gaps['ours']:.3f} nats below the best"
+    limit = size["limit"]
     told = f"nats below the best bound: ours {gaps['ours']:.3f}, {peer} {gaps[peer]:.3f}"
-    if size["short"]:
-        assert gaps[peer] >= WITHIN, f"{peer} gets within {WITHIN} nats: no longer a lower bound"
-        return f"{told}, which is not within {WITHIN}: its time is a lower bound"
-    assert gaps[peer] < WITHIN, f"{peer} is {gaps[peer]:.3f} nats below the best"
-    return told
+    if gaps[peer] < WITHIN:
+        return told
+    assert gaps[peer] < limit, f"{peer} is {gaps[peer]:.3f} nats below the best"
+    return f"{told}, not within {WITHIN}: {LOWER_BOUND}"
 
 
-def row(family: str, problem: str, peer: str, setting: tuple, tiny: tuple, short: bool) -> Row:
-    full = {"problem": problem, "family": family, "setting": setting, "sizes": {}, "short": short,
-            "decay": peer == "NumPyro", "tiny": False}  # fmt: skip
-    little = {**full, "setting": tiny, "sizes": TINY[problem], "short": False, "tiny": True}
+def row(family: str, problem: str, peer: str, setting: tuple, tiny: tuple) -> Row:
+    full = {
+        "problem": problem,
+        "family": family,
+        "setting": setting,
+        "decay": peer == "NumPyro",
+        "sizes": {},
+        "limit": float("inf"),  # below the best bound, in nats, that the peer may stay
+        "tiny": False,
+    }
+    little = {**full, "setting": tiny, "sizes": TINY[problem], "limit": 1.0, "tiny": True}
     sides: dict[str, Callable[[Mapping[str, Any]], Measured]] = {
         "ours": ours, peer: numpyro if peer == "NumPyro" else pymc,
     }  # fmt: skip
@@ -141,7 +148,7 @@ def row(family: str, problem: str, peer: str, setting: tuple, tiny: tuple, short
     told = (
         f"rate {setting[0]}, {setting[1]:,} steps"
         if peer == "NumPyro"
-        else f"{setting[0]:,} iterations"
+        else f"Adam {setting[0]}, {setting[1]:,} iterations"
     )
     kind = {
         ("NumPyro", "mean_field"): "SVI, AutoNormal",
@@ -160,31 +167,31 @@ def row(family: str, problem: str, peer: str, setting: tuple, tiny: tuple, short
         same=partial(same, sizes=(full, little), peer=peer),
         target=2.0 if peer == "NumPyro" else 5.0,
         cold=True,
-        lower_bound=short,
     )
 
 
 def numpyro_row(family: str, problem: str, rate: float, steps: int, tiny: int) -> Row:
-    return row(family, problem, "NumPyro", (rate, steps), (rate, tiny), short=False)
+    return row(family, problem, "NumPyro", (rate, steps), (rate, tiny))
 
 
 def pymc_row(family: str, problem: str, iterations: int, tiny: int) -> Row:
-    return row(family, problem, "PyMC", (iterations,), (tiny,), short=True)
+    return row(family, problem, "PyMC", (0.003, iterations), (0.003, tiny))
 
 
-# NumPyro: Adam whose rate decays to a hundredth; the fewest steps, of 500, 1,000, 2,000, 5,000, …,
-# that are within the limit for one of the rates 0.1, 0.03, 0.01.
+# NumPyro: Adam whose rate decays to a hundredth, which gets there on all three; at a constant rate
+# two of three fall short. PyMC: Adam at 0.003, which gets there on eight schools in 20,000
+# iterations, where its default falls short in 200,000.
 ROWS = (
-    numpyro_row("mean_field", "eight_schools", 0.03, 500, 500),
-    pymc_row("mean_field", "eight_schools", 200_000, 20_000),
+    numpyro_row("mean_field", "eight_schools", 0.03, 2000, 2000),
+    pymc_row("mean_field", "eight_schools", 20_000, 20_000),
     numpyro_row("mean_field", "logistic", 0.03, 5000, 5000),
     pymc_row("mean_field", "logistic", 50_000, 20_000),
     numpyro_row("mean_field", "hierarchical", 0.03, 10_000, 5000),
-    pymc_row("mean_field", "hierarchical", 100_000, 20_000),
-    numpyro_row("full_rank", "eight_schools", 0.03, 2000, 5000),
-    pymc_row("full_rank", "eight_schools", 100_000, 20_000),
+    pymc_row("mean_field", "hierarchical", 50_000, 20_000),
+    numpyro_row("full_rank", "eight_schools", 0.03, 2000, 2000),
+    pymc_row("full_rank", "eight_schools", 50_000, 20_000),
     numpyro_row("full_rank", "logistic", 0.03, 5000, 5000),
     pymc_row("full_rank", "logistic", 50_000, 20_000),
-    numpyro_row("full_rank", "hierarchical", 0.01, 20_000, 5000),
+    numpyro_row("full_rank", "hierarchical", 0.01, 20_000, 20_000),
     pymc_row("full_rank", "hierarchical", 50_000, 20_000),
 )

@@ -30,11 +30,12 @@ def model(name, data):
     return made
 
 
-def fit(name, iterations, family="mean_field", **sizes):
-    """Location, and scale or root of the covariance, in the order of SITES."""
+def fit(name, iterations, family="mean_field", *, rate=None, **sizes):
+    """Location, and scale or root of the covariance, in the order of SITES; a rate is Adam's."""
+    options = {"obj_optimizer": pm.adam(learning_rate=rate)} if rate else {}
     with model(name, PROBLEMS[name](**sizes)):
         method = {"mean_field": "advi", "full_rank": "fullrank_advi"}[family]
-        found = pm.fit(n=iterations, method=method, progressbar=False, random_seed=0)
+        found = pm.fit(n=iterations, method=method, progressbar=False, random_seed=0, **options)
     places = {key.removesuffix("_log__"): part for key, (_, part, _, _) in found.ordering.items()}
     order = np.concatenate([np.arange(len(found.mean.eval()))[places[s]] for s in SITES[name]])
     given = {"loc": found.mean.eval()[order]}

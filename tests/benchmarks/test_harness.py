@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.harness import command, finding, limits, machine, memory, results, running, table
 from benchmarks.harness.child import in_one_line
-from benchmarks.harness.row import Measured, Row
+from benchmarks.harness.row import LOWER_BOUND, Measured, Row
 
 LIMITS = {"float64": 50.0, "float32": 100.0, "copy": 20.0}
 WHERE = {"load": 0.5, "limits": LIMITS, "machine": "a machine", "versions": "Python 3"}
@@ -84,7 +84,6 @@ def fake(ours, theirs, **changes) -> results.Record:
     row = Row(
         name="r", work="work", peer="theirs", sides={"ours": print, "theirs": print}, full={},
         tiny={}, same=str, target=changes.pop("target", 2.0), of=changes.get("of", "seconds"),
-        lower_bound=changes.get("lower_bound", False),
     )  # fmt: skip
     counts = {"flops": changes.get("flops", 0.0), "bytes": changes.get("bytes", 0.0)}
     runs = {
@@ -92,7 +91,12 @@ def fake(ours, theirs, **changes) -> results.Record:
         for side, many in {"ours": ours, "theirs": theirs}.items()
     }
     return results.record(
-        row, "file", size="full", runs=runs, same="the same | bound", circumstances=WHERE
+        row,
+        "file",
+        size="full",
+        runs=runs,
+        same=changes.get("same", "the same | bound"),
+        circumstances=WHERE,
     )
 
 
@@ -252,7 +256,7 @@ def test_the_table_tells_medians_spread_targets_and_failures():
     records = {
         "fast": fake([1.0, 1.5, 2.0], [4.0, 4.5, 5.0]),
         "slow": fake([0.002], [0.003]),
-        "short": fake([1.0], [9.0], lower_bound=True),
+        "short": fake([1.0], [9.0], same=f"short: {LOWER_BOUND}"),
     }
     records["bad"] = {**records["slow"], "error": "theirs: TypeError: a | b", "runs": {}}
     text = table.markdown(records, figure="f.png")
