@@ -8,6 +8,7 @@ peers, checks that ours reaches the same as what is kept. Run it after changing 
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -67,7 +68,9 @@ def main() -> None:
             print(f"{name}: {side}, {len(quality)} numbers", flush=True)
             ordered = {name: references[name] for name in found if name in references}
             rows = (f"{json.dumps(name)}: {json.dumps(one)}" for name, one in ordered.items())
-            FILE.write_text("{\n" + ",\n".join(rows) + "\n}\n", "utf-8")
+            beside = FILE.with_suffix(f".{os.getpid()}")
+            beside.write_text("{\n" + ",\n".join(rows) + "\n}\n", "utf-8")
+            beside.replace(FILE)
 
 
 if __name__ == "__main__":
