@@ -2,14 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+BENCH_STAMP := .venv/.installed_bench
 NAMES ?=
+ROWS ?=
 # One worker a core, one thread a worker: with more threads they wait for each other. An idle worker
 # takes over what another has not begun, or a row of notebooks would keep one core waiting.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab notebooks clean distclean
+.PHONY: help run test lint lab notebooks bench clean distclean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -31,6 +33,9 @@ lab: $(STAMP) ## Open the recipes in JupyterLab
 notebooks: $(STAMP) ## Rebuild the notebooks, or some: make notebooks NAMES="04b_calculus_of_variations"
 	@$(BIN)/python -m pyro_cookbook.publish.notebooks $(NAMES)
 
+bench: $(BENCH_STAMP) ## Time beside peers, or some rows: make bench ROWS="mean_field em"
+	@$(BIN)/python -m benchmarks $(ROWS)
+
 clean: ## Remove results and caches
 	@rm -rf results build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
@@ -45,4 +50,10 @@ $(STAMP): pyproject.toml
 	@echo "Setting up .venv (the first time takes some minutes) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# The peers of the benchmark, which nothing else needs.
+$(BENCH_STAMP): $(STAMP)
+	@echo "Installing what is timed beside (NumPyro, PyMC) into .venv ..."
+	@$(BIN)/pip install -qq --disable-pip-version-check --editable '.[bench]'
 	@touch $@

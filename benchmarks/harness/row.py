@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+LOWER_BOUND = "its time is a lower bound"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -49,7 +51,8 @@ class Row:
         The size that is measured, and the one that a test runs in a second or two.
     same : callable
         Given every run of every side, raises AssertionError unless both solved the same problem to
-        the same quality; gives the words for the table's cell.
+        the same quality; gives the words for the table's cell. Where the peer stops short of it
+        they end in `LOWER_BOUND`, and the ratio is shown with "≥": going on would take it longer.
     target : float
         How many times faster ours should be; below 1 it may be slower by that much.
     of : str
@@ -60,6 +63,8 @@ class Row:
         How many other processes keep the machine busy meanwhile.
     threads : int
         Threads that each side may use; 0 leaves each its default.
+    note : str
+        What a reader of the table has to know besides: what limits a row that misses, a setting.
     """
 
     name: str

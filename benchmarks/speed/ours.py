@@ -3,23 +3,37 @@
 import json
 import sys
 
-import torch
+import numpy as np
+from problems import SITES
 
-torch.set_default_dtype(torch.float64)
+import pyro_cookbook as pc
 
-from problems import SITES  # noqa: E402
-from pyro_models import MODELS, data  # noqa: E402
+# isort: split
+from pyro_models import MODELS, data
 
-import pyro_cookbook as pc  # noqa: E402
 
-name = sys.argv[1]
-fit = pc.fit(MODELS[name], "mean_field", *data(name))
-guide = fit.guide
-print(
-    json.dumps(
-        {
-            "loc": [v for s in SITES[name] for v in getattr(guide.locs, s).flatten().tolist()],
-            "scale": [v for s in SITES[name] for v in getattr(guide.scales, s).flatten().tolist()],
+def fit(name, family="mean_field", **sizes):
+    """Location, and scale or root of the covariance, in the order of SITES."""
+    found = pc.fit(MODELS[name], family, *data(name, **sizes), progress=False)
+    guide = found.guide
+    if family == "mean_field":
+        return {
+            key: np.concatenate(
+                [
+                    getattr(getattr(guide, f"{key}s"), s).detach().numpy().ravel()
+                    for s in SITES[name]
+                ]
+            )
+            for key in ("loc", "scale")
         }
-    )
-)
+    # The one vector has the sites in the order in which the model draws them: that of SITES.
+    loc, root = guide.get_posterior().loc, guide.get_posterior().scale_tril
+    return {"loc": loc.detach().numpy(), "root": root.detach().numpy()}
+
+
+if __name__ == "__main__":
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    found = fit(sys.argv[1])
+    print(json.dumps({key: value.tolist() for key, value in found.items()}))

@@ -11,22 +11,23 @@ def eight_schools() -> dict[str, np.ndarray]:
     }
 
 
-def logistic() -> dict[str, np.ndarray]:
+def logistic(rows: int = 5000, columns: int = 25) -> dict[str, np.ndarray]:
     """5,000 rows, 25 correlated columns."""
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((5000, 25)) + 0.5 * rng.standard_normal((5000, 1))
-    logits = x @ (0.3 * rng.standard_normal(25)) - 0.5
-    return {"x": x, "y": (rng.random(5000) < 1 / (1 + np.exp(-logits))).astype(float)}
+    x = rng.standard_normal((rows, columns)) + 0.5 * rng.standard_normal((rows, 1))
+    logits = x @ (0.3 * rng.standard_normal(columns)) - 0.5
+    return {"x": x, "y": (rng.random(rows) < 1 / (1 + np.exp(-logits))).astype(float)}
 
 
-def hierarchical() -> dict[str, np.ndarray]:
+def hierarchical(rows: int = 2000, groups: int = 120) -> dict[str, np.ndarray]:
     """Counts of 2,000 rows in 120 groups, three columns: 125 latent scalars."""
     rng = np.random.default_rng(2)
-    group = rng.integers(0, 120, 2000)
-    x = rng.standard_normal((2000, 3))
-    effect = 0.6 * rng.standard_normal(120)
+    group = rng.integers(0, groups, rows)
+    x = rng.standard_normal((rows, 3))
+    effect = 0.6 * rng.standard_normal(groups)
     rate = np.exp(0.5 + effect[group] + x @ np.array([0.3, -0.2, 0.1]))
-    return {"x": x, "group": group, "y": rng.poisson(rate).astype(float)}
+    y = rng.poisson(rate).astype(float)
+    return {"x": x, "group": group, "labels": np.arange(groups), "y": y}
 
 
 PROBLEMS = {"eight_schools": eight_schools, "logistic": logistic, "hierarchical": hierarchical}

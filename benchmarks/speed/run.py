@@ -26,6 +26,7 @@ from pyro_models import MODELS, data  # noqa: E402
 
 from pyro_cookbook.engines.base_draws import base_draws  # noqa: E402
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity  # noqa: E402
+from pyro_cookbook.programs.program import Program  # noqa: E402
 
 HERE = Path(__file__).parent
 RATES, STEPS = (0.1, 0.03, 0.01), (1_000, 2_000, 5_000, 10_000, 20_000)
@@ -56,7 +57,7 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     for name in args.problems:
-        density = UnconstrainedDensity(MODELS[name], data(name), {})
+        density = UnconstrainedDensity(Program(MODELS[name], data(name)))
         # Settings of one length stand together: a longer run is never faster than a shorter one.
         numpyro, pymc = (args.peers, "with_numpyro.py", name), (args.peers, "with_pymc.py", name)
         settings: dict[str, list[list[tuple]]] = {

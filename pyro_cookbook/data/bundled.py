@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn import datasets
 
 from pyro_cookbook.data.bars import Bars, make_bars
 from pyro_cookbook.data.errors import InputError
@@ -16,9 +15,16 @@ from pyro_cookbook.data.tables import Table, standardise
 Loaded = tuple[pd.DataFrame, tuple[str, ...]]  # columns, and the class of each row
 
 
-def _with_classes(load: Callable[[], Any]) -> Loaded:
+def _from_sklearn(name: str, **options: Any) -> Any:
+    """Load one of scikit-learn's data sets; its import is a second that no other table needs."""
+    from sklearn import datasets
+
+    return getattr(datasets, f"load_{name}")(**options)
+
+
+def _with_classes(name: str) -> Loaded:
     """Read one of scikit-learn's tables of measurements."""
-    bunch = load()
+    bunch = _from_sklearn(name)
     frame = pd.DataFrame(bunch.data, columns=list(bunch.feature_names))
     return frame, tuple(str(bunch.target_names[k]) for k in bunch.target)
 
@@ -45,18 +51,18 @@ def _images(bars: Bars) -> Loaded:
 
 
 def _breast_cancer() -> Loaded:
-    bunch: Any = datasets.load_breast_cancer(as_frame=True)
+    bunch = _from_sklearn("breast_cancer", as_frame=True)
     frame = bunch.data.iloc[:, :10].rename(columns=lambda name: name.removeprefix("mean "))
     return frame.assign(malignant=1.0 - bunch.target), ()  # scikit-learn's 1 is benign
 
 
 def _diabetes() -> Loaded:
-    bunch: Any = datasets.load_diabetes(as_frame=True, scaled=False)
+    bunch = _from_sklearn("diabetes", as_frame=True, scaled=False)
     return bunch.frame, ()
 
 
 def _digits() -> Loaded:
-    bunch: Any = datasets.load_digits(as_frame=True)
+    bunch = _from_sklearn("digits", as_frame=True)
     inked = bunch.data.loc[:, bunch.data.max() > bunch.data.min()]  # three are blank in all images
     return inked, tuple(str(label) for label in bunch.target)
 
@@ -77,12 +83,12 @@ def _eight_schools() -> Loaded:
 
 _BUNDLED: dict[str, tuple[Callable[[], Loaded], str]] = {
     "wine": (
-        partial(_with_classes, datasets.load_wine),
+        partial(_with_classes, "wine"),
         "178 wines of three cultivars, 13 chemical measurements (Forina et al., UCI repository,"
         " CC BY 4.0); ships with scikit-learn",
     ),
     "iris": (
-        partial(_with_classes, datasets.load_iris),
+        partial(_with_classes, "iris"),
         "150 flowers of three species, 4 measurements in cm (Fisher, 1936, public domain); ships"
         " with scikit-learn",
     ),

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn import datasets
 from torch import Tensor
 
 NUM_TRAINING, NUM_VALIDATION = 1000, 350
@@ -45,6 +44,8 @@ def load_split() -> Split:
     Alpaydin and Kaynak (1998), *Optical recognition of handwritten digits*, UCI repository, CC BY
     4.0: its test part, as it ships with scikit-learn.
     """
+    from sklearn import datasets  # late: a second
+
     bunch = datasets.load_digits()
     v, labels = torch.as_tensor(bunch.data), torch.as_tensor(bunch.target)
     order = torch.as_tensor(np.random.default_rng(0).permutation(len(v)))

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
@@ -42,6 +41,10 @@ def photograph(name: str, shrink: int = 1) -> Tensor:
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(PHOTOGRAPHS)}")
     if shrink < 1:
         raise ValueError(f"shrink: got {shrink}, expected 1 at least")
+    from sklearn.datasets import (
+        load_sample_image,
+    )  # a second, which a table of patches does not need
+
     grey = torch.as_tensor(load_sample_image(name) @ np.array(_LUMA) / 255)
     return torch.nn.functional.avg_pool2d(grey[None], shrink)[0]
 
