@@ -23,6 +23,8 @@ from pyro_cookbook.engines.stopping import (
     looks,
     trend,
 )
+from pyro_cookbook.engines.traced.adam import Adam
+from pyro_cookbook.engines.traced.estimates import Estimates
 from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
@@ -104,6 +106,7 @@ class SVI:
         self.converged, self.reason = False, ""
         self.rose: Trend | None = None  # trend at the end of the last fast stage
         self.blocks = Blocks()
+        self.estimates = Estimates(self._run, options.elbo, [], by_rows=False, programs={})
         # Random state and place in the epoch where a step began that has not ended: an interrupted
         # step is taken again.
         self.at_step: tuple[Tensor, list[Any]] | None = None
@@ -115,7 +118,7 @@ class SVI:
         if self.batches:
             check_scale(model, self.guide.function, self.batches.num_rows)
         with poutine.trace(param_only=True) as capture, pyro.validation_enabled(True):
-            self._estimate(model, rng_state)
+            self._check(self._run(model, "loss_and_grads"), model, rng_state)
         self.params = {}
         for name, site in capture.trace.nodes.items():
             value: Any = site["value"]
@@ -128,9 +131,13 @@ class SVI:
             self.batches.rewind()
         self.good = self._copy()
         if self.params:
-            self.optimizer = torch.optim.Adam(self.params.values(), lr=self.options.lr)
+            self.optimizer = Adam(list(self.params.values()), self.options.lr)
         else:
             self.converged, self.reason = True, "there are no parameters to fit"
+        self.estimates = Estimates(
+            self._run, self.options.elbo, list(self.params.values()), by_rows=bool(self.batches),
+            programs={"model": self.model.function, "guide": self.guide.function},
+        )  # fmt: skip
 
     def run(self, on_step: Callable[["SVI"], None]) -> None:
         """Step until the ELBO has stopped rising or the steps are used up.
@@ -150,13 +157,12 @@ class SVI:
 
     def step(self) -> None:
         """Take one Adam step on one estimate of the bound."""
-        self.optimizer.zero_grad(set_to_none=True)
         self.at_step = (torch.get_rng_state(), self._place())
         model = self._next()
-        rng_state = torch.get_rng_state()
-        loss = self._estimate(model, rng_state)
-        gradients = [p.grad for p in self.params.values() if p.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        rng_state = torch.get_rng_state() if self.batches else self.at_step[0]
+        loss, gradients = self.estimates.gradients(model)
+        self._check(loss, model, rng_state)
+        if not self.optimizer.take(gradients):
             self._fail(model, rng_state)
         if len(self.losses) % COPY_EVERY == 0:
             self.good = self._copy()
@@ -166,27 +172,18 @@ class SVI:
         self.blocks.add(self.params, done, next(n for n in self._looks() if n >= done))
         self.at_step = None
 
-    def _estimate(self, model: Program, rng_state: Tensor) -> float:
-        loss = self._run(model, "loss_and_grads")
+    def _check(self, loss: float, model: Program, rng_state: Tensor) -> None:
         if not np.isfinite(loss):
             self._fail(model, rng_state)
-        return loss
 
-    def _loss(self, model: Program) -> float:
-        """Estimate −ELBO without its gradient; not finite where the parameters are bad."""
-        with torch.no_grad():
-            return self._run(model, "loss")
-
-    def _run(self, model: Program, method: str) -> float:
+    def _run(self, model: Program, method: str) -> Any:
         guide = model.of(self.guide.function) if self.batches else self.guide
         functions: list[Any] = [model.function, guide.function]
         if self.has_idle:
             functions = [Reading(one.idle)(one.function) for one in (model, guide)]
         with warnings.catch_warnings(), Reading():
             warnings.filterwarnings("ignore", "Encountered (NaN|\\+?-?inf)")  # raised just below
-            return float(
-                getattr(self.options.elbo, method)(*functions, *model.args, **model.kwargs)
-            )
+            return getattr(self.options.elbo, method)(*functions, *model.args, **model.kwargs)
 
     def _fail(self, model: Program, rng_state: Tensor) -> None:
         """Repeat the estimate from the same random state, site by site, and raise."""
@@ -264,7 +261,7 @@ class SVI:
                     torch.manual_seed(seed)
                     for k in range(num):
                         heed()
-                        elbos[k, i] = -self._loss(self._many())
+                        elbos[k, i] = -self.estimates.loss(self._many())
         finally:
             self.restore(now)
             if self.batches:
