@@ -44,6 +44,8 @@ _FOR_END = 100
 # Estimates by which a rise is measured: at first, and at most one for so many steps of the stage;
 # of mini-batches, each of so many times as many rows.
 _FEWEST, _SHARE, _MORE_ROWS = 8, 32, 8
+# So many standard errors or tolerances of difference need no further estimates.
+_CLEARLY = 10
 
 Array = npt.NDArray[np.float64]
 
@@ -230,10 +232,18 @@ class SVI:
     def _settle(self, means: list[dict[str, Tensor]]) -> None:
         """End at the mean of the last window, unless the bound is seen to be lower there."""
         middle = {name: torch.stack([one[name] for one in means]).mean(0) for name in self.params}
-        both = self._elbos([self._copy(), middle], _FOR_END, seed=0)
-        gain = both[:, 1] - both[:, 0]
-        if gain.mean() > -2 * gain.std(ddof=1) / np.sqrt(_FOR_END) or not gain.any():
+        gain = self._gain([self._copy(), middle])
+        if gain.mean() > -2 * gain.std(ddof=1) / np.sqrt(len(gain)) or not gain.any():
             self.restore(middle)
+
+    def _gain(self, points: list[dict[str, Tensor]]) -> Array:
+        """By how much the ELBO differs between two points, so often until it is plain or known."""
+        num = _FOR_END // 8 if self.batches else _FOR_END  # of rows there are as many, then
+        gain = self._elbos(points, num, seed=0) @ [-1.0, 1.0]
+        se = gain.std(ddof=1) / np.sqrt(num)
+        if num < _FOR_END and abs(gain.mean()) < _CLEARLY * se:
+            gain = self._elbos(points, _FOR_END, seed=0) @ [-1.0, 1.0]
+        return gain
 
     def _rise(self, means: list[dict[str, Tensor]], done: int) -> Trend:
         """Measure the rise of the ELBO from block to block, on the draws and the rows of one.
@@ -241,6 +251,12 @@ class SVI:
         More estimates are taken until their noise hides nothing, or they cost too much.
         """
         tol = self.options.tol
+        if self.batches:  # a whole look at mini-batches costs as much as a hundred steps and more
+            gain = self._elbos([means[0], means[-1]], _FEWEST // 2, seed=0) @ [-1.0, 1.0]
+            steep = len(means) / (len(means) - 1) / 2 * gain  # half a window's share
+            se = float(steep.std(ddof=1)) / len(steep) ** 0.5
+            if steep.mean() > _CLEARLY * max(se, tol):
+                return Trend(float(steep.mean()), se, done - done // 2)
         elbos = self._elbos(means, _FEWEST, 0)
         while True:
             found = trend(elbos, done - done // 2)

@@ -119,7 +119,9 @@ class _Joint:
         kinds = {(p.device.type, p.dtype) for p in parameters}
         states = [torchs.state.get(p) for p in parameters]
         counts = {int(state["step"]) if state else 0 for state in states}
-        return len(kinds) == 1 and next(iter(kinds))[0] == "cpu" and len(counts) == 1 and counts != {0}
+        return (
+            len(kinds) == 1 and next(iter(kinds))[0] == "cpu" and len(counts) == 1 and counts != {0}
+        )
 
     def take(self, gradients: Sequence[Tensor]) -> bool:
         """Join the gradients; say whether all are finite: a norm is not where one entry is not."""

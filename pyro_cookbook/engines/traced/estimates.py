@@ -149,11 +149,11 @@ class Estimates:
             again, others = loss, gradients
         same = (again == loss or loss != loss) and all(map(_equal, gradients, others))
         if changed:
-            self.obstacle = f"they change {changed[0]!r} as they run"
+            self.obstacle = f"{changed[0]!r} changes as they run"
         elif not same:
-            self.obstacle = "they computed other numbers from the same draws"
+            self.obstacle = "it gave other numbers on the same draws"
         elif not torch.equal(torch.get_rng_state(), after):
-            self.obstacle = "they took other random numbers"
+            self.obstacle = "it took other random numbers"
         torch.set_rng_state(after)
         return loss, gradients
 
@@ -176,11 +176,12 @@ class Estimates:
             constants = _constants(traced)
             written = written_constants(traced)
             if written:
-                self.obstacle = f"they write into {written[0]!r} as they run"
+                self.obstacle = "they write into what they keep"
                 return None
             return _Graph(as_function(simplify(traced)), formula(losses[0]), constants)
         except Exception as error:  # branches on values, operators without a trace
-            self.obstacle = first_line(error)
+            branches = "value out of a tracing tensor" in str(error)
+            self.obstacle = "a number is taken out of a tensor" if branches else first_line(error)
             return None
         finally:
             torch.set_rng_state(before)

@@ -65,16 +65,16 @@ def taken_out(elbo: ELBO) -> Iterator[list[Tensor]]:
         terms.append(value.detach())
         return Sum(f"t[{len(terms) - 1}]")
 
+    names = {"torch_item": item, "warn_if_nan": lambda *_, **__: None}
     modules = {sys.modules[base.__module__] for base in type(elbo).__mro__}
-    changed = [module for module in modules if hasattr(module, "torch_item")]
-    kept = [(module, module.torch_item, module.warn_if_nan) for module in changed]
+    kept = [(m, name, vars(m)[name]) for m in modules for name in names if name in vars(m)]
     try:
-        for module in changed:
-            vars(module).update(torch_item=item, warn_if_nan=lambda *_, **__: None)
+        for module, name, _ in kept:
+            setattr(module, name, names[name])
         yield terms
     finally:
-        for module, torch_item, warn_if_nan in kept:
-            vars(module).update(torch_item=torch_item, warn_if_nan=warn_if_nan)
+        for module, name, theirs in kept:
+            setattr(module, name, theirs)
 
 
 def formula(loss: Any) -> Callable[[Sequence[float]], float]:
