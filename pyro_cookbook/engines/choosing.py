@@ -119,8 +119,8 @@ class Fitted:
     failure : ArithmeticError or None
         Why the bound stopped being a number.
     obstacle : str
-        Why the model had to be run one draw at a time, or model and guide anew for each step of SVI;
-        "" if they had not.
+        Why the model had to be run one draw at a time, or by Pyro's handlers for each step of SVI;
+        "" if it had not.
     """
 
     model: Program

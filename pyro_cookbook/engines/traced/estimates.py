@@ -7,6 +7,7 @@ generator, and gives the same loss and gradient, bit for bit. Its first estimate
 so many later ones, are compared with Pyro's. Whatever differs ends the graph: Pyro's numbers count.
 """
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -147,7 +148,7 @@ class Estimates:
         except Exception as error:  # an operator that raises on values, as Pyro's run may
             self.obstacle = first_line(error)
             again, others = loss, gradients
-        same = (again == loss or loss != loss) and all(map(_equal, gradients, others))
+        same = (again == loss or math.isnan(loss)) and all(map(_equal, gradients, others))
         if changed:
             self.obstacle = f"{changed[0]!r} changes as they run"
         elif not same:

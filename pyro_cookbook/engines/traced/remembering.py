@@ -5,6 +5,7 @@ A graph does not run the program, and would leave such a number where it was.
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import islice
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -68,7 +69,7 @@ def _held(value: Any) -> Mapping[str, Any]:
         own = {k: v for k, v in vars(value).items() if k[0] != "_" or isinstance(v, (int, float))}
         return {**own, **dict(value.named_children())}
     if isinstance(value, dict):
-        return {str(key): inner for key, inner in value.items()}
+        return {str(key): inner for key, inner in islice(value.items(), 100)}
     if isinstance(value, (list, tuple)):
         return {str(place): inner for place, inner in enumerate(value[:100])}
     module = getattr(type(value), "__module__", "")

@@ -73,10 +73,10 @@ def written_constants(graph: GraphModule) -> list[str]:
 
 
 def as_function(graph: GraphModule) -> Callable[..., Any]:
-    """Write a graph as one function of its inputs: a line for each operation, its operators at hand.
+    """Write a graph as one function of its inputs, a line for each operation.
 
     `GraphModule` looks every operator up by four names and calls it through a Python method, which
-    takes as long as the operation.
+    takes as long as the operation. Here both are at hand.
     """
     names: dict[str, Any] = {}
     last = {arg: node for node in graph.graph.nodes for arg in node.all_input_nodes}
