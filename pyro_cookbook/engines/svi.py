@@ -24,7 +24,7 @@ from pyro_cookbook.engines.stopping import (
     trend,
 )
 from pyro_cookbook.engines.traced.adam import Adam
-from pyro_cookbook.engines.traced.estimates import Estimates
+from pyro_cookbook.engines.traced.estimates import Estimate, Estimates
 from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
@@ -120,7 +120,7 @@ class SVI:
         if self.batches:
             check_scale(model, self.guide.function, self.batches.num_rows)
         with poutine.trace(param_only=True) as capture, pyro.validation_enabled(True):
-            self._check(self._run(model, "loss_and_grads"), model, rng_state)
+            self._estimate(model, rng_state)
         self.params = {}
         for name, site in capture.trace.nodes.items():
             value: Any = site["value"]
@@ -162,8 +162,7 @@ class SVI:
         self.at_step = (torch.get_rng_state(), self._place())
         model = self._next()
         rng_state = torch.get_rng_state() if self.batches else self.at_step[0]
-        loss, gradients = self.estimates.gradients(model)
-        self._check(loss, model, rng_state)
+        loss, gradients = self._estimate(model, rng_state)
         if not self.optimizer.take(gradients):
             self._fail(model, rng_state)
         if len(self.losses) % COPY_EVERY == 0:
@@ -174,9 +173,11 @@ class SVI:
         self.blocks.add(self.params, done, next(n for n in self._looks() if n >= done))
         self.at_step = None
 
-    def _check(self, loss: float, model: Program, rng_state: Tensor) -> None:
+    def _estimate(self, model: Program, rng_state: Tensor) -> Estimate:
+        loss, gradients = self.estimates.gradients(model)
         if not np.isfinite(loss):
             self._fail(model, rng_state)
+        return loss, gradients
 
     def _run(self, model: Program, method: str) -> Any:
         guide = model.of(self.guide.function) if self.batches else self.guide
