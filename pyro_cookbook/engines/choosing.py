@@ -119,7 +119,8 @@ class Fitted:
     failure : ArithmeticError or None
         Why the bound stopped being a number.
     obstacle : str
-        Why the model had to be run one draw at a time; "" if it had not.
+        Why the model had to be run one draw at a time, or by Pyro's handlers for each step of SVI;
+        "" if it had not.
     """
 
     model: Program

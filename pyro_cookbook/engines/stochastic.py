@@ -80,7 +80,7 @@ def run_starts(
                 own_guide = _finish(one, own_guide, family)
         yield Fitted(
             one.keeping(store), own_guide, family, seed + r, run.losses, run.converged,
-            run.reason, failure=failure,
+            run.reason, failure=failure, obstacle=run.estimates.obstacle,
         )  # fmt: skip
 
 

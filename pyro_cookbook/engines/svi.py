@@ -23,6 +23,8 @@ from pyro_cookbook.engines.stopping import (
     looks,
     trend,
 )
+from pyro_cookbook.engines.traced.adam import Adam
+from pyro_cookbook.engines.traced.estimates import Estimate, Estimates
 from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
@@ -42,6 +44,8 @@ _FOR_END = 100
 # Estimates by which a rise is measured: at first, and at most one for so many steps of the stage;
 # of mini-batches, each of so many times as many rows.
 _FEWEST, _SHARE, _MORE_ROWS = 8, 32, 8
+# So many standard errors or tolerances of difference need no further estimates.
+_CLEARLY = 10
 
 Array = npt.NDArray[np.float64]
 
@@ -104,6 +108,7 @@ class SVI:
         self.converged, self.reason = False, ""
         self.rose: Trend | None = None  # trend at the end of the last fast stage
         self.blocks = Blocks()
+        self.estimates = Estimates(self._run, options.elbo, [], by_rows=False, programs={})
         # Random state and place in the epoch where a step began that has not ended: an interrupted
         # step is taken again.
         self.at_step: tuple[Tensor, list[Any]] | None = None
@@ -128,9 +133,13 @@ class SVI:
             self.batches.rewind()
         self.good = self._copy()
         if self.params:
-            self.optimizer = torch.optim.Adam(self.params.values(), lr=self.options.lr)
+            self.optimizer = Adam(list(self.params.values()), self.options.lr)
         else:
             self.converged, self.reason = True, "there are no parameters to fit"
+        self.estimates = Estimates(
+            self._run, self.options.elbo, list(self.params.values()), by_rows=bool(self.batches),
+            programs={"model": self.model.function, "guide": self.guide.function},
+        )  # fmt: skip
 
     def run(self, on_step: Callable[["SVI"], None]) -> None:
         """Step until the ELBO has stopped rising or the steps are used up.
@@ -150,13 +159,11 @@ class SVI:
 
     def step(self) -> None:
         """Take one Adam step on one estimate of the bound."""
-        self.optimizer.zero_grad(set_to_none=True)
         self.at_step = (torch.get_rng_state(), self._place())
         model = self._next()
-        rng_state = torch.get_rng_state()
-        loss = self._estimate(model, rng_state)
-        gradients = [p.grad for p in self.params.values() if p.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        rng_state = torch.get_rng_state() if self.batches else self.at_step[0]
+        loss, gradients = self._estimate(model, rng_state)
+        if not self.optimizer.take(gradients):
             self._fail(model, rng_state)
         if len(self.losses) % COPY_EVERY == 0:
             self.good = self._copy()
@@ -166,27 +173,20 @@ class SVI:
         self.blocks.add(self.params, done, next(n for n in self._looks() if n >= done))
         self.at_step = None
 
-    def _estimate(self, model: Program, rng_state: Tensor) -> float:
-        loss = self._run(model, "loss_and_grads")
+    def _estimate(self, model: Program, rng_state: Tensor) -> Estimate:
+        loss, gradients = self.estimates.gradients(model)
         if not np.isfinite(loss):
             self._fail(model, rng_state)
-        return loss
+        return loss, gradients
 
-    def _loss(self, model: Program) -> float:
-        """Estimate −ELBO without its gradient; not finite where the parameters are bad."""
-        with torch.no_grad():
-            return self._run(model, "loss")
-
-    def _run(self, model: Program, method: str) -> float:
+    def _run(self, model: Program, method: str) -> Any:
         guide = model.of(self.guide.function) if self.batches else self.guide
         functions: list[Any] = [model.function, guide.function]
         if self.has_idle:
             functions = [Reading(one.idle)(one.function) for one in (model, guide)]
         with warnings.catch_warnings(), Reading():
             warnings.filterwarnings("ignore", "Encountered (NaN|\\+?-?inf)")  # raised just below
-            return float(
-                getattr(self.options.elbo, method)(*functions, *model.args, **model.kwargs)
-            )
+            return getattr(self.options.elbo, method)(*functions, *model.args, **model.kwargs)
 
     def _fail(self, model: Program, rng_state: Tensor) -> None:
         """Repeat the estimate from the same random state, site by site, and raise."""
@@ -233,10 +233,18 @@ class SVI:
     def _settle(self, means: list[dict[str, Tensor]]) -> None:
         """End at the mean of the last window, unless the bound is seen to be lower there."""
         middle = {name: torch.stack([one[name] for one in means]).mean(0) for name in self.params}
-        both = self._elbos([self._copy(), middle], _FOR_END, seed=0)
-        gain = both[:, 1] - both[:, 0]
-        if gain.mean() > -2 * gain.std(ddof=1) / np.sqrt(_FOR_END) or not gain.any():
+        gain = self._gain([self._copy(), middle])
+        if gain.mean() > -2 * gain.std(ddof=1) / np.sqrt(len(gain)) or not gain.any():
             self.restore(middle)
+
+    def _gain(self, points: list[dict[str, Tensor]]) -> Array:
+        """By how much the ELBO differs between two points, so often until it is plain or known."""
+        num = _FOR_END // 8 if self.batches else _FOR_END  # of rows there are as many, then
+        gain = self._elbos(points, num, seed=0) @ [-1.0, 1.0]
+        se = gain.std(ddof=1) / np.sqrt(num)
+        if num < _FOR_END and abs(gain.mean()) < _CLEARLY * se:
+            gain = self._elbos(points, _FOR_END, seed=0) @ [-1.0, 1.0]
+        return gain
 
     def _rise(self, means: list[dict[str, Tensor]], done: int) -> Trend:
         """Measure the rise of the ELBO from block to block, on the draws and the rows of one.
@@ -244,6 +252,12 @@ class SVI:
         More estimates are taken until their noise hides nothing, or they cost too much.
         """
         tol = self.options.tol
+        if self.batches:  # a whole look at mini-batches costs as much as a hundred steps and more
+            gain = self._elbos([means[0], means[-1]], _FEWEST // 2, seed=0) @ [-1.0, 1.0]
+            steep = len(means) / (len(means) - 1) / 2 * gain  # half a window's share
+            se = float(steep.std(ddof=1)) / len(steep) ** 0.5
+            if steep.mean() > _CLEARLY * max(se, tol):
+                return Trend(float(steep.mean()), se, done - done // 2)
         elbos = self._elbos(means, _FEWEST, 0)
         while True:
             found = trend(elbos, done - done // 2)
@@ -264,7 +278,7 @@ class SVI:
                     torch.manual_seed(seed)
                     for k in range(num):
                         heed()
-                        elbos[k, i] = -self._loss(self._many())
+                        elbos[k, i] = -self.estimates.loss(self._many())
         finally:
             self.restore(now)
             if self.batches:

@@ -12,7 +12,13 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_cookbook.engines import families
-from pyro_cookbook.engines.choosing import Deterministic, Fitted, Stochastic
+from pyro_cookbook.engines.choosing import (
+    DETERMINISTIC,
+    STOCHASTIC,
+    Deterministic,
+    Fitted,
+    Stochastic,
+)
 from pyro_cookbook.engines.deterministic import run_deterministic
 from pyro_cookbook.engines.stochastic import run_starts
 from pyro_cookbook.fits.keeping.checkpoint import Checkpoint
@@ -27,8 +33,14 @@ from pyro_cookbook.programs.program import Function, Program
 from pyro_cookbook.programs.state.copying import copy_as_trained, copy_programs, copy_store
 from pyro_cookbook.programs.state.isolation import isolated
 
-# Scalars that the draws of the final ELBO may fill, and the most draws that are of use.
-_ELBO_SCALARS, _ELBO_DRAWS = 2**25, 1000
+# Scalars that the draws of the final ELBO may fill; the most draws that are of use, and the fewest
+# that have an error: of data so large that these fill more, a draw has little noise.
+_ELBO_SCALARS, _ELBO_DRAWS, _FEWEST_DRAWS = 2**25, 1000, 5
+# What an engine does where a model is not of the quick kind.
+_SLOWER = {
+    DETERMINISTIC: "one draw at a time, as torch.vmap cannot follow the model",
+    STOCHASTIC: "each step by Pyro's handlers, as no graph of model and guide serves",
+}
 
 
 def fit(
@@ -186,7 +198,7 @@ def _fit_as_is(
     for end in _run(program, guide, options, settings.seed, saved, progress):
         one = _to_fit(end)
         if end.obstacle:
-            why += f"; one draw at a time, as torch.vmap cannot follow the model ({end.obstacle})"
+            why += f"; {_SLOWER[settings.name_of(options)]} ({end.obstacle})"
         one = replace(one, engine=settings.name_of(options), why=why)
         if end.failure is not None:
             end.failure.fit = one  # type: ignore[attr-defined]
@@ -340,7 +352,7 @@ def _to_fit(end: Fitted) -> Fit:
 def _final_elbo(model: Program, guide: Program) -> Estimate:
     """Mean of log p − log q over fresh draws on all data."""
     scalars = sum(site.shape.numel() for site in model.sites.values())
-    num_draws = int(np.clip(_ELBO_SCALARS // max(1, scalars), 20, _ELBO_DRAWS))
+    num_draws = int(np.clip(_ELBO_SCALARS // max(1, scalars), _FEWEST_DRAWS, _ELBO_DRAWS))
     drawn = draw(guide, num_draws)
     latents = {name: drawn.values[name] for name in model.sites if name in drawn.values}
     log_p = total(log_density(model, latents, by_site=False))

@@ -1,0 +1,1 @@
+"""Steps of SVI as graphs of tensor operations: the same numbers, without Pyro's handlers."""
