@@ -1,0 +1,177 @@
+"""One pass over the rows of a mixture, in chunks: what EM and variational Bayes share."""
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_cookbook.programs.state.isolation import one_thread_each
+
+# Scalars in the largest array of a chunk: on a processor it stays in the cache, on an accelerator
+# it is large enough that starting its kernels costs nothing.
+CHUNK_SCALARS = {"cpu": 2**19, "cuda": 2**25}
+# Chunks of a block. A thread sums a block; blocks are added in their order, so that the sums do not
+# depend on how many threads there are.
+_BLOCK = 8
+# exp of less is no normal number: it is hundreds of times slower, and no row would notice.
+_LOWEST = {torch.float64: -700.0, torch.float32: -80.0}
+
+
+@dataclass(frozen=True)
+class SufficientStatistics:
+    """Sums over rows that an M step needs; additive over chunks.
+
+    Attributes
+    ----------
+    count : Tensor
+        Σ_n r_nk, shape (K,).
+    first : Tensor
+        Σ_n r_nk v_n, shape (K, D).
+    second : Tensor
+        Σ_n r_nk v_n v_nᵀ, shape (K, D, D).
+    """
+
+    count: Tensor
+    first: Tensor
+    second: Tensor
+
+    def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
+        """Add the sums of two chunks."""
+        return SufficientStatistics(
+            self.count + other.count, self.first + other.first, self.second + other.second
+        )
+
+    def interpolate(self, other: "SufficientStatistics", weight: float) -> "SufficientStatistics":
+        """(1 − weight) · self + weight · other."""
+        return SufficientStatistics(
+            torch.lerp(self.count, other.count, weight),
+            torch.lerp(self.first, other.first, weight),
+            torch.lerp(self.second, other.second, weight),
+        )
+
+
+def statistics(weight: Tensor, v: Tensor) -> SufficientStatistics:
+    """Weighted sums of the rows, with weights of shape (n, K)."""
+    second = torch.stack([(column[:, None] * v).mT @ v for column in weight.mT])
+    return SufficientStatistics(weight.sum(0), weight.mT @ v, second)
+
+
+@dataclass(frozen=True)
+class Components:
+    """log joint_k(v) = constant_k − ½ |root_k (v − loc_k)|², in nats.
+
+    Attributes
+    ----------
+    constant : Tensor
+        Shape (K,).
+    root : Tensor
+        Shape (K, D, D), with root_kᵀ root_k the precision.
+    loc : Tensor
+        Shape (K, D).
+    """
+
+    constant: Tensor
+    root: Tensor
+    loc: Tensor
+
+
+def expected_sums(
+    components: Components, v: Tensor, origin: Tensor | None = None
+) -> tuple[SufficientStatistics, Tensor]:
+    """Sum expected statistics and log norms over the rows, and keep neither rows nor shares.
+
+    Parameters
+    ----------
+    components : Components
+        Means relative to `origin`.
+    v : Tensor
+        Rows, shape (n, D), in double or single precision.
+    origin : Tensor, optional
+        Shape (D,), taken from every row. Default: 0. Second moments lose digits far from it.
+
+    Returns
+    -------
+    sums : SufficientStatistics
+        With r_nk = exp(log joint_k(v_n) − norm_n), of rows relative to `origin`; in double
+        precision whatever that of the rows.
+    norm : Tensor
+        Σ_n norm_n with norm_n = log Σ_k exp log joint_k(v_n), in nats, shape (), in double
+        precision.
+
+    Raises
+    ------
+    ValueError
+        Without rows.
+
+    Notes
+    -----
+    A chunk has its rows as columns. Then one product whitens them for all components, another gives
+    all second moments, and sums over components or features run along memory.
+    """
+    if not len(v):
+        raise ValueError("v: got no rows")
+    sweep = _Sweep(components, v, v.new_zeros(v.shape[1]) if origin is None else origin)
+    blocks = _in_threads(sweep, v.split(_BLOCK * sweep.num_rows))
+    total = next(blocks)
+    for found in blocks:
+        for sums, more in zip(total, found, strict=True):
+            sums.add_(more)
+    count, first, second, norm = total
+    second = second.view(-1, *first.shape).transpose(0, 1).contiguous()
+    return SufficientStatistics(count, first, second), norm
+
+
+def _in_threads(sweep: "_Sweep", blocks: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Sum each block, in order, in as many threads as torch has."""
+    with one_thread_each() as threads:
+        if min(threads, len(blocks)) == 1 or blocks[0].is_cuda:
+            yield from map(sweep, blocks)
+            return
+        with ThreadPoolExecutor(min(threads, len(blocks))) as pool:
+            yield from pool.map(sweep, blocks)
+
+
+class _Sweep:
+    """Sums over blocks of rows, under given components."""
+
+    def __init__(self, components: Components, v: Tensor, origin: Tensor) -> None:
+        self.num_components, self.num_features = components.loc.shape
+        root = components.root.detach() * math.sqrt(0.5)
+        shift = root @ components.loc.detach()[:, :, None]
+        self.root = root.reshape(-1, self.num_features).to(v)
+        self.shift = shift.reshape(-1, 1).to(v)
+        self.constant = components.constant.detach()[:, None].to(v)
+        self.origin = origin.detach()[:, None].to(v)
+        self.num_rows = max(CHUNK_SCALARS[v.device.type] // len(self.root), 512)
+
+    @torch.no_grad()
+    def __call__(self, block: Tensor) -> tuple[Tensor, ...]:
+        """Σ r, Σ r v, Σ v (r v)ᵀ as a matrix of D × K D, and Σ norm, all in double precision."""
+        K, D = self.num_components, self.num_features
+        total = tuple(
+            block.new_zeros(s, dtype=torch.float64) for s in [(K,), (K, D), (D, K * D), ()]
+        )
+        v = z = r = block.new_empty(0)
+        for rows in block.split(self.num_rows):
+            if len(rows) != v.shape[-1]:  # the first chunk, or a shorter last one
+                v, z, r = (block.new_empty(size, len(rows)) for size in (D, K * D, K))
+            torch.sub(rows.mT, self.origin, out=v)
+            torch.addmm(self.shift, self.root, v, beta=-1, out=z)
+            torch.sum(z.square_().view(K, D, -1), 1, out=r)
+            norm = self._share(r)
+            torch.mul(r[:, None], v, out=z.view(K, D, -1))
+            for sums, more in zip(total, (r.sum(1), r @ v.mT, v @ z.mT, norm), strict=True):
+                sums.add_(more)
+        return total
+
+    def _share(self, r: Tensor) -> Tensor:
+        """Turn ½ |root (v − loc)|² into r, in place, and sum the log norms."""
+        torch.sub(self.constant, r, out=r)
+        top = r.amax(0)
+        r.sub_(top).clamp_min_(_LOWEST[r.dtype]).exp_()
+        sums = r.sum(0)
+        r.div_(sums)
+        return (top + sums.log()).sum(dtype=torch.float64)
