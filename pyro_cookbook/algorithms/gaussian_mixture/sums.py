@@ -108,8 +108,9 @@ def expected_sums(
 
     Notes
     -----
-    A chunk has its rows as columns. Then one product whitens them for all components, another gives
-    all second moments, and sums over components or features run along memory.
+    A chunk has its rows as columns. Then one product whitens them for all components, another makes
+    all second moments of the D (D + 1) / 2 products of features, and sums over components or
+    features run along memory.
     """
     if not len(v):
         raise ValueError("v: got no rows")
@@ -120,8 +121,7 @@ def expected_sums(
         for sums, more in zip(total, found, strict=True):
             sums.add_(more)
     count, first, second, norm = total
-    second = second.view(-1, *first.shape).transpose(0, 1).contiguous()
-    return SufficientStatistics(count, first, second), norm
+    return SufficientStatistics(count, first, sweep.unfold(second)), norm
 
 
 def _in_threads(sweep: "_Sweep", blocks: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
@@ -145,27 +145,41 @@ class _Sweep:
         self.shift = shift.reshape(-1, 1).to(v)
         self.constant = components.constant.detach()[:, None].to(v)
         self.origin = origin.detach()[:, None].to(v)
-        self.num_rows = max(CHUNK_SCALARS[v.device.type] // len(self.root), 512)
+        # Products v_i v_j of all pairs: rows i beside rows i + s modulo D, for s up to D / 2.
+        self.num_products = (self.num_features // 2 + 1) * self.num_features
+        self.size = max(len(self.root), self.num_products)
+        self.num_rows = max(CHUNK_SCALARS[v.device.type] // self.size, 512)
 
     @torch.no_grad()
     def __call__(self, block: Tensor) -> tuple[Tensor, ...]:
-        """Σ r, Σ r v, Σ v (r v)ᵀ as a matrix of D × K D, and Σ norm, all in double precision."""
+        """Σ r, Σ r v, Σ r v_i v_(i + s) as (K, s, i), and Σ norm, all in double precision."""
         K, D = self.num_components, self.num_features
-        total = tuple(
-            block.new_zeros(s, dtype=torch.float64) for s in [(K,), (K, D), (D, K * D), ()]
-        )
-        v = z = r = block.new_empty(0)
+        shapes = (K,), (K, D), (K, self.num_products), ()
+        total = tuple(block.new_zeros(shape, dtype=torch.float64) for shape in shapes)
+        twice = work = r = block.new_empty(0)
         for rows in block.split(self.num_rows):
-            if len(rows) != v.shape[-1]:  # the first chunk, or a shorter last one
-                v, z, r = (block.new_empty(size, len(rows)) for size in (D, K * D, K))
-            torch.sub(rows.mT, self.origin, out=v)
-            torch.addmm(self.shift, self.root, v, beta=-1, out=z)
-            torch.sum(z.square_().view(K, D, -1), 1, out=r)
+            if (n := len(rows)) != r.shape[-1]:  # the first chunk, or a shorter last one
+                twice, work, r = (block.new_empty(size, n) for size in (2 * D, self.size, K))
+            v = torch.sub(rows.mT, self.origin, out=twice[:D])
+            twice[D:] = v
+            white = torch.addmm(self.shift, self.root, v, beta=-1, out=work[: K * D])
+            torch.sum(white.square_().view(K, D, n), 1, out=r)
             norm = self._share(r)
-            torch.mul(r[:, None], v, out=z.view(K, D, -1))
-            for sums, more in zip(total, (r.sum(1), r @ v.mT, v @ z.mT, norm), strict=True):
+            ahead = twice.as_strided((D // 2 + 1, D, n), (n, n, 1))
+            products = torch.mul(v, ahead, out=work[: self.num_products].view(ahead.shape))
+            found = r.sum(1), r @ v.mT, r @ products.view(-1, n).mT, norm
+            for sums, more in zip(total, found, strict=True):
                 sums.add_(more)
         return total
+
+    def unfold(self, second: Tensor) -> Tensor:
+        """Put Σ r v_i v_(i + s) where they stand in Σ r v vᵀ, shape (K, D, D)."""
+        D = self.num_features
+        i = torch.arange(self.num_products, device=second.device) % D
+        j = (i + torch.arange(self.num_products, device=second.device) // D) % D
+        found = second.new_empty(self.num_components, D, D)
+        found[:, i, j] = found[:, j, i] = second
+        return found
 
     def _share(self, r: Tensor) -> Tensor:
         """Turn ½ |root (v − loc)|² into r, in place, and sum the log norms."""
