@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ CHUNK_SCALARS = {"cpu": 2**19, "cuda": 2**25}
 # Chunks of a block. A thread sums a block; blocks are added in their order, so that the sums do not
 # depend on how many threads there are.
 _BLOCK = 8
+# Where a block has fewer scalars, torch uses one thread anyway.
+_SMALL = 2**15
 # exp of less is no normal number: it is hundreds of times slower, and no row would notice.
 _LOWEST = {torch.float64: -700.0, torch.float32: -80.0}
 
@@ -114,18 +117,31 @@ def expected_sums(
     """
     if not len(v):
         raise ValueError("v: got no rows")
-    sweep = _Sweep(components, v, v.new_zeros(v.shape[1]) if origin is None else origin)
+    sweep = _Sweep(components, v, origin)
     blocks = _in_threads(sweep, v.split(_BLOCK * sweep.num_rows))
     total = next(blocks)
     for found in blocks:
         for sums, more in zip(total, found, strict=True):
             sums.add_(more)
-    count, first, second, norm = total
-    return SufficientStatistics(count, first, sweep.unfold(second)), norm
+    count, first, products, norm = total
+    second = products[:, _places(v.shape[1])].view(*first.shape, -1)
+    return SufficientStatistics(count, first, second), norm
+
+
+@cache
+def _places(num_features: int) -> Tensor:
+    """Where v_i v_j stands among the products of pairs, shape (D · D,)."""
+    i = torch.arange(num_features)
+    ahead = (i - i[:, None]) % num_features  # of i, j is so far; of j, i is D less that
+    place = torch.where(ahead <= num_features // 2, ahead * num_features + i[:, None], -1)
+    return torch.where(place >= 0, place, place.mT).flatten()
 
 
 def _in_threads(sweep: "_Sweep", blocks: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     """Sum each block, in order, in as many threads as torch has."""
+    if len(blocks[0]) * sweep.size < _SMALL:
+        yield from map(sweep, blocks)
+        return
     with one_thread_each() as threads:
         if min(threads, len(blocks)) == 1 or blocks[0].is_cuda:
             yield from map(sweep, blocks)
@@ -137,13 +153,14 @@ def _in_threads(sweep: "_Sweep", blocks: Sequence[Tensor]) -> Iterator[tuple[Ten
 class _Sweep:
     """Sums over blocks of rows, under given components."""
 
-    def __init__(self, components: Components, v: Tensor, origin: Tensor) -> None:
+    def __init__(self, components: Components, v: Tensor, origin: Tensor | None) -> None:
         self.num_components, self.num_features = components.loc.shape
         root = components.root.detach() * math.sqrt(0.5)
         shift = root @ components.loc.detach()[:, :, None]
         self.root = root.reshape(-1, self.num_features).to(v)
         self.shift = shift.reshape(-1, 1).to(v)
         self.constant = components.constant.detach()[:, None].to(v)
+        origin = v.new_zeros(self.num_features) if origin is None else origin
         self.origin = origin.detach()[:, None].to(v)
         # Products v_i v_j of all pairs: rows i beside rows i + s modulo D, for s up to D / 2.
         self.num_products = (self.num_features // 2 + 1) * self.num_features
@@ -152,10 +169,9 @@ class _Sweep:
 
     @torch.no_grad()
     def __call__(self, block: Tensor) -> tuple[Tensor, ...]:
-        """Σ r, Σ r v, Σ r v_i v_(i + s) as (K, s, i), and Σ norm, all in double precision."""
+        """Σ r, Σ r v, Σ r v_i v_(i + s) as (K, s · i), and Σ norm, all in double precision."""
         K, D = self.num_components, self.num_features
-        shapes = (K,), (K, D), (K, self.num_products), ()
-        total = tuple(block.new_zeros(shape, dtype=torch.float64) for shape in shapes)
+        total: tuple[Tensor, ...] = ()
         twice = work = r = block.new_empty(0)
         for rows in block.split(self.num_rows):
             if (n := len(rows)) != r.shape[-1]:  # the first chunk, or a shorter last one
@@ -168,18 +184,12 @@ class _Sweep:
             ahead = twice.as_strided((D // 2 + 1, D, n), (n, n, 1))
             products = torch.mul(v, ahead, out=work[: self.num_products].view(ahead.shape))
             found = r.sum(1), r @ v.mT, r @ products.view(-1, n).mT, norm
+            if not total:
+                total = tuple(sums.double() for sums in found)
+                continue
             for sums, more in zip(total, found, strict=True):
                 sums.add_(more)
         return total
-
-    def unfold(self, second: Tensor) -> Tensor:
-        """Put Σ r v_i v_(i + s) where they stand in Σ r v vᵀ, shape (K, D, D)."""
-        D = self.num_features
-        i = torch.arange(self.num_products, device=second.device) % D
-        j = (i + torch.arange(self.num_products, device=second.device) // D) % D
-        found = second.new_empty(self.num_components, D, D)
-        found[:, i, j] = found[:, j, i] = second
-        return found
 
     def _share(self, r: Tensor) -> Tensor:
         """Turn ½ |root (v − loc)|² into r, in place, and sum the log norms."""
