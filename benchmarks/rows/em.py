@@ -50,7 +50,9 @@ def ours(size: Mapping[str, Any], *, dtype: str) -> Measured:
     x, start = data(size, dtype)
     root = np.linalg.cholesky(start["covariance"]).astype(dtype)
     v, tril = torch.as_tensor(x), torch.as_tensor(root).repeat(size["components"], 1, 1)
-    theta = MixtureParameters(torch.as_tensor(start["weights"]), torch.as_tensor(start["loc"]), tril)
+    theta = MixtureParameters(
+        torch.as_tensor(start["weights"]), torch.as_tensor(start["loc"]), tril
+    )
 
     def fit(num_rows: int) -> float:
         found = em(v[:num_rows], len(theta.loc), start=theta, max_iterations=ITERATIONS, tol=0)

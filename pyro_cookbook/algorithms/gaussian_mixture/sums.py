@@ -165,7 +165,8 @@ class _Sweep:
         # Products v_i v_j of all pairs: rows i beside rows i + s modulo D, for s up to D / 2.
         self.num_products = (self.num_features // 2 + 1) * self.num_features
         self.size = max(len(self.root), self.num_products)
-        self.num_rows = max(CHUNK_SCALARS[v.device.type] // self.size, 512)
+        scalars = CHUNK_SCALARS.get(v.device.type, CHUNK_SCALARS["cuda"])
+        self.num_rows = max(scalars // self.size, 512)
 
     @torch.no_grad()
     def __call__(self, block: Tensor) -> tuple[Tensor, ...]:
