@@ -12,8 +12,8 @@ from guides.factor_analysis import FactorAnalysisAmortized
 from models import factor_analysis as models
 from pyro_cookbook.algorithms.factor_analysis import (
     FactorAnalysisParameters,
-    em,
     log_evidence,
+    maximise,
     posterior,
 )
 from pyro_cookbook.data import InputError
@@ -27,7 +27,7 @@ from pyro_cookbook.programs.state.isolation import isolated
 
 
 class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):  # type: ignore[misc]
-    """Few hidden factors explain the correlations of many columns; fitted by EM.
+    """Few hidden factors explain the correlations of many columns, at the largest likelihood.
 
     A row is v = mean + hᵀ components + noise, with h ~ N(0, I) and independent normal noise. The
     factors are turned so that their posterior is a product (componentsᵀ Ψ⁻¹ components diagonal,
@@ -41,14 +41,15 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
     isotropic : bool, default False
         One noise scale for all columns, in the units given: probabilistic PCA.
     tol : float, default 1e-8
-        EM stops when an iteration raises the log likelihood by less than `tol` relative.
+        Stop when an iteration raises the log likelihood by less than `tol` relative.
     max_iter : int, default 10_000
+        Of L-BFGS over the noise of the columns; the isotropic maximum is known without.
     random_state : int, RandomState or None, default 0
-        Of the start.
+        Of what `sample` draws; the fit draws nothing.
     device : torch.device or str, optional
         Where to compute.
     verbose : bool, default False
-        Say how EM ended.
+        Say how the fit ended.
 
     Attributes
     ----------
@@ -63,7 +64,8 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
         Standard deviation of each factor given a row, the same for all rows; the factors are
         independent given a row.
     loglike_ : list of float
-        Total log likelihood before every iteration, in nats, in the units of the columns.
+        Total log likelihood of the start and after every iteration, in nats, in the units of the
+        columns.
     n_iter_ : int
     converged_ : bool
     fit_, diagnosis_, verdict_
@@ -78,11 +80,12 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
     -----
     The columns are standardised inside (by one common scale if `isotropic`), and all is reported in
     the units given. With as many factors as a set of collinear columns has dimensions, or as rows,
-    the noise of some column falls to 0 and the likelihood has no bound.
+    the noise of some column falls to 0 and the likelihood has no bound; it stays above 10⁻⁸ of the
+    column's variance.
 
     References
     ----------
-    Rubin and Thayer (1982), doi:10.1007/BF02293851. Tipping and Bishop (1999),
+    Jöreskog (1967), doi:10.1007/BF02289658. Tipping and Bishop (1999),
     doi:10.1111/1467-9868.00196.
 
     Examples
@@ -117,14 +120,14 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit by EM.
+        """Fit to rows.
 
         Parameters
         ----------
         X : array-like, shape (n, D)
         y : ignored
         """
-        seed = self._begin()
+        self._begin()
         check_whole(1, n_components=self.n_components, max_iter=self.max_iter)
         check_positive(tol=self.tol)
         rows = self._rows(X, reset=True, least=2).astype(np.float64)
@@ -135,18 +138,19 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
             )
         units = measure_units(rows, self._names(), common=self.isotropic, allow_constant=False)
         self._units, self._data = units, units.standardise(rows)
-        theta, trace = em(
+        found = maximise(
             self._tensor(self._data), self.n_components, isotropic=self.isotropic, tol=self.tol,
-            max_iterations=self.max_iter, seed=seed,
+            max_iterations=self.max_iter,
         )  # fmt: skip
-        self._theta = on_device(_turned(theta), None)
-        self.loglike_ = [value - len(rows) * units.log_volume for value in trace]
-        self.n_iter_ = len(trace)
-        self.converged_ = self.n_iter_ < self.max_iter
+        self._theta = on_device(_turned(found.theta), None)
+        self.loglike_ = [value - len(rows) * units.log_volume for value in found.log_evidence]
+        self.n_iter_ = max(len(self.loglike_) - 1, 1)
+        self.converged_ = found.converged
         self._report()
         return self._end(
             self.converged_,
-            f"EM, {self.n_iter_} iterations, log likelihood {self.loglike_[-1]:.4f} nats",
+            f"maximum likelihood, {self.n_iter_} iterations, log likelihood"
+            f" {self.loglike_[-1]:.4f} nats",
         )
 
     def _report(self) -> None:
@@ -215,7 +219,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):
             guide.h_scale_tril = torch.linalg.cholesky(covariance)
         return as_fit(
             model, guide, v, losses=[-value for value in self.loglike_],
-            converged=self.converged_, reason=f"EM, {self.n_iter_} iterations",
+            converged=self.converged_, reason=f"maximum likelihood, {self.n_iter_} iterations",
         )  # fmt: skip
 
     def __sklearn_tags__(self) -> Any:

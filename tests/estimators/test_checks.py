@@ -285,8 +285,12 @@ def test_too_large_and_one_class_are_said():
 
 
 def test_what_has_not_converged_warns_and_verbose_says_how_it_ended(capsys):
-    with pytest.warns(ConvergenceWarning, match=r"^FactorAnalysis has not converged: EM, 2 it"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"^FactorAnalysis has not converged: maximum likelihood, 2 it"
+    ):
         FactorAnalysis(max_iter=2, verbose=True).fit(X)
-    assert capsys.readouterr().out.startswith("FactorAnalysis: EM, 2 iterations, log likelihood -")
+    assert capsys.readouterr().out.startswith(
+        "FactorAnalysis: maximum likelihood, 2 iterations, log likelihood -"
+    )
     FactorAnalysis(tol=1e-5).fit(X)
     assert capsys.readouterr().out == ""

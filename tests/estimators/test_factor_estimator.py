@@ -30,7 +30,7 @@ def test_the_likelihood_and_the_noise_are_the_peers(fitted):
     started = FactorAnalysis(3, max_iter=1)
     with pytest.warns(UserWarning, match="not converged"):
         started.fit(X)
-    assert started.score(X) < fitted.score(X) - 0.5
+    assert started.score(X) < fitted.score(X) - 0.3
 
 
 def test_scores_and_codes_are_those_of_the_marginal(fitted):

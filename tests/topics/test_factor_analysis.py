@@ -1,4 +1,4 @@
-"""Factor analysis: evidence, posterior, EM and the gap of each guide, against exact answers."""
+"""Factor analysis: evidence, posterior, EM, maximum and each guide's gap, against exact answers."""
 
 import numpy as np
 import pyro
@@ -28,10 +28,13 @@ from guides.factor_analysis import (
     FactorAnalysisMeanField,
 )
 from models.factor_analysis import FactorAnalysis
+from pyro_cookbook.algorithms import factor_analysis as module
 from pyro_cookbook.algorithms.factor_analysis import (
+    LEAST_NOISE,
     FactorAnalysisParameters,
     em,
     log_evidence,
+    maximise,
     posterior,
 )
 
@@ -247,3 +250,84 @@ def test_isotropic_em_is_probabilistic_pca(wine):
     expected = peer.get_covariance() * (len(wine) - 1) / len(wine)
     np.testing.assert_allclose(factor_analysis_marginal(theta), expected, atol=1e-6)
     assert float(log_evidence(theta, wine).sum()) > len(wine) * peer.score(wine.numpy())
+
+
+# --- the maximum of the likelihood -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_factors", [1, 2, 3])
+def test_maximum_is_that_of_em_and_of_sklearn(wine, num_factors):
+    found = maximise(wine, num_factors)
+    peer = SklearnFactorAnalysis(num_factors, tol=1e-10, max_iter=5000, svd_method="lapack")
+    expected = peer.fit(wine.numpy()).score(wine.numpy()) * len(wine)
+    theta, trace = em(wine, num_factors, tol=1e-13, max_iterations=3000)
+    assert found.converged
+    assert found.log_evidence[-1] == pytest.approx(expected, rel=1e-7)
+    assert found.log_evidence[-1] == pytest.approx(trace[-1], rel=1e-8)
+    assert found.log_evidence[-1] > trace[-1] - 1e-9
+    np.testing.assert_allclose(
+        factor_analysis_marginal(found.theta), factor_analysis_marginal(theta), atol=1e-3
+    )
+    assert found.log_evidence[0] < expected - 100
+
+
+def test_maximum_is_climbed_to_and_reported(wine):
+    found = maximise(wine, NUM_FACTORS)
+    assert np.diff(found.log_evidence).min() >= 0
+    expected = factor_analysis_log_evidence(found.theta, wine).sum()
+    assert found.log_evidence[-1] == pytest.approx(expected, rel=1e-12)
+    stopped = maximise(wine, NUM_FACTORS, max_iterations=3)
+    assert not stopped.converged
+    assert stopped.log_evidence == found.log_evidence[:4]
+    expected = factor_analysis_log_evidence(stopped.theta, wine).sum()
+    assert stopped.log_evidence[-1] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["W", "b", "scale"])
+def test_beside_the_maximum_the_evidence_is_lower(wine, name):
+    theta = maximise(wine, NUM_FACTORS).theta
+    best = float(log_evidence(theta, wine).sum())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        value = getattr(theta, name)
+        eps = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        moved = FactorAnalysisParameters(**{**vars(theta), name: value + 0.01 * eps})
+        assert float(log_evidence(moved, wine).sum()) < best
+
+
+def test_isotropic_maximum_is_probabilistic_pca(wine):
+    found = maximise(wine, NUM_FACTORS, isotropic=True)
+    assert found.theta.scale.shape == (1,)
+    peer = PCA(NUM_FACTORS, svd_solver="full").fit(wine.numpy())
+    expected = peer.get_covariance() * (len(wine) - 1) / len(wine)
+    np.testing.assert_allclose(factor_analysis_marginal(found.theta), expected, rtol=1e-9)
+    assert float(log_evidence(found.theta, wine).sum()) == pytest.approx(found.log_evidence[-1])
+
+
+def test_noise_that_vanishes_is_stopped_where_it_is_said_to(wine):
+    """A column twice: a factor explains it whole, and the evidence rises without end."""
+    twice = torch.cat([wine, wine[:, :1]], 1)
+    found = maximise(twice, NUM_FACTORS)
+    variance = found.theta.scale.square() / twice.var(0, correction=0)
+    np.testing.assert_allclose(variance[[0, -1]], LEAST_NOISE, rtol=0.02)
+    assert variance.min() > 0.98 * LEAST_NOISE
+    assert (variance > 0.1).sum() > 9
+
+
+def test_where_a_noise_falls_to_nothing_the_maximum_is_above_what_em_has_come_to():
+    rng = np.random.default_rng(1)
+    v = torch.tensor(rng.normal(size=(100, 5)) @ rng.normal(size=(5, 5)))
+    found, trace = maximise(v, 1), em(v, 1, max_iterations=1000)[1]
+    variance = found.theta.scale.square() / v.var(0, correction=0)
+    assert variance.min() == pytest.approx(LEAST_NOISE, rel=0.02)
+    assert trace[-1] < found.log_evidence[-1] < trace[-1] + 1
+    assert trace[-1] > trace[0] + 10
+
+
+def test_chunks_and_single_precision_change_only_rounding(monkeypatch, wine):
+    found = maximise(wine, NUM_FACTORS)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 7)
+    chunked, single = maximise(wine, NUM_FACTORS), maximise(wine.float(), NUM_FACTORS)
+    assert chunked.log_evidence[-1] == pytest.approx(found.log_evidence[-1], rel=1e-12)
+    assert single.log_evidence[-1] == pytest.approx(found.log_evidence[-1], rel=1e-6)
+    assert {x.dtype for x in vars(single.theta).values()} == {torch.float32}

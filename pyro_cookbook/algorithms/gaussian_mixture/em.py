@@ -9,129 +9,71 @@ import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor, nn
 
+from pyro_cookbook.algorithms.gaussian_mixture.densities import (
+    MixtureParameters,
+    log_evidence,
+    log_joint,
+    random_start,
+    responsibilities,
+)
+from pyro_cookbook.algorithms.gaussian_mixture.sums import (
+    Components,
+    SufficientStatistics,
+    expected_sums,
+    statistics,
+)
 from pyro_cookbook.programs.state.isolation import calm_threads, isolated
 
-# Rows of a chunk: responsibilities and whitened rows of so many at a time are in memory.
-CHUNK_ROWS = 8192
+__all__ = [
+    "EMResult",
+    "MixtureParameters",
+    "SufficientStatistics",
+    "e_step",
+    "em",
+    "generalised_em",
+    "log_evidence",
+    "log_joint",
+    "m_step",
+    "random_start",
+    "responsibilities",
+    "statistics",
+    "stepwise_em",
+]
 
 
-@dataclass(frozen=True)
-class MixtureParameters:
-    """θ of `models.gaussian_mixture.GaussianMixture`, under the same names.
-
-    Attributes
-    ----------
-    weights : Tensor
-        π, shape (K,), on the simplex.
-    loc : Tensor
-        μ, shape (K, D).
-    scale_tril : Tensor
-        Lower Cholesky factors of the covariances, shape (K, D, D).
-    """
-
-    weights: Tensor
-    loc: Tensor
-    scale_tril: Tensor
-
-
-@dataclass(frozen=True)
-class SufficientStatistics:
-    """Sums over rows that an M step needs; additive over chunks.
-
-    Attributes
-    ----------
-    count : Tensor
-        Σ_n r_nk, shape (K,).
-    first : Tensor
-        Σ_n r_nk v_n, shape (K, D).
-    second : Tensor
-        Σ_n r_nk v_n v_nᵀ, shape (K, D, D).
-    """
-
-    count: Tensor
-    first: Tensor
-    second: Tensor
-
-    def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
-        """Add the sums of two chunks."""
-        return SufficientStatistics(
-            self.count + other.count, self.first + other.first, self.second + other.second
-        )
-
-    def interpolate(self, other: "SufficientStatistics", weight: float) -> "SufficientStatistics":
-        """(1 − weight) · self + weight · other."""
-        return SufficientStatistics(
-            torch.lerp(self.count, other.count, weight),
-            torch.lerp(self.first, other.first, weight),
-            torch.lerp(self.second, other.second, weight),
-        )
-
-
-def log_joint(theta: MixtureParameters, v: Tensor) -> Tensor:
-    """log π_k + log N(v_n; μ_k, Σ_k), in nats.
+def e_step(
+    theta: MixtureParameters, v: Tensor, origin: Tensor | None = None
+) -> tuple[SufficientStatistics, Tensor]:
+    """Sum the expected sufficient statistics and the log evidence, chunk by chunk.
 
     Parameters
     ----------
     theta : MixtureParameters
-        Or any object with its attributes, such as the model.
+        Means relative to `origin`.
     v : Tensor
         Rows, shape (n, D).
-
-    Returns
-    -------
-    Tensor
-        Shape (n, K). One component is whitened at a time: no n × K × D array.
-    """
-    num_features = v.shape[1]
-    eye = torch.eye(num_features).to(v)
-    columns = []
-    for weight, loc, tril in zip(theta.weights, theta.loc, theta.scale_tril, strict=True):
-        whitening = torch.linalg.solve_triangular(tril, eye, upper=False).mT
-        quadratic = ((v - loc) @ whitening).square().sum(1)
-        columns.append(weight.log() - tril.diagonal().log().sum() - 0.5 * quadratic)
-    return torch.stack(columns, dim=1) - 0.5 * num_features * math.log(2 * math.pi)
-
-
-def log_evidence(theta: MixtureParameters, v: Tensor) -> Tensor:
-    """log p(v_n; θ) of every row, in nats, shape (n,)."""
-    return torch.cat([torch.logsumexp(log_joint(theta, part), 1) for part in v.split(CHUNK_ROWS)])
-
-
-def responsibilities(theta: MixtureParameters, v: Tensor) -> Tensor:
-    """Posterior p(h_n = k | v_n; θ): shape (n, K), rows sum to 1."""
-    return torch.cat([torch.softmax(log_joint(theta, part), 1) for part in v.split(CHUNK_ROWS)])
-
-
-def e_step(theta: MixtureParameters, v: Tensor) -> tuple[SufficientStatistics, Tensor]:
-    """Sum the expected sufficient statistics and the log evidence, chunk by chunk.
+    origin : Tensor, optional
+        Shape (D,), taken from every row; default 0. Second moments lose digits far from it.
 
     Returns
     -------
     statistics : SufficientStatistics
-        Of rows taken relative to their overall mean where the caller has centred them: the second
-        moments lose digits far from the origin.
+        Of rows relative to `origin`, in double precision.
     log_evidence : Tensor
         Σ_n log p(v_n; θ), in nats, shape (): the bound right after this E step.
     """
-    total, evidence = None, v.new_zeros(())
-    for part in v.split(CHUNK_ROWS):
-        joint = log_joint(theta, part)
-        norm = torch.logsumexp(joint, 1)
-        evidence = evidence + norm.sum()
-        chunk = statistics(torch.exp(joint - norm[:, None]), part)
-        total = chunk if total is None else total + chunk
-    if total is None:
-        raise ValueError("v: got no rows")
-    return total, evidence
+    tril = theta.scale_tril
+    num_features = tril.shape[-1]
+    eye = torch.eye(num_features).to(tril).expand_as(tril)
+    log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constant = theta.weights.log() - log_det - 0.5 * num_features * math.log(2 * math.pi)
+    root = torch.linalg.solve_triangular(tril, eye, upper=False)
+    return expected_sums(Components(constant, root, theta.loc), v, origin)
 
 
-def statistics(weight: Tensor, v: Tensor) -> SufficientStatistics:
-    """Weighted sums of the rows, with weights of shape (n, K)."""
-    second = torch.stack([(column[:, None] * v).mT @ v for column in weight.mT])
-    return SufficientStatistics(weight.sum(0), weight.mT @ v, second)
-
-
-def m_step(sums: SufficientStatistics, reg_covar: float = 1e-6) -> MixtureParameters:
+def m_step(
+    sums: SufficientStatistics, reg_covar: float = 1e-6, dtype: torch.dtype | None = None
+) -> MixtureParameters:
     """Maximise the expected complete-data likelihood.
 
     Parameters
@@ -140,13 +82,15 @@ def m_step(sums: SufficientStatistics, reg_covar: float = 1e-6) -> MixtureParame
     reg_covar : float, default 1e-6
         Added to the diagonal of every covariance, in squared units of the data: it keeps a
         component from collapsing onto a row. Above 0 the bound may fall by a like amount.
+    dtype : torch.dtype, optional
+        Of the rows, whose rounding decides what is singular. Default: that of the sums.
 
     Raises
     ------
     ValueError
         If a component's covariance is singular, naming the component.
     """
-    eps = 10 * torch.finfo(sums.count.dtype).eps
+    eps = 10 * torch.finfo(dtype or sums.count.dtype).eps
     count = sums.count + eps
     loc = sums.first / count[:, None]
     outer = loc[:, :, None] * loc[:, None, :]
@@ -226,27 +170,38 @@ def em(
     if not 1 <= num_components <= len(v):
         raise ValueError(f"num_components: got {num_components}, expected 1 to {len(v)} (the rows)")
     centre = v.mean(0)
-    rows = v - centre
     outcomes: list[tuple[MixtureParameters, list[float], bool]] = []
     collapsed: ValueError | None = None
     for r in range(num_restarts):
         theta = random_start(v, num_components, seed=seed + r) if start is None or r else start
-        theta = MixtureParameters(theta.weights, theta.loc - centre, theta.scale_tril)
+        theta = _moved(theta, -centre)
         try:
-            theta, elbo, converged = _climb(rows, theta, max_iterations, tol, reg_covar)
+            theta, elbo, converged = _climb(v, centre, theta, max_iterations, tol, reg_covar)
         except ValueError as error:  # another start may do: give up only if all collapse
             collapsed = error
             continue
-        theta = MixtureParameters(theta.weights, theta.loc + centre, theta.scale_tril)
-        outcomes.append((theta, elbo, converged))
+        outcomes.append((_moved(theta, centre, v.dtype), elbo, converged))
     if not outcomes and collapsed is not None:
         raise collapsed
     best = max(outcomes, key=lambda outcome: outcome[1][-1])
     return EMResult(*best, restarts=[elbo[-1] for _, elbo, _ in outcomes])
 
 
+def _moved(
+    theta: MixtureParameters, by: Tensor, dtype: torch.dtype = torch.float64
+) -> MixtureParameters:
+    """Move the means; in double precision sums and parameters keep what their rows tell."""
+    loc = theta.loc.double() + by.double()
+    return MixtureParameters(*(x.to(dtype) for x in (theta.weights, loc, theta.scale_tril)))
+
+
 def _climb(
-    v: Tensor, theta: MixtureParameters, max_iterations: int, tol: float, reg_covar: float
+    v: Tensor,
+    centre: Tensor,
+    theta: MixtureParameters,
+    max_iterations: int,
+    tol: float,
+    reg_covar: float,
 ) -> tuple[MixtureParameters, list[float], bool]:
     """Run EM from one start: θ, the bound after every E step, and whether it has converged.
 
@@ -254,34 +209,12 @@ def _climb(
     """
     elbo: list[float] = []
     for _ in range(max_iterations):
-        sums, evidence = e_step(theta, v)
+        sums, evidence = e_step(theta, v, centre)
         elbo.append(float(evidence))
         if len(elbo) > 1 and elbo[-1] - elbo[-2] < tol * abs(elbo[-1]):
             return theta, elbo, True
-        theta = m_step(sums, reg_covar)
+        theta = m_step(sums, reg_covar, v.dtype)
     return theta, elbo, False
-
-
-def random_start(v: Tensor, num_components: int, *, seed: int = 0) -> MixtureParameters:
-    """Pick rows far from each other as means (k-means++), with the overall covariance.
-
-    References
-    ----------
-    Arthur and Vassilvitskii (2007), *k-means++*, SODA.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    scale = v.std(0).clamp_min(1e-12)
-    chosen = [int(torch.randint(len(v), (1,), generator=generator))]
-    nearest = ((v - v[chosen[0]]) / scale).square().sum(1)
-    for _ in range(num_components - 1):
-        weight = (nearest if nearest.sum() > 0 else torch.ones_like(nearest)).cpu().double()
-        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
-        nearest = nearest.minimum(((v - v[chosen[-1]]) / scale).square().sum(1))
-    centred = v - v.mean(0)
-    covariance = centred.mT @ centred / len(v) + 1e-6 * scale.square().diag()
-    scale_tril = torch.linalg.cholesky(covariance).repeat(num_components, 1, 1)
-    weights = v.new_full((num_components,), 1 / num_components)
-    return MixtureParameters(weights, v[chosen].clone(), scale_tril)
 
 
 @calm_threads()
@@ -324,20 +257,18 @@ def stepwise_em(
         raise ValueError(f"decay: got {decay}, expected above 0.5 and at most 1")
     generator = torch.Generator().manual_seed(seed)
     centre = v.mean(0)
-    rows = v - centre
-    theta = start or random_start(v, num_components, seed=seed)
-    theta = MixtureParameters(theta.weights, theta.loc - centre, theta.scale_tril)
-    average = _per_row(e_step(theta, rows)[0], len(v))
+    theta = _moved(start or random_start(v, num_components, seed=seed), -centre)
+    average = _per_row(e_step(theta, v, centre)[0], len(v))
     elbo: list[float] = []
     step = 0
     for _ in range(num_epochs):
         for part in torch.randperm(len(v), generator=generator).to(v.device).split(batch_size):
-            sums, _ = e_step(theta, rows[part])
+            sums, _ = e_step(theta, v[part], centre)
             average = average.interpolate(_per_row(sums, len(part)), (step + 2) ** -decay)
-            theta = m_step(average, reg_covar)
+            theta = m_step(average, reg_covar, v.dtype)
             step += 1
-        elbo.append(float(e_step(theta, rows)[1]))
-    theta = MixtureParameters(theta.weights, theta.loc + centre, theta.scale_tril)
+        elbo.append(float(e_step(theta, v, centre)[1]))
+    theta = _moved(theta, centre, v.dtype)
     return EMResult(theta, elbo, converged=False, restarts=elbo[-1:])
 
 

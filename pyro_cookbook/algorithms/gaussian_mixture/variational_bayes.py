@@ -2,17 +2,24 @@
 
 import math
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
-from pyro_cookbook.algorithms.gaussian_mixture.em import (
+from pyro_cookbook.algorithms.gaussian_mixture.densities import (
     CHUNK_ROWS,
-    SufficientStatistics,
+    MixtureParameters,
     random_start,
-    responsibilities,
+)
+from pyro_cookbook.algorithms.gaussian_mixture.em import e_step
+from pyro_cookbook.algorithms.gaussian_mixture.sums import (
+    Components,
+    SufficientStatistics,
+    expected_sums,
     statistics,
 )
 from pyro_cookbook.programs.state.isolation import calm_threads
@@ -143,51 +150,74 @@ def fit_variational_mixture(
     """
     num_components = len(prior.concentration)
     centre = v.mean(0)  # second moments lose digits far from the origin
-    rows, prior = v - centre, _moved(prior, -centre)
-    results = []
+    moved = _moved(prior, -centre)
+    outcomes = []
     for r in range(num_restarts):
         if start is None or r:
-            weight = responsibilities(random_start(rows, num_components, seed=seed + r), rows)
+            theta = random_start(v, num_components, seed=seed + r)
+            theta = MixtureParameters(theta.weights, theta.loc - centre, theta.scale_tril)
+            sums, _ = e_step(theta, v, centre)
         else:
-            weight = start
-        sums = statistics(weight, rows)
-        elbo: list[float] = []
-        converged = False
-        for _ in range(max_iterations):
-            posterior = update(prior, sums)
-            sums, norm = expectation(posterior, rows)
-            elbo.append(float(norm - kl_to_prior(posterior, prior)))
-            if len(elbo) > 1 and elbo[-1] - elbo[-2] < tol * abs(elbo[-1]):
-                converged = True
-                break
-        weight = torch.softmax(posterior.expected_log_joint(rows), 1)
-        moved = _moved(posterior, centre)
-        results.append(VariationalMixtureResult(moved, weight, elbo, converged))
-    return max(results, key=lambda result: result.elbo[-1])
+            sums = _sums_of(start, v, centre)
+        outcomes.append(_ascend(v, centre, moved, sums, max_iterations, tol))
+    posterior, elbo, converged = max(outcomes, key=lambda outcome: outcome[1][-1])
+    posterior = _moved(posterior, centre, v.dtype)
+    parts = [torch.softmax(posterior.expected_log_joint(p), 1) for p in v.split(CHUNK_ROWS)]
+    return VariationalMixtureResult(posterior, torch.cat(parts), elbo, converged)
 
 
-def _moved(parameters: Prior, by: Tensor) -> MixturePosterior:
+def _sums_of(weight: Tensor, v: Tensor, origin: Tensor) -> SufficientStatistics:
+    """Sum the rows relative to the origin, under weights that are given."""
+    parts = zip(weight.split(CHUNK_ROWS), v.split(CHUNK_ROWS), strict=True)
+    return reduce(add, (statistics(w.double(), (part - origin).double()) for w, part in parts))
+
+
+def _ascend(
+    v: Tensor,
+    centre: Tensor,
+    prior: Prior,
+    sums: SufficientStatistics,
+    max_iterations: int,
+    tol: float,
+) -> tuple[MixturePosterior, list[float], bool]:
+    """Sweep from one start: q(π, μ, Λ), the bound after every sweep, and whether it converged."""
+    elbo: list[float] = []
+    for _ in range(max_iterations):
+        posterior = update(prior, sums)
+        sums, norm = expectation(posterior, v, centre)
+        elbo.append(float(norm - kl_to_prior(posterior, prior)))
+        if len(elbo) > 1 and elbo[-1] - elbo[-2] < tol * abs(elbo[-1]):
+            return posterior, elbo, True
+    return posterior, elbo, False
+
+
+def _moved(parameters: Prior, by: Tensor, dtype: torch.dtype = torch.float64) -> MixturePosterior:
     """Move the distribution along with rows that move by a vector."""
     return MixturePosterior(
-        parameters.concentration,
-        parameters.loc + by,
-        parameters.mean_precision,
-        parameters.df,
-        parameters.precision_tril,
+        parameters.concentration.to(dtype),
+        (parameters.loc.double() + by.double()).to(dtype),
+        parameters.mean_precision.to(dtype),
+        parameters.df.to(dtype),
+        parameters.precision_tril.to(dtype),
     )
 
 
-def expectation(posterior: MixturePosterior, v: Tensor) -> tuple[SufficientStatistics, Tensor]:
-    """Update q(h): its sufficient statistics, and Σ_n log Σ_k exp E log p(v_n, h_n = k)."""
-    total, norm = None, v.new_zeros(())
-    for part in v.split(CHUNK_ROWS):
-        joint = posterior.expected_log_joint(part)
-        norm = norm + torch.logsumexp(joint, 1).sum()
-        chunk = statistics(torch.softmax(joint, 1), part)
-        total = chunk if total is None else total + chunk
-    if total is None:
-        raise ValueError("v: got no rows")
-    return total, norm
+def expectation(
+    posterior: MixturePosterior, v: Tensor, origin: Tensor | None = None
+) -> tuple[SufficientStatistics, Tensor]:
+    """Update q(h): its sufficient statistics, and Σ_n log Σ_k exp E log p(v_n, h_n = k).
+
+    As in `expected_log_joint`, the log joint is a constant less ½ ν_k |L_kᵀ (v − m_k)|².
+    """
+    num_features = posterior.loc.shape[1]
+    constant = (
+        posterior.concentration.digamma()
+        - posterior.concentration.sum().digamma()
+        + 0.5 * posterior.expected_log_det()
+        - 0.5 * num_features * (1 / posterior.mean_precision + math.log(2 * math.pi))
+    )
+    root = posterior.df.sqrt()[:, None, None] * posterior.precision_tril.mT
+    return expected_sums(Components(constant, root, posterior.loc), v, origin)
 
 
 def update(prior: Prior, sums: SufficientStatistics) -> MixturePosterior:

@@ -67,6 +67,19 @@ def calm_threads() -> Iterator[None]:
 
 
 @contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Give every operation of torch one thread for a block, and say how many it had.
+
+    Where operations are short, threads of Python that each run their own wait less than those of
+    OpenMP, which meet after every operation. The number is as it was after the block.
+    """
+    with exclusive(), _threads_put_back():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield threads
+
+
+@contextmanager
 def _threads_put_back() -> Iterator[None]:
     threads = torch.get_num_threads()
     try:
