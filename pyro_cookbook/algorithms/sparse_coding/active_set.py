@@ -17,7 +17,7 @@ from pyro_cookbook.algorithms.sparse_coding.fista import Codes, SparseCodingPara
 from pyro_cookbook.programs.state.isolation import calm_threads
 
 # The first steps end when a row's set of atoms changes by less than so many in so many steps.
-_SETTLED, _LOOK, _FIRST = 0.5, 5, 200
+_SETTLED, _LOOK, _FIRST = 0.6, 4, 200
 # Rounds of Newton after which the rows that are left go to FISTA.
 _ROUNDS = 40
 # Rows in work at once, and rows whose systems are solved at once: both fit in a core's cache.
@@ -159,12 +159,14 @@ def _newton(
     strongest = excess.amax(1, keepdim=True)
     chosen = used | ((excess > 0) & (excess >= share * strongest))
     size = chosen.sum(1)
-    row, atom = torch.nonzero(chosen, as_tuple=True)
-    place = torch.arange(len(row), device=h.device) - (size.cumsum(0) - size)[row]
-    index = torch.arange(K, K + int(size.max()), device=h.device).repeat(len(h), 1)
-    index[row, place] = atom
+    widest = int(size.max())
+    atom = torch.nonzero(chosen.view(-1))[:, 0]  # counted through all rows, as is its place below
+    row = torch.repeat_interleave(size)
+    place = row * widest + torch.arange(len(row), device=h.device) - (size.cumsum(0) - size)[row]
+    index = torch.arange(K, K + widest, device=h.device).repeat(len(h), 1)
+    index.view(-1)[place] = atom % K
     code, own = h.new_zeros(index.shape), h.new_zeros(index.shape)
-    code[row, place], own[row, place] = h[row, atom], pull[row, atom]
+    code.view(-1)[place], own.view(-1)[place] = h.view(-1)[atom], pull.view(-1)[atom]
     stuck = torch.zeros_like(share, dtype=torch.bool)
     for rows in size.argsort().split(_BATCH):
         k = int(size[rows[-1]])
@@ -172,7 +174,7 @@ def _newton(
         system = torch.take(padded, among[:, :, None] * len(padded) + among[:, None, :])
         code[rows, :k], stuck[rows, 0] = _step(system, code[rows, :k], own[rows, :k], alpha)
     new = torch.zeros_like(h)
-    new[row, atom] = code[row, place]
+    new.view(-1)[atom] = code.view(-1)[place]
     # Where no newcomer helped: first none, to the best point of the old atoms; then one at a time.
     none = torch.full_like(share, torch.inf)
     return new, torch.where(stuck, none, torch.where(share == torch.inf, 1, share))
