@@ -21,7 +21,7 @@ def _problem(size: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _quality(v: Any, W: Any, b: Any, scale: float, h: Any) -> dict[str, float]:
-    """The bound per row, the mean probability, and how far ĥ is from the fixed point's right side."""
+    """Bound per row, moments of ĥ, and how far ĥ is from the fixed point's right side."""
     import numpy as np
     from scipy.special import entr, expit
 

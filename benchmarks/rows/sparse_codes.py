@@ -35,7 +35,7 @@ def _problem(size: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _measured(size: Mapping[str, Any], seconds: float, theta: Any, rows: Any, h: Any) -> Measured:
-    """J by one function for both, and the duality gap, which bounds what is missing to the optimum."""
+    """J by one function for both, and the duality gap: what is missing to the optimum at most."""
     from pyro_cookbook.algorithms.sparse_coding.fista import duality_gap, objective
 
     total = float(objective(theta, rows, h).sum())

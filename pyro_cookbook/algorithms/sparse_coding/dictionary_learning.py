@@ -67,7 +67,9 @@ def update_atoms(W: Tensor, total: Sums, *, sweeps: int = 1) -> Tensor:
     Mairal, Bach, Ponce and Sapiro (2010), *Online learning for matrix factorization and sparse
     coding*, JMLR 11, algorithm 2, with the unit ball replaced by its surface.
     """
-    atoms, cross = W.mT.contiguous(), total.cross.mT.contiguous()  # an atom's numbers side by side
+    # Copies, an atom's numbers side by side.
+    atoms = W.mT.clone(memory_format=torch.contiguous_format)
+    cross = total.cross.mT.contiguous()
     usage = total.codes.diagonal().tolist()
     used = [k for k, share in enumerate(usage) if share > 0]
     for _ in range(sweeps):
