@@ -1,4 +1,4 @@
-"""Sparse codes by Newton steps on each row's atoms: against FISTA, scikit-learn and known answers."""
+"""Sparse codes by Newton steps on a row's own atoms: against FISTA, scikit-learn, known answers."""
 
 from dataclasses import replace
 
