@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guides.sparse_coding import SparseCodingMAP
 from models import sparse_coding as models
+from pyro_cookbook.algorithms.sparse_coding.active_set import codes
 from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import (
     alternate,
     learn_online,
@@ -18,7 +19,6 @@ from pyro_cookbook.algorithms.sparse_coding.dictionary_learning import (
 )
 from pyro_cookbook.algorithms.sparse_coding.fista import (
     SparseCodingParameters,
-    fista,
     log_normaliser,
     objective,
 )
@@ -137,8 +137,9 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):  
         self._data = self._units.standardise(rows)
         v = self._tensor(self._data)
         learned = alternate(
-            v, self._start(v, seed), max_rounds=self.max_iter, tol=self.tol, code_tol=self.code_tol
-        )
+            v, self._start(v, seed), max_rounds=self.max_iter, tol=self.tol, code_tol=self.code_tol,
+            solver=codes,
+        )  # fmt: skip
         self._theta = on_device(learned.theta, None)
         self.components_ = as_array(learned.theta.W).T
         unit = float(self._units.scale[0])
@@ -159,6 +160,7 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):  
             online = learn_online(
                 v, num_atoms, rate=self.rate, scale=self.scale, batch_size=_BATCH,
                 num_steps=min(_ONLINE_STEPS, self.max_iter), code_tol=1e-2, seed=seed,
+                solver=codes,
             )  # fmt: skip
             return online.theta
         atoms = random_atoms(v, num_atoms, seed=seed)
@@ -172,19 +174,19 @@ class SparseCoding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Judged):  
         """θ, standardised rows and their codes."""
         theta = on_device(self._theta, self.device)
         v = self._tensor(self._units.standardise(rows))
-        return theta, v, fista(theta, v, tol=self.code_tol).h
+        return theta, v, codes(theta, v, tol=self.code_tol).h
 
     def transform(self, X: Any) -> Array:
         """Give the codes, the exact modes, in the units of X, shape (n, K)."""
         rows = self._rows(X)
-        codes = as_array(self._codes(rows)[2]) * self._units.scale[0]
-        return np.asarray(codes, dtype=rows.dtype)
+        h = as_array(self._codes(rows)[2]) * self._units.scale[0]
+        return np.asarray(h, dtype=rows.dtype)
 
     def inverse_transform(self, X: Any) -> Array:
         """Give the rows that codes, shape (n, K), describe, shape (n, D)."""
         check_is_fitted(self)
-        codes = check_array(X, dtype=[np.float64, np.float32])
-        return np.asarray(codes @ self.components_ + self.mean_, dtype=codes.dtype)
+        h = check_array(X, dtype=[np.float64, np.float32])
+        return np.asarray(h @ self.components_ + self.mean_, dtype=h.dtype)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Give minus the mean of J = ‖v − v̂‖² / 2 noise_scale_² + Σ |h| / prior scale, in nats.

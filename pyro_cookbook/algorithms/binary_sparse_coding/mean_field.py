@@ -14,6 +14,9 @@ from pyro_cookbook.programs.state.isolation import calm_threads
 # Numbers of a chunk of rows: so many log densities, one for each row and state, are in memory.
 CHUNK_NUMBERS = 2**22
 MAX_UNITS = 20
+# Rows that are swept together, so that they stay in a core's cache, and sweeps between two looks at
+# which rows still move: the others are left as they are.
+_PIECE, _SWEEPS = 1024, 6
 
 
 class HasTheta(Protocol):
@@ -249,7 +252,7 @@ def coordinate_ascent(
     max_sweeps : int, default 200
         Passes over all units, at most.
     tol : float, default 1e-8
-        Stop when a sweep moves no probability by more.
+        A row is done when a sweep moves none of its probabilities by more.
     keep_elbo : bool, default True
         Compute the bound after every sweep; without, only at the start and the end.
 
@@ -257,24 +260,52 @@ def coordinate_ascent(
     -----
     The end is a local optimum and depends on the start and the order of the units.
     """
-    drives, coupling = drive(theta, v), inhibition(theta)
+    coupling = inhibition(theta)
     logits = (prior_logits(theta, v) if start is None else start).detach().clone()
-    h = torch.sigmoid(logits)
-    elbo = [float(mean_field_elbo(theta, v, logits).sum())]
-    converged = False
-    for _ in range(max_sweeps):
-        before = h.clone()
-        for i in range(h.shape[1]):
-            logits[:, i] = drives[:, i] - h @ coupling[:, i]
-            h[:, i] = torch.sigmoid(logits[:, i])
+    elbo = [_summed_bound(theta, v, logits)]
+    rows, sweep = torch.arange(len(v), device=v.device), 0
+    while len(rows) and sweep < max_sweeps:
+        several = 1 if keep_elbo else min(_SWEEPS, max_sweeps - sweep)
+        sweep += several
+        left = []
+        for some in rows.split(_PIECE):
+            field, moved = _sweeps(coupling, drive(theta, v[some]), logits[some], several, tol)
+            logits[some] = field
+            left.append(some[moved > tol])
+        rows = torch.cat(left)
         if keep_elbo:
-            elbo.append(float(mean_field_elbo(theta, v, logits).sum()))
-        converged = bool((h - before).abs().max() <= tol)
-        if converged:
-            break
+            elbo.append(_summed_bound(theta, v, logits))
     if not keep_elbo:
-        elbo.append(float(mean_field_elbo(theta, v, logits).sum()))
-    return MeanFieldResult(logits, elbo, converged)
+        elbo.append(_summed_bound(theta, v, logits))
+    return MeanFieldResult(logits, elbo, not len(rows))
+
+
+def _summed_bound(theta: HasTheta, v: Tensor, logits: Tensor) -> float:
+    """Sum the bound over the rows, a piece of them at a time."""
+    pieces = zip(v.split(_PIECE), logits.split(_PIECE), strict=True)
+    return float(sum(mean_field_elbo(theta, some, q).sum() for some, q in pieces))
+
+
+def _sweeps(
+    coupling: Tensor, drives: Tensor, logits: Tensor, num_sweeps: int, tol: float
+) -> tuple[Tensor, Tensor]:
+    """Sweep over the units of some rows: their logits, and how far the last sweep moved each row.
+
+    Unit by row, so that a unit's numbers lie side by side: logits_i = drive_i − coupling_iᵀ ĥ.
+    """
+    drives, fields = drives.mT.contiguous(), logits.mT.contiguous()
+    h = torch.sigmoid(fields)
+    units = list(zip(coupling, drives, fields, h, strict=True))
+    moved = torch.full_like(h[0], torch.inf)
+    for _ in range(num_sweeps):
+        before = h.clone()
+        for weights, unit_drive, field, prob in units:
+            torch.addmv(unit_drive, h.mT, weights, alpha=-1, out=field)
+            torch.sigmoid(field, out=prob)
+        moved = torch.sub(h, before, out=before).abs_().amax(0)
+        if moved.max() <= tol:
+            break
+    return fields.mT, moved
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """Dictionary learning: alternate codes by FISTA with atoms by exact coordinate steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -65,15 +67,19 @@ def update_atoms(W: Tensor, total: Sums, *, sweeps: int = 1) -> Tensor:
     Mairal, Bach, Ponce and Sapiro (2010), *Online learning for matrix factorization and sparse
     coding*, JMLR 11, algorithm 2, with the unit ball replaced by its surface.
     """
-    W = W.clone()
-    usage = total.codes.diagonal()
+    # Copies, an atom's numbers side by side.
+    atoms = W.mT.clone(memory_format=torch.contiguous_format)
+    cross = total.cross.mT.contiguous()
+    usage = total.codes.diagonal().tolist()
+    used = [k for k, share in enumerate(usage) if share > 0]
     for _ in range(sweeps):
-        for k in torch.nonzero(usage > 0).flatten().tolist():
-            wanted = total.cross[:, k] - W @ total.codes[:, k] + usage[k] * W[:, k]
-            length = wanted.norm()
+        for k in used:
+            wanted = torch.addmv(cross[k], atoms.mT, total.codes[k], alpha=-1)
+            wanted.add_(atoms[k], alpha=usage[k])
+            length = float(torch.linalg.vector_norm(wanted))
             if length > 0:
-                W[:, k] = wanted / length
-    return W
+                torch.div(wanted, length, out=atoms[k])
+    return atoms.mT.contiguous()
 
 
 def random_atoms(v: Tensor, num_atoms: int, *, seed: int = 0) -> Tensor:
@@ -128,6 +134,7 @@ def alternate(
     tol: float = 1e-5,
     code_tol: float = 1e-6,
     sweeps: int = 2,
+    solver: Callable[..., Codes] = fista,
 ) -> Learned:
     """Minimise J over codes and atoms in turn, on all rows: EM with a delta for q.
 
@@ -144,6 +151,8 @@ def alternate(
         As `tol` of `fista`.
     sweeps : int, default 2
         Of the atoms' step in each round.
+    solver : callable, default `fista`
+        What computes codes: `fista`, or `active_set.codes`, which is several times faster.
 
     Returns
     -------
@@ -159,11 +168,11 @@ def alternate(
     Goodfellow, Bengio and Courville (2016), *Deep Learning*, section 19.3.
     """
     theta, trace = start, [float("inf")]
-    codes = fista(theta, v, tol=code_tol)
+    codes = solver(theta, v, tol=code_tol)
     converged = False
     for _ in range(max_rounds):
         theta = replace(theta, W=update_atoms(theta.W, sums(theta, v, codes.h), sweeps=sweeps))
-        codes = fista(theta, v, start=codes.h, tol=code_tol)
+        codes = solver(theta, v, start=codes.h, tol=code_tol)
         trace.append(float(objective(theta, v, codes.h).sum()))
         if trace[-2] - trace[-1] < tol * trace[-1]:
             converged = True
@@ -183,6 +192,7 @@ def learn_online(
     code_tol: float = 1e-3,
     start: Tensor | None = None,
     seed: int = 0,
+    solver: Callable[..., Codes] = fista,
 ) -> Learned:
     """Learn a dictionary from mini-batches, forgetting old ones as the atoms improve.
 
@@ -202,6 +212,8 @@ def learn_online(
     start : Tensor, optional
         Atoms, shape (D, K). Default: `random_atoms` by `seed`.
     seed : int, default 0
+    solver : callable, default `fista`
+        As of `alternate`.
 
     Returns
     -------
@@ -225,6 +237,7 @@ def learn_online(
     """
     if num_atoms < 1 or not len(v):
         raise ValueError(f"num_atoms: got {num_atoms} for {len(v)} rows, expected 1 at least")
+    rough = partial(fista, max_iterations=200) if solver is fista else solver
     generator = torch.Generator().manual_seed(seed + 1)  # else the first batch holds the atoms
     W = random_atoms(v, num_atoms, seed=seed) if start is None else start
     theta = SparseCodingParameters(W, v.mean(0), rate, scale)
@@ -235,14 +248,14 @@ def learn_online(
         if len(order) < batch_size:
             order = torch.cat([order, torch.randperm(len(v), generator=generator)])
         batch, order = v[order[:batch_size].to(v.device)], order[batch_size:]
-        h = fista(theta, batch, tol=code_tol, max_iterations=200).h
+        h = rough(theta, batch, tol=code_tol).h
         cost = objective(theta, batch, h)
         trace.append(float(cost.mean()))
         # Statistics of step s weigh (s / t)² at step t: those of early, poor atoms fade.
         total = total.blend(sums(theta, batch, h), (step / (step + 1)) ** 2)
         theta = replace(theta, W=update_atoms(theta.W, total))
         theta, total = _revive(theta, total, batch, cost)
-    return Learned(theta, fista(theta, v, tol=code_tol), trace, converged=False)
+    return Learned(theta, solver(theta, v, tol=code_tol), trace, converged=False)
 
 
 def _revive(
