@@ -1,8 +1,9 @@
 """The four log densities and gradients by hand, many vectors at once: counting needs many calls.
 
-On the unconstrained scale, in the order of the models' latents, up to a constant; `run.py` compares
-each with its model's density before anything is counted. Arrays have shapes z (S, D), value (S,),
-gradient (S, D).
+On the unconstrained scale, up to a constant; `run.py` compares each with its model's density before
+anything is counted. In the order of the models' latents, but for the bridge: there the walk itself,
+as in the literature, is in the place of its steps. Arrays have shapes z (S, D), value (S,), gradient
+(S, D).
 """
 
 from collections.abc import Callable
