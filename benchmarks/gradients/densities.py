@@ -1,9 +1,9 @@
 """The four log densities and gradients by hand, many vectors at once: counting needs many calls.
 
-On the unconstrained scale, up to a constant; `run.py` compares each with its model's density before
-anything is counted. In the order of the models' latents, but for the bridge: there the walk itself,
-as in the literature, is in the place of its steps. Arrays have shapes z (S, D), value (S,), gradient
-(S, D).
+On the unconstrained scale, up to a constant; `run.py` compares each with its model's density
+before anything is counted. In the order of the models' latents, but for the bridge: there the walk
+itself, as in the literature, is in the place of its steps. Arrays have shapes z (S, D), value (S,),
+gradient (S, D).
 """
 
 from collections.abc import Callable
@@ -28,7 +28,9 @@ def bridge() -> Evaluate:
             steps = np.diff(x, axis=1, prepend=0.0)
             residuals = x[:, seen] - y
             walk, misfit = (steps**2).sum(1), (residuals**2).sum(1)
-            value = -(a**2 + b**2) / 8 - x.shape[1] * a - len(y) * b - (tau * walk + rho * misfit) / 2
+            value = (
+                -(a**2 + b**2) / 8 - x.shape[1] * a - len(y) * b - (tau * walk + rho * misfit) / 2
+            )
             slope = np.empty_like(z)
             slope[:, 0] = -a / 4 - x.shape[1] + tau * walk
             slope[:, 1] = -b / 4 - len(y) + rho * misfit
@@ -56,7 +58,9 @@ def logistic() -> Evaluate:
             likelihood = beta @ by_answer - (np.maximum(logits, 0) + np.log1p(far)).sum(1)
             right = np.where(logits >= 0, 1.0, far) / (1 + far)
             by_beta = by_answer - right @ X
-            value = likelihood + (u - overall).sum(1) / 2 + (v - local).sum(1) / 2 - (w**2).sum(1) / 2
+            value = (
+                likelihood + (u - overall).sum(1) / 2 + (v - local).sum(1) / 2 - (w**2).sum(1) / 2
+            )
             slope = np.empty_like(z)
             slope[:, :1] = (by_beta * beta).sum(1, keepdims=True) + 0.5 - overall / 2
             slope[:, 1 : 1 + n] = by_beta * beta + 0.5 - local / 2

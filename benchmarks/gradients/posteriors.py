@@ -118,8 +118,8 @@ def stochastic_volatility(y):
 
 
 POSTERIORS = {
-    "brownian_bridge": Posterior(brownian_bridge, bridge_data, 10_000),
-    "sparse_logistic": Posterior(sparse_logistic, credit_data, 8_000),
-    "item_response": Posterior(item_response, answers_data, 8_000),
-    "stochastic_volatility": Posterior(stochastic_volatility, returns_data, 12_000),
+    "brownian_bridge": Posterior(brownian_bridge, bridge_data, 6_000),
+    "sparse_logistic": Posterior(sparse_logistic, credit_data, 4_000),
+    "item_response": Posterior(item_response, answers_data, 5_000),
+    "stochastic_volatility": Posterior(stochastic_volatility, returns_data, 8_000),
 }
