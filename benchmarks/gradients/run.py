@@ -187,9 +187,9 @@ models and sizes are theirs and the data simulated. `refine` is given the bridge
 their sum, as one would write it, and chooses to non-centre them; NUTS runs on the walk itself, as
 published; the bias is that of the walk for both. Written by `run.py`; all runs are in runs.csv.
 
-In gradients `refine` costs more than NUTS: each of 32 to 256 chains has to be tuned and to forget
-its start, and the fit before costs as much again. In a row it costs far fewer. Its chains run in
-one batch, so that seconds follow the second count until a batch fills the processor.\
+In gradients `refine` costs more than NUTS: each of 64 to 256 chains has to be tuned and to forget
+its start, rounds double, and the fit may take as many again. In a row it takes far fewer. Neither
+count is seconds: a batch costs more than one vector, and less than its vectors one by one.\
 """
 
 
