@@ -27,6 +27,7 @@ from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.options import check_share, check_whole
+from pyro_cookbook.programs.spreading import is_spread, spread
 from pyro_cookbook.programs.state.isolation import exclusive, isolated
 from pyro_cookbook.programs.state.progress import shown
 
@@ -72,7 +73,8 @@ def sample(
     seed : int, default 0
         Chain c uses ``seed + c``. Same seed, same numbers, however many processes.
     processes : int, optional
-        Chains run at a time. Default: as many as there are processors.
+        Chains run at a time. Default: as many as there are processors, or as
+        ``joblib.parallel_config`` says, over machines too; see `spread`.
     coords, dims, max_gib
         As for `to_datatree`; all draws of the posterior are kept.
     progress : bool, optional
@@ -167,6 +169,8 @@ def run_nuts(
     density, coordinates, starts = _prepare(fit, num_chains, seed)
     with isolated(seed, density.program.store):
         evaluate = density.traced()
+    # How long a chain may take is told by this machine's clock.
+    by_joblib = processes is None and seconds is None and is_spread()
     processes = _processes(processes, num_chains, density)
     rounds = -(-num_chains // processes)
     jobs = [
@@ -177,7 +181,7 @@ def run_nuts(
         for c, start in enumerate(starts)
     ]  # fmt: skip
     chains, least = [], min(_LEAST_DRAWS, num_draws)
-    with closing(_run(jobs, processes, shown(progress))) as running:
+    with closing(_run(jobs, 0 if by_joblib else processes, shown(progress))) as running:
         for chain in running:
             if len(chain.positions) < least:
                 raise OutOfTime(
@@ -276,6 +280,10 @@ def _processes(wanted: int | None, num_chains: int, density: UnconstrainedDensit
 
 
 def _run(jobs: Sequence[_Job], processes: int, progress: bool) -> Generator[Chain]:
+    """Run the chains in so many processes, forked from this one; 0: by joblib's setting."""
+    if not processes:
+        yield from spread(_run_chain, jobs, progress=progress)
+        return
     chains = map(_run_chain, jobs) if processes < 2 else _run_in_processes(jobs, processes)
     yield from tqdm(chains, total=len(jobs), desc="NUTS, chains done", disable=not progress)
 
