@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.options import check_share, check_whole
+from pyro_cookbook.programs.program import Program
 from pyro_cookbook.programs.spreading import is_spread, spread
 from pyro_cookbook.programs.state.isolation import exclusive, isolated
 from pyro_cookbook.programs.state.progress import shown
@@ -167,10 +168,15 @@ def run_nuts(
     """
     until = None if seconds is None else time.monotonic() + seconds
     density, coordinates, starts = _prepare(fit, num_chains, seed)
+    if processes is None and seconds is None and is_spread():  # this clock tells others nothing
+        program = replace(density.program)  # without what it has found and kept
+        far = [
+            _Far(program, coordinates, start, seed + c, num_draws, num_warmup, target_accept)
+            for c, start in enumerate(starts)
+        ]
+        return _stacked(spread(_run_far, far, progress=progress))
     with isolated(seed, density.program.store):
         evaluate = density.traced()
-    # How long a chain may take is told by this machine's clock.
-    by_joblib = processes is None and seconds is None and is_spread()
     processes = _processes(processes, num_chains, density)
     rounds = -(-num_chains // processes)
     jobs = [
@@ -181,13 +187,18 @@ def run_nuts(
         for c, start in enumerate(starts)
     ]  # fmt: skip
     chains, least = [], min(_LEAST_DRAWS, num_draws)
-    with closing(_run(jobs, 0 if by_joblib else processes, shown(progress))) as running:
+    with closing(_run(jobs, processes, shown(progress))) as running:
         for chain in running:
             if len(chain.positions) < least:
                 raise OutOfTime(
                     f"NUTS: {seconds:.3g} seconds were not enough for warm-up and {least} draws"
                 )
             chains.append(chain)
+    return _stacked(chains)
+
+
+def _stacked(chains: Sequence[Chain]) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Put chains beside one another, all cut to the length of the shortest."""
     length = min(len(chain.positions) for chain in chains)
     positions = np.stack([chain.positions[:length] for chain in chains])
     return positions, np.stack([chain.diverging[:length] for chain in chains])
@@ -271,6 +282,31 @@ class _Job:
     rounds: int
 
 
+@dataclass(frozen=True)
+class _Far:
+    """One chain to run elsewhere: graphs cannot be sent, and are made again there."""
+
+    program: Program
+    coordinates: Coordinates
+    start: Array
+    seed: int
+    num_draws: int
+    num_warmup: int
+    target_accept: float
+
+
+def _run_far(far: _Far) -> Chain:
+    with isolated(far.seed, far.program.store):
+        density = unconstrained_density(far.program)
+        evaluate = density.traced()
+    return _run_chain(
+        _Job(
+            density, evaluate, far.coordinates, far.start, far.seed, far.num_draws, far.num_warmup,
+            far.target_accept, until=None, rounds=1,
+        )
+    )  # fmt: skip
+
+
 def _processes(wanted: int | None, num_chains: int, density: UnconstrainedDensity) -> int:
     """Count the processes to fork; 1 where chains run here, one after the other."""
     can_fork = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
@@ -280,10 +316,6 @@ def _processes(wanted: int | None, num_chains: int, density: UnconstrainedDensit
 
 
 def _run(jobs: Sequence[_Job], processes: int, progress: bool) -> Generator[Chain]:
-    """Run the chains in so many processes, forked from this one; 0: by joblib's setting."""
-    if not processes:
-        yield from spread(_run_chain, jobs, progress=progress)
-        return
     chains = map(_run_chain, jobs) if processes < 2 else _run_in_processes(jobs, processes)
     yield from tqdm(chains, total=len(jobs), desc="NUTS, chains done", disable=not progress)
 
