@@ -174,7 +174,7 @@ def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
     """Least squares through log seconds over log n; nan of fewer than two."""
     import numpy as np
 
-    if len(sizes) < 2:  # noqa: PLR2004
+    if len(sizes) < 2:
         return float("nan")
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
@@ -195,8 +195,8 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
         "# Growth",
         "",
         "Written by `python -m benchmarks.growth`: every cell in a process of its own, one thread.",
-        "The slope is that of log seconds of the processor over log n, all sizes together; the local",
-        "slope is from the size before. Peak memory is above that before the work, data included.",
+        "The slope is of log processor seconds over log n, all sizes together; the local slope",
+        "is from the size before. Peak memory is above that before the work, data included.",
         "",
         "| work | n | seconds | of the processor | local slope | slope | peak memory, MB |",
         "|---|---|---|---|---|---|---|",

@@ -78,7 +78,7 @@ def test_the_callers_streams_and_threads_are_as_they_were():
     expected = torch.rand(2)
     torch.manual_seed(3)
     first, threads = torch.rand(1), torch.get_num_threads()
-    spread(lambda item: torch.rand(item), [1, 2], workers=1)
+    spread(torch.rand, [1, 2], workers=1)
     assert torch.equal(torch.cat([first, torch.rand(1)]), expected)
     assert torch.get_num_threads() == threads
     one, two = (spread(lambda _: torch.rand(()).item(), "a", workers=1, seed=s) for s in (0, 1))
