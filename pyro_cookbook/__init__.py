@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyro_cookbook.posterior.nuts import sample
     from pyro_cookbook.posterior.prediction import predict
     from pyro_cookbook.posterior.refining.refine import refine
+    from pyro_cookbook.programs.spreading import spread
     from pyro_cookbook.programs.state.holding import hold
     from pyro_cookbook.verdict.calibration import Calibration, calibrate
     from pyro_cookbook.verdict.comparison import Comparison, compare
@@ -58,6 +59,7 @@ _HOMES = {
     "regression": "formulas.regression",
     "sample": "posterior.nuts",
     "save": "fits.keeping.storage",
+    "spread": "programs.spreading",
     "to_datatree": "posterior.datatree",
 }
 
@@ -89,6 +91,7 @@ __all__ = [
     "regression",
     "sample",
     "save",
+    "spread",
     "to_datatree",
 ]
 

@@ -91,7 +91,7 @@ def main(
 @app.command("list")
 def list_recipes() -> None:
     """Show every recipe with its data and its guides."""
-    from pyro_cookbook.publish.console import print_recipes
+    from pyro_cookbook.publish.listing import print_recipes
 
     print_recipes()
 
@@ -358,7 +358,7 @@ def adapt(
 def doctor() -> None:
     """Check the installation: versions, places, and one fit with a known answer."""
     from pyro_cookbook.doctor import check
-    from pyro_cookbook.publish.console import console
+    from pyro_cookbook.publish.listing import console
 
     table = RichTable("check", "", "found")
     results = check()

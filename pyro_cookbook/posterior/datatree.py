@@ -60,9 +60,9 @@ def to_datatree(
         Resample the posterior by its Pareto-smoothed importance weights: what to use after the
         verdict "reliable after reweighting".
     max_gib : float, default 1
-        GiB that all groups may fill. Where they would fill more, fewer draws are kept of the
-        predictive, the pointwise likelihood and the prior, evenly spread; their coordinate says
-        which, the attribute ``kept`` why.
+        GiB that all groups may fill, in memory and on disk. Where they would fill more, fewer draws
+        are kept of the predictive, the pointwise likelihood and the prior, evenly spread; their
+        coordinate says which, the attribute ``kept`` why.
 
     Returns
     -------
@@ -78,6 +78,14 @@ def to_datatree(
     ValueError
         If `reweight` is asked for and the weights cannot carry it, or `num_draws` draws of the
         posterior alone fill more than `max_gib`.
+    OSError
+        If the disk is full.
+
+    Notes
+    -----
+    Every variable of more than 64 MiB (`on_disk.ON_DISK`) is written, draws by draws, to a
+    temporary file without a name, in the folder of the environment's TMPDIR, and mapped from there:
+    making the tree takes the memory of a few draws, and ArviZ reads what it looks at.
 
     Examples
     --------

@@ -11,6 +11,7 @@ import xarray as xr
 from arviz_base import dict_to_dataset
 from torch import Tensor
 
+from pyro_cookbook.posterior.on_disk import Filled
 from pyro_cookbook.programs.arguments import holders, named_arguments
 from pyro_cookbook.programs.checks import dimension_name, tree_name
 from pyro_cookbook.programs.observing import GIVEN
@@ -34,20 +35,23 @@ class Group:
     draws : array of int, shape (m,), or None
         Which draws of the posterior they are, chain by chain; None for data, which have none.
     values : dict of str to array
-        Variable → values, shape (m, ...), in the dtype that they were computed in.
+        Variable → values, shape (m, ...), in the dtype that they were computed in; large ones
+        are in temporary files (`on_disk.ON_DISK`).
     """
 
     draws: Array | None = None
     values: dict[str, Array] = field(default_factory=dict)
+    _filled: dict[str, Filled] = field(default_factory=dict)
 
     def write(self, at: slice, values: Values) -> None:
         """Copy a chunk's values to their places."""
         for name, value in values.items():
             array = value.detach().cpu().numpy()
-            if name not in self.values:
+            if name not in self._filled:
                 num_draws = 0 if self.draws is None else len(self.draws)
-                self.values[name] = np.empty((num_draws, *array.shape[1:]), array.dtype)
-            self.values[name][at] = array
+                self._filled[name] = Filled((num_draws, *array.shape[1:]), array.dtype)
+                self.values[name] = self._filled[name].array
+            self._filled[name].write(at, array)
 
 
 def data(values: Values) -> Group:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.options import check_share, check_whole
+from pyro_cookbook.programs.program import Program
+from pyro_cookbook.programs.spreading import is_spread, spread
 from pyro_cookbook.programs.state.isolation import exclusive, isolated
 from pyro_cookbook.programs.state.progress import shown
 
@@ -72,7 +74,8 @@ def sample(
     seed : int, default 0
         Chain c uses ``seed + c``. Same seed, same numbers, however many processes.
     processes : int, optional
-        Chains run at a time. Default: as many as there are processors.
+        Chains run at a time. Default: as many as there are processors, or as
+        ``joblib.parallel_config`` says, over machines too; see `spread`.
     coords, dims, max_gib
         As for `to_datatree`; all draws of the posterior are kept.
     progress : bool, optional
@@ -165,6 +168,13 @@ def run_nuts(
     """
     until = None if seconds is None else time.monotonic() + seconds
     density, coordinates, starts = _prepare(fit, num_chains, seed)
+    if processes is None and seconds is None and is_spread():  # this clock tells others nothing
+        program = replace(density.program)  # without what it has found and kept
+        far = [
+            _Far(program, coordinates, start, seed + c, num_draws, num_warmup, target_accept)
+            for c, start in enumerate(starts)
+        ]
+        return _stacked(spread(_run_far, far, progress=progress))
     with isolated(seed, density.program.store):
         evaluate = density.traced()
     processes = _processes(processes, num_chains, density)
@@ -184,6 +194,11 @@ def run_nuts(
                     f"NUTS: {seconds:.3g} seconds were not enough for warm-up and {least} draws"
                 )
             chains.append(chain)
+    return _stacked(chains)
+
+
+def _stacked(chains: Sequence[Chain]) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Put chains beside one another, all cut to the length of the shortest."""
     length = min(len(chain.positions) for chain in chains)
     positions = np.stack([chain.positions[:length] for chain in chains])
     return positions, np.stack([chain.diverging[:length] for chain in chains])
@@ -265,6 +280,31 @@ class _Job:
     # The moment at which all chains have to end, and how many rounds of chains share what is left.
     until: float | None
     rounds: int
+
+
+@dataclass(frozen=True)
+class _Far:
+    """One chain to run elsewhere: graphs cannot be sent, and are made again there."""
+
+    program: Program
+    coordinates: Coordinates
+    start: Array
+    seed: int
+    num_draws: int
+    num_warmup: int
+    target_accept: float
+
+
+def _run_far(far: _Far) -> Chain:
+    with isolated(far.seed, far.program.store):
+        density = unconstrained_density(far.program)
+        evaluate = density.traced()
+    return _run_chain(
+        _Job(
+            density, evaluate, far.coordinates, far.start, far.seed, far.num_draws, far.num_warmup,
+            far.target_accept, until=None, rounds=1,
+        )
+    )  # fmt: skip
 
 
 def _processes(wanted: int | None, num_chains: int, density: UnconstrainedDensity) -> int:

@@ -3,39 +3,16 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from pyro_cookbook import catalogue
+from pyro_cookbook.publish.listing import console
 from pyro_cookbook.publish.outcome import Outcome
 from pyro_cookbook.publish.report import row
 
 # Of a table of numbers so many rows are shown; the rest is in the files.
 _ROWS_SHOWN = 40
 _STYLES = {"reliable": "green", "unreliable": "red"}
-
-
-def console() -> Console:
-    """Write tables whole where the output is a file, not a terminal."""
-    found = Console()
-    return found if found.is_terminal else Console(width=140)
-
-
-def print_recipes() -> None:
-    """Print every recipe with its data and its guides."""
-    table = RichTable()
-    table.add_column("recipe", no_wrap=True)
-    for name in ("topic", "data", "guides", "guide by default", "you learn"):
-        table.add_column(name)
-    for recipe in catalogue.RECIPES:
-        default = f"[bold]{recipe.default}[/bold]: {recipe.because}"
-        guides = ", ".join(recipe.guides)
-        table.add_row(recipe.name, recipe.topic, recipe.data, guides, default, recipe.learn)
-    out = console()
-    out.print(table)
-    for name, what in catalogue.NOTEBOOKS.items():
-        out.print(f"{name}: {what}.", soft_wrap=True)
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:
