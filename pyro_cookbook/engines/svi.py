@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
-from pyro_cookbook.engines.batches import Batches, check_scale
+from pyro_cookbook.engines.batches import check_scale
 from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.stopping import (
     HIDDEN,
@@ -23,6 +23,9 @@ from pyro_cookbook.engines.stopping import (
     looks,
     trend,
 )
+from pyro_cookbook.engines.streams.parts import parts_for
+from pyro_cookbook.engines.streams.ranks import of_first
+from pyro_cookbook.engines.streams.source import batches_for
 from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
@@ -88,7 +91,7 @@ class NonFiniteELBO(ArithmeticError):
 class SVI:
     """One start of a stochastic fit, advanced step by step; its state can be saved and resumed."""
 
-    def __init__(self, model: Program, guide: Program, options: Stochastic) -> None:
+    def __init__(self, model: Program, guide: Program, options: Stochastic, seed: int = 0) -> None:
         self.model, self.options = model, options
         if model.summed:
             model = model.of(enumerating(model.function, model.summed))
@@ -97,7 +100,8 @@ class SVI:
             guide = guide.of(config_enumerate(guide.function))
         self.guide = guide
         self.has_idle = bool(model.idle)  # latents that a mask leaves without a density
-        self.batches = Batches(model, options.batch_size) if options.batch_size else None
+        self.batches = batches_for(model, options.batch_size, options.source, seed)
+        self.parts = parts_for(self.batches, options.source)
         self.losses: list[float] = []
         self.params: dict[str, Tensor] = {}
         self.stage, self.stage_start = 0, 0
@@ -126,6 +130,8 @@ class SVI:
         torch.set_rng_state(rng_state)
         if self.batches:
             self.batches.rewind()
+        if self.parts:
+            self.restore(of_first(self._copy()))
         self.good = self._copy()
         if self.params:
             self.optimizer = torch.optim.Adam(self.params.values(), lr=self.options.lr)
@@ -178,6 +184,12 @@ class SVI:
             return self._run(model, "loss")
 
     def _run(self, model: Program, method: str) -> float:
+        if self.parts is None:
+            return self._run_whole(model, method)
+        params = self.params.values() if method == "loss_and_grads" else ()
+        return self.parts.run(lambda part: self._run_whole(part, method), model, params)
+
+    def _run_whole(self, model: Program, method: str) -> float:
         guide = model.of(self.guide.function) if self.batches else self.guide
         functions: list[Any] = [model.function, guide.function]
         if self.has_idle:
@@ -268,7 +280,7 @@ class SVI:
         finally:
             self.restore(now)
             if self.batches:
-                self.batches.order, self.batches.position = place
+                self.batches.place = place
         return elbos
 
     def _many(self) -> Program:
@@ -296,7 +308,7 @@ class SVI:
         return self.batches.take() if self.batches else self.model
 
     def _place(self) -> list[Any]:
-        return [self.batches.order, self.batches.position] if self.batches else []
+        return self.batches.place if self.batches else []
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.params.items()}
@@ -330,7 +342,7 @@ class SVI:
         self.losses = state["losses"].tolist()
         self.stage, self.stage_start = state["stage"]
         if self.batches:
-            self.batches.order, self.batches.position = state["place"]
+            self.batches.place = state["place"]
         self.blocks.sums, self.blocks.counts = state["blocks"]
         self.rose = Trend(*state["rose"]) if state["rose"] else None
         self.converged, self.reason = state["end"]
