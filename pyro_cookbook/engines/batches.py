@@ -69,8 +69,8 @@ def count_rows(program: Program) -> int:
 
 def by_row(program: Program, num_rows: int) -> frozenset[int | str]:
     """Find the places and names of the arguments that have one entry per row."""
-    given = {**dict(enumerate(program.args)), **program.kwargs}
-    return frozenset(name for name, value in given.items() if _is_by_row(value, num_rows))
+    given: list[tuple[int | str, Any]] = [*enumerate(program.args), *program.kwargs.items()]
+    return frozenset(name for name, value in given if _is_by_row(value, num_rows))
 
 
 def take_rows(program: Program, rows: Tensor, num_rows: int) -> Program:

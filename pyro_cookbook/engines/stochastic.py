@@ -155,7 +155,7 @@ def _redraw(program: nn.Module) -> bool:
 def _bar(progress: bool | None, run: SVI, title: str) -> Any:
     steps = run.options.max_steps
     hidden = ranks.world()[0] > 0 or not shown(progress)  # one bar for all processes
-    bar = tqdm(total=steps, initial=len(run.losses), desc=title, disable=hidden)
+    bar: Any = tqdm(total=steps, initial=len(run.losses), desc=title, disable=hidden)
     bar.last_saved = time.monotonic()
     return bar
 

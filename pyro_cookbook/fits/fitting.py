@@ -190,10 +190,12 @@ def _fit_as_is(
     """Choose an engine by a trial copy, run it, and keep the start with the highest ELBO."""
     with isolated(settings.seed):
         options, why = settings.choose(trial, guide)
-    if world()[0]:  # the first of several processes keeps what is unfinished
+    shared = settings.batch_size is not None  # by all processes; the first keeps the checkpoint
+    if shared and world()[0]:
         checkpoint = None
     saved = Checkpoint(checkpoint, settings.record(program, guide, options) if checkpoint else {})
-    saved.starts = of_first(saved.starts)
+    if shared:
+        saved.starts = of_first(saved.starts)
     fits = []
     for end in _run(program, guide, options, settings.seed, saved, progress):
         one = _to_fit(end)

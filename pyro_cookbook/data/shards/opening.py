@@ -76,9 +76,7 @@ def shards_in(folder: Path) -> list[Path]:
     )
 
 
-def open_layout(
-    folder: Path, columns: Sequence[str] | None, like: Layout | None = None
-) -> Layout:
+def open_layout(folder: Path, columns: Sequence[str] | None, like: Layout | None = None) -> Layout:
     """Read the footer of every shard and compare their columns.
 
     Parameters

@@ -250,4 +250,3 @@ def _check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and (type(value) is not int or value < 1):
             raise InputError(f"{name}: got {value!r}, expected a whole number of at least 1")
-

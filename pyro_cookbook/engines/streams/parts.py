@@ -10,6 +10,7 @@ whichever process computes it: two processes give the sum that one gives, up to 
 """
 
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,8 +55,8 @@ class Parts:
 
     def own(self, batch: Program) -> Iterator[tuple[int, float, Program]]:
         """Yield this process's parts: number, share of the rows, and the program on them."""
-        given = {**dict(enumerate(batch.args)), **batch.kwargs}
-        size = len(given[next(iter(self.names))])
+        given: list[tuple[int | str, Any]] = [*enumerate(batch.args), *batch.kwargs.items()]
+        size = len(next(value for name, value in given if name in self.names))
         cuts = [size * part // self.num for part in range(self.num + 1)]
         for part in range(self.rank, self.num, self.world):
             begin, end = cuts[part], cuts[part + 1]
@@ -110,9 +111,7 @@ def _totals(tensors: list[Tensor]) -> list[Tensor]:
         return tensors
     flat = ranks.total(torch.cat([one.reshape(-1) for one in tensors]))
     pieces = flat.split([one.numel() for one in tensors])
-    return [
-        piece.view_as(one).to(one.dtype) for piece, one in zip(pieces, tensors, strict=True)
-    ]
+    return [piece.view_as(one).to(one.dtype) for piece, one in zip(pieces, tensors, strict=True)]
 
 
 def parts_for(batches: Batches | Streamed | None, source: RowSource | None) -> Parts | None:
