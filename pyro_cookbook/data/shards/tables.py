@@ -24,10 +24,8 @@ def held_out_table(shards: Shards, moments: Moments) -> Table:
     flat = (moments.scale <= 1e-12 * largest).tolist()
     bad = [repr(name) for name, one in zip(shards.columns, flat, strict=True) if one]
     if bad:
-        raise InputError(
-            f"{shards.folder}: {'column' if len(bad) == 1 else 'columns'} {listed(bad)} constant;"
-            " name the others by --columns"
-        )
+        told = f"column {bad[0]} is" if len(bad) == 1 else f"columns {listed(bad)} are"
+        raise InputError(f"{shards.folder}: {told} constant; name the others (--columns)")
     raw = shards.held_out_rows().double()
     schema = Schema(
         columns=tuple(Column(name=name, kind="number") for name in shards.columns),
