@@ -10,9 +10,8 @@ import torch
 from pyro_cookbook import catalogue
 from pyro_cookbook.catalogue.topics.regression import Options
 from pyro_cookbook.data import InputError
-from pyro_cookbook.publish import console
+from pyro_cookbook.publish import console, outcome
 from pyro_cookbook.publish.advising import as_typed
-from pyro_cookbook.publish.outcome import run_guide, wanted
 from pyro_cookbook.publish.runs import formula
 from pyro_cookbook.publish.runs.folder import refuse_if_taken
 from pyro_cookbook.publish.runs.page import page_of_outcome
@@ -86,7 +85,7 @@ def fit_recipe(
     recipe: catalogue.Recipe,
     guide: str | None,
     source: str | None,
-    outcome: str | None,
+    target: str | None,
     reading: Mapping[str, Any],
     patches: int | None,
     options: Mapping[str, Any],
@@ -106,7 +105,9 @@ def fit_recipe(
         Default: the recipe's.
     source : path, optional
         None: the recipe's own data.
-    outcome, reading, patches
+    target
+        The outcome's column, as for `catalogue.table_for`.
+    reading, patches
         As for `catalogue.table_for`.
     options : mapping
         Of the recipe, by name.
@@ -124,7 +125,7 @@ def fit_recipe(
     streamed = streaming(recipe, guide, source, options, reading, seed)
     guide = guide or recipe.default
     if streamed is None:
-        loaded = catalogue.table_for(recipe, source, outcome, reading, patches)
+        loaded = catalogue.table_for(recipe, source, target, reading, patches)
     else:
         loaded, options = streamed.table, {**options, "shards": streamed.shards.num_shards}
     name = f"{recipe.name}-{guide}" + ("" if source is None else f"-{loaded.name}")
@@ -132,10 +133,10 @@ def fit_recipe(
     if streamed is not None and streamed.follows:
         streamed.help(guide)
         return
-    asked = wanted(recipe, guide, loaded, options=options, seed=seed, num_draws=draws)
+    asked = outcome.wanted(recipe, guide, loaded, options=options, seed=seed, num_draws=draws)
     refuse_if_taken(folder, asked, overwrite=overwrite)
     console.print_understood(() if source is None else loaded.understood.lines)
-    done = run_guide(
+    done = outcome.run_guide(
         recipe, guide, loaded, folder.with_name(f"{folder.name}.unfinished"), options=options,
         seed=seed, num_draws=draws, progress=None, warn=lambda note: console.say(f"Note: {note}"),
         prepare=None if streamed is None else streamed.prepare,
