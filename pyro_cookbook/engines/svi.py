@@ -25,7 +25,7 @@ from pyro_cookbook.engines.stopping import (
 )
 from pyro_cookbook.engines.streams.parts import parts_for
 from pyro_cookbook.engines.streams.ranks import of_first
-from pyro_cookbook.engines.streams.source import batches_for
+from pyro_cookbook.engines.streams.source import FirstRows, batches_for
 from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
@@ -100,6 +100,9 @@ class SVI:
             guide = guide.of(config_enumerate(guide.function))
         self.guide = guide
         self.has_idle = bool(model.idle)  # latents that a mask leaves without a density
+        if options.source is not None:
+            model, guide = (one.of(FirstRows()(one.function)) for one in (model, guide))
+            self.model, self.guide = model, guide
         self.batches = batches_for(model, options.batch_size, options.source, seed)
         self.parts = parts_for(self.batches, options.source)
         self.losses: list[float] = []

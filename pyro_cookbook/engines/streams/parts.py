@@ -55,8 +55,7 @@ class Parts:
 
     def own(self, batch: Program) -> Iterator[tuple[int, float, Program]]:
         """Yield this process's parts: number, share of the rows, and the program on them."""
-        given: list[tuple[int | str, Any]] = [*enumerate(batch.args), *batch.kwargs.items()]
-        size = len(next(value for name, value in given if name in self.names))
+        size = len(self._rows(batch))
         cuts = [size * part // self.num for part in range(self.num + 1)]
         for part in range(self.rank, self.num, self.world):
             begin, end = cuts[part], cuts[part + 1]
@@ -94,9 +93,14 @@ class Parts:
             torch.set_rng_state(stream)
         for p, found in zip(params, _totals(sums), strict=True):
             p.grad = found
-        place = sums[0].device if sums else None
-        told = torch.tensor([loss], dtype=torch.float64, device=place)
+        told = torch.tensor([loss], dtype=torch.float64, device=self._rows(batch).device)
         return float(ranks.total(told))
+
+    def _rows(self, batch: Program) -> Tensor:
+        """Give an argument that has an entry for each row."""
+        given: list[tuple[int | str, Any]] = [*enumerate(batch.args), *batch.kwargs.items()]
+        found: Tensor = next(value for name, value in given if name in self.names)
+        return found
 
 
 def _cut(batch: Program, names: Collection[int | str], begin: int, end: int) -> Program:

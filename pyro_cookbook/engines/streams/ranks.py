@@ -19,6 +19,8 @@ def join(device: torch.device) -> None:
         return
     if not dist.is_available() or dist.is_initialized():
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(dist.destroy_process_group)
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_cookbook.engines.batches import Batches
@@ -11,6 +13,22 @@ from pyro_cookbook.programs.program import Program
 
 # Rows that are kept in memory to see whether the bound still rises; at least so many batches.
 _POOL, _POOL_BATCHES = 4096, 16
+
+
+class FirstRows(Messenger):
+    """Lets plates that are told their rows not draw which of all rows these are.
+
+    Pyro permutes all ``num_obs`` numbers in each plate at every step, and takes as many as there
+    are rows: time and memory that grow with the data, for numbers that nobody looks at.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg) or msg["value"] is not None:
+            return
+        drawn = msg["fn"]
+        if drawn.subsample_size is not None and drawn.subsample_size < drawn.size:
+            msg["value"] = torch.arange(drawn.subsample_size, device=drawn.device)
+            msg["done"] = True
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
@@ -12,7 +13,7 @@ from pyro_cookbook.engines.batches import Batches
 from pyro_cookbook.engines.streams import parts as module
 from pyro_cookbook.engines.streams import ranks
 from pyro_cookbook.engines.streams.parts import Parts
-from pyro_cookbook.engines.streams.source import Streamed
+from pyro_cookbook.engines.streams.source import FirstRows, Streamed
 from pyro_cookbook.programs.program import Program
 
 
@@ -156,3 +157,18 @@ def test_streamed_batches_go_through_epochs_and_from_any_place():
     assert torch.equal(streamed.take().args[0], taken[6].args[0])
     assert len(streamed.some(2).args[0]) == 8
     assert streamed.some(9).kwargs["num_obs"] == 10
+
+
+def test_plates_do_not_permute_all_rows():
+    """Billions of them would not fit; and no random number is drawn for it."""
+
+    def model(v, num_obs):
+        with pyro.plate("row", num_obs, subsample_size=len(v)):
+            pyro.sample("v", dist.Normal(0.0, 1.0), obs=v)
+        with pyro.plate("other", 3) as index:
+            assert index.tolist() == [0, 1, 2]
+
+    before = torch.get_rng_state()
+    trace = poutine.trace(FirstRows()(model)).get_trace(torch.zeros(4), 10**13)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert trace.nodes["v"]["scale"] == 10**13 / 4
