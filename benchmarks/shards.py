@@ -154,11 +154,11 @@ def limited(folder: Path, allowed: float, *, stream: bool) -> None:
         model = VariationalAutoencoder(WIDE, 3, (32,))
         guide = VariationalAutoencoderAmortized(WIDE, 3, (32,))
         return pc.fit(
-            model, guide, rows, batch_size=2048, max_steps=steps, lr=0.01, tol=1e6, progress=False
+            model, guide, rows, batch_size=1024, max_steps=steps, lr=0.01, tol=1.0, progress=False
         )
 
     def opened(place: Path, held_out: float = 2e-5) -> Shards:
-        return Shards(place, buffer=8192, held_out=held_out)
+        return Shards(place, buffer=4096, held_out=held_out)
 
     fit(opened(folder.with_name("few")), 20)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -177,13 +177,14 @@ def limited(folder: Path, allowed: float, *, stream: bool) -> None:
             print(f"all rows as one tensor: {tuple(whole.shape)} had room")
         return
     started = time.perf_counter()
-    found = fit(rows, -(-len(rows) // 2048))  # every row once
+    found = fit(rows, -(-len(rows) // 1024))  # every row once
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before
     size = 4 * WIDE * len(rows) / 2**20
     print(f"{rows.told}: {size:,.0f} MiB as float32, {size / allowed:.1f} times what is allowed")
     first, last = found.losses[0] / len(rows), found.losses[-1] / len(rows)
     held = -found.elbo.value / len(found.args[0])
+    assert len(found.losses) == -(-len(rows) // 1024)
     print(f"{len(found.losses)} steps, every row once, {seconds:.0f} s; −ELBO a row {first:.1f} at"
           f" first, {last:.1f} at last; {held:.1f} on the rows held out")  # fmt: skip
     print(f"peak of resident memory: {before + peak:.0f} MiB, {peak:.0f} more than with few rows")
@@ -198,9 +199,9 @@ def past_memory(place: Path, *, tiny: bool) -> list[str]:
     script = Path(__file__).resolve()
     text = [
         "## (b) Ten times the memory allowed", "",
-        "The address space is limited to what is mapped once torch and Arrow are loaded and a fit to"
-        " a few rows has been made, and 64 MiB. Few rows are held out: draws of all of them for the"
-        " last bound take memory of their own, which does not depend on the rows that are fitted.",
+        "The address space is limited to what is mapped once torch and Arrow are loaded and a fit"
+        " to a few rows has been made, and 64 MiB. Few rows are held out: draws of all of them for"
+        " the last bound take memory of their own, which the rows that are fitted do not change.",
         "",
     ]  # fmt: skip
     for how in ("memory", "shards"):
