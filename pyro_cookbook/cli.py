@@ -163,17 +163,9 @@ def fit(
     A recipe's own options follow: --components 5, --coefficient-scale 1.
     """
     with _one_line_errors():
-        import torch
-
         from pyro_cookbook import catalogue
         from pyro_cookbook.data import InputError
-        from pyro_cookbook.publish import console
-        from pyro_cookbook.publish.advising import as_typed
-        from pyro_cookbook.publish.outcome import run_guide, wanted
-        from pyro_cookbook.publish.runs.answering import answer_formula
-        from pyro_cookbook.publish.runs.folder import refuse_if_taken
-        from pyro_cookbook.publish.runs.page import page_of_outcome
-        from pyro_cookbook.publish.runs.writing import write_outcome
+        from pyro_cookbook.publish.runs.answering import answer_formula, fit_recipe
 
         chosen = catalogue.recipe(recipe)
         options = catalogue.read_options(chosen, context.args)
@@ -190,28 +182,10 @@ def fit(
                 draws=draws, command=_command(),
             )  # fmt: skip
             return
-        loaded = catalogue.table_for(chosen, table, outcome, reading, patches)
-        guide = guide or chosen.default
-        name = f"{chosen.name}-{guide}" + ("" if table is None else f"-{loaded.name}")
-        folder = out or Path("results") / name
-        asked = wanted(chosen, guide, loaded, options=options, seed=seed, num_draws=draws)
-        refuse_if_taken(folder, asked, overwrite=overwrite)
-        console.print_understood(() if table is None else loaded.understood.lines)
-        torch.set_num_threads(1)
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        done = run_guide(
-            chosen, guide, loaded, unfinished, options=options, seed=seed, num_draws=draws,
-            progress=None, warn=lambda note: console.say(f"Note: {note}"),
+        fit_recipe(
+            chosen, guide, table, outcome, reading, patches, options, out, overwrite=overwrite,
+            seed=seed, draws=draws, command=_command(),
         )  # fmt: skip
-        command = _command()
-        page = page_of_outcome(done, folder, command=command)
-        write_outcome(done, folder, command=command, report=page, overwrite=overwrite)
-        console.print_outcomes([done])
-        console.say(str(as_typed(done.diagnosis, folder)))
-        console.print_numbers(done.estimates)
-        if done.note:
-            console.say(f"Note: {done.note}")
-        console.say(f"Report: {folder / 'report.html'}")
 
 
 @app.command()

@@ -23,7 +23,8 @@ def read_options(recipe: Recipe, words: Sequence[str]) -> dict[str, Any]:
     recipe : Recipe
     words : sequence of str
         As ``["--components", "5", "--prior-scale=2"]``. A count goes by the name of what is
-        counted, or by ``--size``; ``--max-steps`` is for every guide that is fitted by steps.
+        counted, or by ``--size``; ``--max-steps`` is for every guide that is fitted by steps,
+        ``--batch-size``, ``--held-out`` and ``--parts`` for one that is fitted to shards.
 
     Returns
     -------
@@ -40,6 +41,9 @@ def read_options(recipe: Recipe, words: Sequence[str]) -> dict[str, Any]:
     known["--max-steps"] = "max_steps"
     if recipe.size_name:
         known |= {f"--{recipe.size_name}": "size", "--size": "size"}
+    if any(entry.of_shards is not None for entry in recipe.guides.values()):
+        known |= {"--batch-size": "batch_size", "--held-out": "held_out", "--parts": "parts"}
+        kinds = {**kinds, "held_out": str}
     found: dict[str, Any] = {}
     rest = list(words)
     while rest:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_cookbook.catalogue.checks import anything
 from pyro_cookbook.catalogue.notes import nothing
 from pyro_cookbook.catalogue.options import checked
-from pyro_cookbook.data import InputError, Table, did_you_mean
+from pyro_cookbook.data import InputError, Shards, Table, did_you_mean
 from pyro_cookbook.fits.fitting import as_fit, fit
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.programs.state.isolation import isolated
@@ -96,11 +96,15 @@ class GuideEntry:
     of_table : callable, optional
         ``of_table(table, options)``, for what is no function of standardised rows: what
         `Recipe.prepare` calls instead.
+    of_shards : callable, optional
+        ``of_shards(shards, size, seed)``, for an amortised guide that can be trained on rows that
+        are not in memory.
     """
 
     summary: str
     prepare: Callable[..., Prepared]
     of_table: Callable[[Table, Any], Prepared] | None = None
+    of_shards: Callable[[Shards, int, int], Prepared] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +228,33 @@ class Recipe:
                 # The chapter's algorithms refuse rows so: too few for the size, no noise left.
                 raise InputError(f"--data: {table.name!r}: {error}") from error
         return replace(found, notes=(*found.notes, *self.notes(table, chosen)))
+
+    def prepare_shards(
+        self, guide: str, shards: Shards, table: Table, *, size: int | None = None, seed: int = 0
+    ) -> Prepared:
+        """Build the model and the guide for rows that are not in memory.
+
+        Parameters
+        ----------
+        guide : str
+            One of ``guides`` that has `GuideEntry.of_shards`.
+        shards : Shards
+        table : Table
+            The rows held out.
+        size, seed
+            As for `prepare`.
+
+        Raises
+        ------
+        InputError
+            If the guide or the size is none that the recipe can take.
+        """
+        made = self.guides[guide].of_shards
+        if made is None:
+            raise InputError(f"--guide: {guide} of {self.name} is not fitted to shards")
+        size = self._checked_size(table, size)
+        with isolated(seed):
+            return made(shards, size, seed)
 
     def _checked_size(self, table: Table, size: int | None) -> int:
         if not self.size_name:

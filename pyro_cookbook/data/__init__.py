@@ -7,6 +7,7 @@ from pyro_cookbook.data.errors import InputError, did_you_mean, listed
 from pyro_cookbook.data.intake.recognise import Recognised, recognise
 from pyro_cookbook.data.intake.schema import Schema
 from pyro_cookbook.data.intake.understood import Understood
+from pyro_cookbook.data.shards.shards import Shards
 from pyro_cookbook.data.tables import Table, read, standardise
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "InputError",
     "Recognised",
     "Schema",
+    "Shards",
     "Table",
     "Understood",
     "collinear_columns",

@@ -24,6 +24,7 @@ class Batches:
     def __init__(self, model: Program, size: int) -> None:
         self.model, self.size = model, size
         self.num_rows = count_rows(model)
+        self.names = by_row(model, self.num_rows)
         self.order, self.position = torch.empty(0, dtype=torch.long), 0
 
     def take(self) -> Program:
@@ -43,6 +44,15 @@ class Batches:
         """Begin a new epoch at the next mini-batch."""
         self.position = len(self.order)
 
+    @property
+    def place(self) -> list[Any]:
+        """The epoch's order, and rows of it that have been taken: to go on from there."""
+        return [self.order, self.position]
+
+    @place.setter
+    def place(self, place: list[Any]) -> None:
+        self.order, self.position = place
+
 
 def count_rows(program: Program) -> int:
     """Rows of the data: the length of the first tensor among the arguments.
@@ -57,12 +67,17 @@ def count_rows(program: Program) -> int:
     raise ValueError("batch_size: the data hold no tensor to take rows from")
 
 
+def by_row(program: Program, num_rows: int) -> frozenset[int | str]:
+    """Find the places and names of the arguments that have one entry per row."""
+    given: list[tuple[int | str, Any]] = [*enumerate(program.args), *program.kwargs.items()]
+    return frozenset(name for name, value in given if _is_by_row(value, num_rows))
+
+
 def take_rows(program: Program, rows: Tensor, num_rows: int) -> Program:
     """Take the rows of every tensor that has one entry per row; pass everything else on."""
 
     def take(value: Any) -> Any:
-        by_row = isinstance(value, Tensor) and value.dim() and len(value) == num_rows
-        return value[rows.to(value.device)] if by_row else value
+        return value[rows.to(value.device)] if _is_by_row(value, num_rows) else value
 
     kwargs = {key: take(value) for key, value in program.kwargs.items()}
     return program.on(*(take(value) for value in program.args), **{**kwargs, "num_obs": num_rows})
@@ -102,6 +117,10 @@ def check_scale(model: Program, guide: Function, num_rows: int) -> None:
                     f" {num_rows / size:g}; open its plate as"
                     " pyro.plate(name, num_obs, subsample_size=len(batch))"
                 )
+
+
+def _is_by_row(value: Any, num_rows: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == num_rows
 
 
 def _tensors(program: Program) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import nn
 
+from pyro_cookbook.engines.streams.source import RowSource
 from pyro_cookbook.programs.program import Function, Program, is_free, is_trained
 
 DETERMINISTIC, STOCHASTIC = "deterministic", "stochastic"
@@ -46,6 +47,8 @@ class Stochastic:
         Rows of a mini-batch; None for all.
     num_starts : int
         Starts, of which the best is kept.
+    source : RowSource or None
+        Where mini-batches come from; None for the program's own data.
     """
 
     elbo: ELBO
@@ -54,6 +57,7 @@ class Stochastic:
     tol: float
     batch_size: int | None = None
     num_starts: int = 1
+    source: RowSource | None = None
 
 
 @dataclass(frozen=True)

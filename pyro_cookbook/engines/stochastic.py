@@ -1,5 +1,6 @@
 """The stochastic engine: from a guide, or a family's name, to a fit of it from every start."""
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 from pyro_cookbook.engines import families
 from pyro_cookbook.engines.choosing import Fitted, Memory, Stochastic
 from pyro_cookbook.engines.multistart import NoStart, find_start
+from pyro_cookbook.engines.streams import ranks
 from pyro_cookbook.engines.svi import SVI, NonFiniteELBO
 from pyro_cookbook.programs.checks import same_sites
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
@@ -20,8 +22,8 @@ from pyro_cookbook.programs.state.copying import copy_programs
 from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
 
-# How often the state is saved, in steps.
-_SAVE_EVERY = 500
+# How often the state is saved: after so many steps, or seconds.
+SAVE_EVERY, SAVE_SECONDS = 500, 30.0
 
 
 def run_starts(
@@ -57,7 +59,7 @@ def run_starts(
     for r in range(options.num_starts):
         with isolated(seed + r) as store:
             one, own_guide, family = _instantiate(model, guide, options.num_starts)
-            run = SVI(one, one.of(own_guide), options)
+            run = SVI(one, one.of(own_guide), options, seed + r)
             failure: NonFiniteELBO | None = None
             try:
                 if not isinstance(guide, str) and not options.batch_size:
@@ -152,7 +154,10 @@ def _redraw(program: nn.Module) -> bool:
 
 def _bar(progress: bool | None, run: SVI, title: str) -> Any:
     steps = run.options.max_steps
-    return tqdm(total=steps, initial=len(run.losses), desc=title, disable=not shown(progress))
+    hidden = ranks.world()[0] > 0 or not shown(progress)  # one bar for all processes
+    bar: Any = tqdm(total=steps, initial=len(run.losses), desc=title, disable=hidden)
+    bar.last_saved = time.monotonic()
+    return bar
 
 
 def _report(run: SVI, bar: Any, memory: Memory, start: int) -> None:
@@ -160,5 +165,7 @@ def _report(run: SVI, bar: Any, memory: Memory, start: int) -> None:
     bar.update(1)
     if step % 100 == 0:
         bar.set_postfix_str(f"ELBO {-np.mean(run.losses[-100:]):.4g}, lr stage {run.stage + 1}")
-    if step % _SAVE_EVERY == 0 and not run.reason:
+    late = time.monotonic() - bar.last_saved > SAVE_SECONDS
+    if (step % SAVE_EVERY == 0 or late) and not run.reason:
         memory.save(start, run.state_dict())
+        bar.last_saved = time.monotonic()

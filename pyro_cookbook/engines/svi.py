@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
-from pyro_cookbook.engines.batches import Batches, check_scale
+from pyro_cookbook.engines.batches import check_scale
 from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.stopping import (
     HIDDEN,
@@ -23,6 +23,9 @@ from pyro_cookbook.engines.stopping import (
     looks,
     trend,
 )
+from pyro_cookbook.engines.streams.parts import parts_for
+from pyro_cookbook.engines.streams.ranks import of_first
+from pyro_cookbook.engines.streams.source import FirstRows, batches_for
 from pyro_cookbook.engines.traced.adam import Adam
 from pyro_cookbook.engines.traced.estimates import Estimate, Estimates
 from pyro_cookbook.programs.density.enumeration import enumerating
@@ -92,7 +95,7 @@ class NonFiniteELBO(ArithmeticError):
 class SVI:
     """One start of a stochastic fit, advanced step by step; its state can be saved and resumed."""
 
-    def __init__(self, model: Program, guide: Program, options: Stochastic) -> None:
+    def __init__(self, model: Program, guide: Program, options: Stochastic, seed: int = 0) -> None:
         self.model, self.options = model, options
         if model.summed:
             model = model.of(enumerating(model.function, model.summed))
@@ -101,7 +104,11 @@ class SVI:
             guide = guide.of(config_enumerate(guide.function))
         self.guide = guide
         self.has_idle = bool(model.idle)  # latents that a mask leaves without a density
-        self.batches = Batches(model, options.batch_size) if options.batch_size else None
+        if options.source is not None:
+            model, guide = (one.of(FirstRows()(one.function)) for one in (model, guide))
+            self.model, self.guide = model, guide
+        self.batches = batches_for(model, options.batch_size, options.source, seed)
+        self.parts = parts_for(self.batches, options.source)
         self.losses: list[float] = []
         self.params: dict[str, Tensor] = {}
         self.stage, self.stage_start = 0, 0
@@ -131,6 +138,8 @@ class SVI:
         torch.set_rng_state(rng_state)
         if self.batches:
             self.batches.rewind()
+        if self.parts:
+            self.restore(of_first(self._copy()))
         self.good = self._copy()
         if self.params:
             self.optimizer = Adam(list(self.params.values()), self.options.lr)
@@ -174,10 +183,20 @@ class SVI:
         self.at_step = None
 
     def _estimate(self, model: Program, rng_state: Tensor) -> Estimate:
-        loss, gradients = self.estimates.gradients(model)
+        estimate = self.estimates.gradients
+        if self.parts is None:
+            loss, gradients = estimate(model)
+        else:
+            loss, gradients = self.parts.run(estimate, model, self.params.values())
         if not np.isfinite(loss):
             self._fail(model, rng_state)
         return loss, gradients
+
+    def _loss(self, model: Program) -> float:
+        """Estimate −ELBO without its gradient; not finite where the parameters are bad."""
+        if self.parts is None:
+            return self.estimates.loss(model)
+        return self.parts.run(lambda part: (self.estimates.loss(part), []), model, ())[0]
 
     def _run(self, model: Program, method: str) -> Any:
         guide = model.of(self.guide.function) if self.batches else self.guide
@@ -278,11 +297,11 @@ class SVI:
                     torch.manual_seed(seed)
                     for k in range(num):
                         heed()
-                        elbos[k, i] = -self.estimates.loss(self._many())
+                        elbos[k, i] = -self._loss(self._many())
         finally:
             self.restore(now)
             if self.batches:
-                self.batches.order, self.batches.position = place
+                self.batches.place = place
         return elbos
 
     def _many(self) -> Program:
@@ -310,7 +329,7 @@ class SVI:
         return self.batches.take() if self.batches else self.model
 
     def _place(self) -> list[Any]:
-        return [self.batches.order, self.batches.position] if self.batches else []
+        return self.batches.place if self.batches else []
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.params.items()}
@@ -344,7 +363,7 @@ class SVI:
         self.losses = state["losses"].tolist()
         self.stage, self.stage_start = state["stage"]
         if self.batches:
-            self.batches.order, self.batches.position = state["place"]
+            self.batches.place = state["place"]
         self.blocks.sums, self.blocks.counts = state["blocks"]
         self.rose = Trend(*state["rose"]) if state["rose"] else None
         self.converged, self.reason = state["end"]

@@ -24,6 +24,7 @@ from pyro_cookbook.engines.stochastic import run_starts
 from pyro_cookbook.fits.keeping.checkpoint import Checkpoint
 from pyro_cookbook.fits.result import Estimate, Fit, Programs, Restart
 from pyro_cookbook.fits.settings import Settings
+from pyro_cookbook.fits.streaming import check_streamed, of_first, source_of, together, world
 from pyro_cookbook.programs.checks import first_run
 from pyro_cookbook.programs.density.enumeration import summed_out
 from pyro_cookbook.programs.density.log_density import log_density, total
@@ -78,7 +79,8 @@ def fit(
         ``"low_rank"``, ``"full_rank"``, ``"flow"``. ``"auto"`` is full rank up to 250 latent
         scalars, low rank above.
     *data, **kwargs
-        What model and guide are called with.
+        What model and guide are called with; or `pyro_cookbook.data.Shards` alone, for rows that
+        are read from files: the result is then on the rows held out, and so is its ELBO.
     data_kwargs : mapping, optional
         More keyword data: the place for names that clash with an option here.
     seed : int, default 0
@@ -102,7 +104,8 @@ def fit(
         counts as none. Default: 0.001 for each latent scalar, 0.05 at least.
     batch_size : int, optional
         Rows of a mini-batch. Tensors with as many entries as the first one are cut by rows, and
-        model and guide are called with ``num_obs=`` all rows.
+        model and guide are called with ``num_obs=`` all rows. Processes that ``torchrun`` has
+        started share each one.
     num_restarts : int, optional
         Stochastic engine: starts, of which the one with the highest final ELBO is kept (default
         1). A module is redrawn by calling ``reset_parameters()`` wherever it or a part of it has
@@ -148,9 +151,13 @@ def fit(
     '-6.6'
     """
     started = time.perf_counter()
+    source = source_of(data, {**kwargs, **(data_kwargs or {})}, guide, batch_size)
+    if source is not None:
+        data = source.held_out()
+    device = together(batch_size, device, data)
     settings = Settings(
         seed=seed, engine=engine, elbo=elbo, lr=lr, max_steps=max_steps, tol=tol,
-        batch_size=batch_size, num_restarts=num_restarts,
+        batch_size=batch_size, num_restarts=num_restarts, source=source,
     )  # fmt: skip
     args, kwargs = to_device(data, {**kwargs, **(data_kwargs or {})}, device)
     program = Program(model, args, kwargs)
@@ -163,6 +170,8 @@ def fit(
         trial, _ = copy_programs(program)  # a run may change what a module keeps
         trial = first_run(trial, guide=guide, batch_size=batch_size)
         trial = summed_out(trial, _drawn_by(guide, trial))
+        if source is not None:
+            check_streamed(trial)
         program = trial if trial.function is program.function else trial.of(program.function)
     if noncentred:
         found = _fit_noncentred(program, guide, noncentred, settings, checkpoint, progress)
@@ -193,7 +202,12 @@ def _fit_as_is(
     """Choose an engine by a trial copy, run it, and keep the start with the highest ELBO."""
     with isolated(settings.seed):
         options, why = settings.choose(trial, guide)
+    shared = settings.batch_size is not None  # by all processes; the first keeps the checkpoint
+    if shared and world()[0]:
+        checkpoint = None
     saved = Checkpoint(checkpoint, settings.record(program, guide, options) if checkpoint else {})
+    if shared:
+        saved.starts = of_first(saved.starts)
     fits = []
     for end in _run(program, guide, options, settings.seed, saved, progress):
         one = _to_fit(end)

@@ -97,7 +97,8 @@ class Fit:
         −ELBO at every step of that start, shape (steps,), in nats: noisy estimates, from
         mini-batches if there were any.
     elbo : Estimate
-        ELBO at the end, all data, fresh draws, in nats; true sign.
+        ELBO at the end, all data, fresh draws, in nats; true sign. Of the rows held out, where
+        rows were read from files, as are `programs`; `losses` are of all rows that were fitted.
     converged : bool
         Whether the ELBO had stopped rising.
     reason : str

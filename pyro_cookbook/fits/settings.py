@@ -14,7 +14,9 @@ from pyro_cookbook.engines.choosing import (
 )
 from pyro_cookbook.engines.families import MAX_FULL_RANK, is_named
 from pyro_cookbook.engines.stopping import HIDDEN
-from pyro_cookbook.fits.keeping.checkpoint import settings_of
+from pyro_cookbook.engines.streams.ranks import world
+from pyro_cookbook.engines.streams.source import RowSource
+from pyro_cookbook.fits.keeping.checkpoint import digest, settings_of
 from pyro_cookbook.programs.options import check_positive, check_whole
 from pyro_cookbook.programs.program import Function, Program
 
@@ -51,6 +53,7 @@ class Settings:
     tol: float | None
     batch_size: int | None
     num_restarts: int | None
+    source: RowSource | None = None
 
     def __post_init__(self) -> None:
         check_whole(1, num_restarts=self.num_restarts, max_steps=self.max_steps)
@@ -92,11 +95,18 @@ class Settings:
             elbo=self.elbo or _elbo_for(model),
             lr=self.lr or (_FLOW_LR if guide == "flow" else _LR),
             max_steps=self.max_steps,
-            tol=self.tol or max(_TOL_LEAST, _TOL_EACH * model.num_latents),
+            tol=self.tol or max(_TOL_LEAST, _TOL_EACH * self._num_latents(model)),
             batch_size=self.batch_size,
             num_starts=self.num_restarts or 1,
+            source=self.source,
         )
-        return options, why
+        return options, why if self.source is None else f"{why}; {self.source.told}"
+
+    def _num_latents(self, model: Program) -> float:
+        """Count latent scalars: of all rows to fit, where the model is on those held out."""
+        if self.source is None:
+            return model.num_latents
+        return model.num_latents * self.source.num_rows / len(model.args[0])
 
     @staticmethod
     def name_of(options: Deterministic | Stochastic) -> str:
@@ -107,7 +117,10 @@ class Settings:
         self, model: Program, guide: Function | str, options: Deterministic | Stochastic
     ) -> dict[str, Any]:
         """Record what must be equal for a checkpoint to continue this very fit."""
+        told = dict(vars(options))
+        if (source := told.pop("source", None)) is not None:
+            told |= {"rows": digest(source.fingerprint), "parts": source.parts or world()[1]}
         return settings_of(
             model.function, guide, model.args, model.kwargs, engine=self.name_of(options),
-            seed=self.seed, **vars(options),
+            seed=self.seed, **told,
         )  # fmt: skip

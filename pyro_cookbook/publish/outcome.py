@@ -105,6 +105,7 @@ def run_guide(
     num_draws: int = 1000,
     progress: bool | None = False,
     warn: Callable[[str], None] = lambda note: None,
+    prepare: Callable[..., Any] | None = None,
 ) -> Outcome:
     """Fit one guide of a recipe to a table and judge it.
 
@@ -128,6 +129,8 @@ def run_guide(
     progress : bool, optional
     warn : callable, optional
         Called, before the fit, with each thing that a reader should know of the table.
+    prepare : callable, optional
+        Stands for ``recipe.prepare``, where the table is not what is fitted.
 
     Raises
     ------
@@ -148,7 +151,8 @@ def run_guide(
     kept = "nothing was kept"
     try:
         own = {k: value for k, value in options.items() if k not in {"size", "max_steps"}}
-        prepared = recipe.prepare(guide, table, size=options.get("size"), seed=seed, options=own)
+        make = prepare or recipe.prepare
+        prepared = make(guide, table, size=options.get("size"), seed=seed, options=own)
         if "max_steps" in options:
             if prepared.reason:
                 raise InputError(f"--max-steps: {guide} is not fitted by steps; leave it out")

@@ -11,6 +11,7 @@ from models.variational_autoencoder import VariationalAutoencoder
 from pyro_cookbook.algorithms.variational_autoencoder.refinement import refine
 from pyro_cookbook.catalogue.answers import variational_autoencoder as answers
 from pyro_cookbook.catalogue.entries import GuideEntry, Prepared, Recipe
+from pyro_cookbook.data import Shards
 
 _HIDDEN, _BATCH, _NUM_STEPS = (64,), 200, 6000
 # Whole numbers up to this are counts; above, a column is as good as real.
@@ -29,30 +30,47 @@ def likelihood_for(v: Tensor) -> tuple[str, int]:
     total_count : int
         The largest value of the whole numbers; else 1.
     """
-    largest = int(v.max().clamp(max=_MAX_COUNT + 1.0))
-    whole = bool(((v >= 0) & (v == v.round())).all())
-    if not whole or not 1 <= largest <= _MAX_COUNT:
+    return _likelihood(float(v.min()), float(v.max()), whole=bool((v == v.round()).all()))
+
+
+def _likelihood(smallest: float, largest: float, *, whole: bool) -> tuple[str, int]:
+    if not whole or smallest < 0 or not 1 <= largest <= _MAX_COUNT:
         return "gaussian", 1
-    return ("bernoulli", 1) if largest == 1 else ("beta_binomial", largest)
+    return ("bernoulli", 1) if largest == 1 else ("beta_binomial", int(largest))
 
 
 def _encoder(v: Tensor, size: int, seed: int) -> Prepared:
     likelihood, total_count = likelihood_for(v)
     if likelihood == "gaussian":
         v = (v - v.mean(0)) / v.std(0, correction=0)
+    return _networks(v, v.shape[1], size, seed, likelihood, total_count)
+
+
+def _of_shards(shards: Shards, size: int, seed: int) -> Prepared:
+    found = shards.moments()
+    smallest, largest = float(found.smallest.min()), float(found.largest.max())
+    likelihood, total_count = _likelihood(smallest, largest, whole=found.whole)
+    rows = shards.scaled(found.loc, found.scale) if likelihood == "gaussian" else shards
+    return _networks(rows, len(shards.columns), size, seed, likelihood, total_count)
+
+
+def _networks(
+    rows: Tensor | Shards, num_features: int, size: int, seed: int, likelihood: str,
+    total_count: int,
+) -> Prepared:  # fmt: skip
     torch.manual_seed(seed)
     model = VariationalAutoencoder(
-        v.shape[1], size, _HIDDEN, likelihood=likelihood, total_count=total_count
+        num_features, size, _HIDDEN, likelihood=likelihood, total_count=total_count
     )
-    guide = guides.VariationalAutoencoderAmortized(v.shape[1], size, _HIDDEN, float(total_count))
+    guide = guides.VariationalAutoencoderAmortized(num_features, size, _HIDDEN, float(total_count))
     options = {
         "elbo": Trace_ELBO(),
-        "batch_size": min(_BATCH, len(v)),
+        "batch_size": min(_BATCH, len(rows)),
         "lr": 0.02,
         "max_steps": _NUM_STEPS,
-        "tol": 1.0 * len(v),  # a nat a row: θ goes on improving slowly
+        "tol": 1.0 * len(rows),  # a nat a row: θ goes on improving slowly
     }
-    return Prepared(model, guide, (v,), options=options)
+    return Prepared(model, guide, (rows,), options=options)
 
 
 def _mean_field(v: Tensor, size: int, seed: int) -> Prepared:
@@ -92,7 +110,9 @@ RECIPE = Recipe(
         "mean_field": GuideEntry(
             "the encoder's normals, refined row by row, the decoder held", _mean_field
         ),
-        "amortized": GuideEntry("an encoder, trained with the decoder in mini-batches", _encoder),
+        "amortized": GuideEntry(
+            "an encoder, trained with the decoder in mini-batches", _encoder, of_shards=_of_shards
+        ),
     },
     default="amortized",
     because="it learns the decoder too, and serves rows never seen; refine where rows matter",

@@ -1,4 +1,4 @@
-"""A regression by formula from the command line: read, fit, write, print."""
+"""A recipe, or a regression by formula, from the command line: read, fit, write, print."""
 
 import time
 from collections.abc import Mapping
@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 
+from pyro_cookbook import catalogue
 from pyro_cookbook.catalogue.topics.regression import Options
 from pyro_cookbook.data import InputError
-from pyro_cookbook.publish import console
+from pyro_cookbook.publish import console, outcome
 from pyro_cookbook.publish.advising import as_typed
 from pyro_cookbook.publish.runs import formula
 from pyro_cookbook.publish.runs.folder import refuse_if_taken
+from pyro_cookbook.publish.runs.page import page_of_outcome
+from pyro_cookbook.publish.runs.streaming import streaming
+from pyro_cookbook.publish.runs.writing import write_outcome
 
 _BUDGET = 60.0  # seconds
 
@@ -74,4 +78,74 @@ def answer_formula(
     for note in found.notes:
         console.say(f"Note: {note}")
     console.print_numbers(found.summary())
+    console.say(f"Report: {folder / 'report.html'}")
+
+
+def fit_recipe(
+    recipe: catalogue.Recipe,
+    guide: str | None,
+    source: str | None,
+    target: str | None,
+    reading: Mapping[str, Any],
+    patches: int | None,
+    options: Mapping[str, Any],
+    out: Path | None,
+    *,
+    overwrite: bool,
+    seed: int,
+    draws: int,
+    command: str,
+) -> None:
+    """Fit a recipe to a table or to shards, write its folder, and print what it says.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    guide : str, optional
+        Default: the recipe's.
+    source : path, optional
+        None: the recipe's own data.
+    target
+        The outcome's column, as for `catalogue.table_for`.
+    reading, patches
+        As for `catalogue.table_for`.
+    options : mapping
+        Of the recipe, by name.
+    out : Path, optional
+        The folder. Default: one in results.
+    overwrite, seed, draws, command
+        As for `write_outcome`.
+
+    Raises
+    ------
+    InputError, OSError
+        If something is wrong with the input, or the folder cannot be written.
+    """
+    torch.set_num_threads(1)
+    streamed = streaming(recipe, guide, source, options, reading, seed)
+    guide = guide or recipe.default
+    if streamed is None:
+        loaded = catalogue.table_for(recipe, source, target, reading, patches)
+    else:
+        loaded, options = streamed.table, {**options, "shards": streamed.shards.num_shards}
+    name = f"{recipe.name}-{guide}" + ("" if source is None else f"-{loaded.name}")
+    folder = out or Path("results") / name
+    if streamed is not None and streamed.follows:
+        streamed.help(guide)
+        return
+    asked = outcome.wanted(recipe, guide, loaded, options=options, seed=seed, num_draws=draws)
+    refuse_if_taken(folder, asked, overwrite=overwrite)
+    console.print_understood(() if source is None else loaded.understood.lines)
+    done = outcome.run_guide(
+        recipe, guide, loaded, folder.with_name(f"{folder.name}.unfinished"), options=options,
+        seed=seed, num_draws=draws, progress=None, warn=lambda note: console.say(f"Note: {note}"),
+        prepare=None if streamed is None else streamed.prepare,
+    )  # fmt: skip
+    page = page_of_outcome(done, folder, command=command)
+    write_outcome(done, folder, command=command, report=page, overwrite=overwrite)
+    console.print_outcomes([done])
+    console.say(str(as_typed(done.diagnosis, folder)))
+    console.print_numbers(done.estimates)
+    if done.note:
+        console.say(f"Note: {done.note}")
     console.say(f"Report: {folder / 'report.html'}")

@@ -85,6 +85,11 @@ def reproduce(
         If the folder is no run's, or a file in it or the model has changed.
     """
     record = read_record(folder)
+    if "batch_size" in record.options or "shards" in record.options:
+        raise InputError(
+            f"{folder}: it was fitted to shards in {record.data.source}, which are not kept with"
+            f" it; run again: {record.command}"
+        )
     fit_of(folder, record, model)  # refuses a model that has changed
     for name in record.files:  # the tables and the page for people among them
         checked(folder, record, name)

@@ -1,0 +1,1 @@
+"""Rows that are not in memory, and mini-batches that several processes share."""
