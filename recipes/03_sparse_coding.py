@@ -915,14 +915,16 @@ assert codes_full > accuracy_test.loc["160 random features", 898]
 assert accuracy_test.loc["radial kernel", 898] > codes_full
 assert accuracy_test.loc["160 random features", 100] > accuracy_test.loc["raw pixels", 100] - 0.02
 assert of_codes["test", 100].max() < accuracy_test.loc["raw pixels", 100] - 0.02
-assert of_codes["test", 100].is_monotonic_decreasing  # λ = 10, 20, 40, 80
+by_rate = of_codes["test", 100].to_numpy()  # λ = 10, 20, 40, 80
+assert by_rate[0] > by_rate[1:].max() + 0.01
+assert by_rate[0] > by_rate[-1] + 0.04
 
 # %% [markdown]
 # With 898 digits the codes win over the pixels and the principal components. Much of that is not
 # the sparse prior's doing: random features that are just as little linear gain a good part of it,
 # and a radial kernel gains more. With 100 digits the codes lose, at every $\lambda$. "160 are
 # many for 100 labels" is not the reason, since 160 random features do as well as the pixels do. Of
-# the four $\lambda$, the larger it is the more they lose; why, we have not found out.
+# the four $\lambda$ the smallest loses least; why, we have not found out.
 
 # %% [markdown]
 # ## 10 Beyond the point

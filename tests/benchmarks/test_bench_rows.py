@@ -33,7 +33,7 @@ def test_both_sides_solve_the_same_problem(name):
     for (one,) in runs.values():
         assert one.seconds > 0
         assert one.quality, "nothing to compare both sides by"
-        assert row.of == "seconds" or one.memory > 0
+        assert one.memory >= 0  # 0 where this process has as much to spare
     said = row.same(runs)
     assert said, "words for the table"
     assert "\n" not in said
