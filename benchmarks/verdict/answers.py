@@ -9,16 +9,13 @@ than a quarter of a posterior sd or an sd by more than 25%.
 
 import argparse
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from study import MAX_SHIFT, MAX_STRETCH, errors, known_models, truth
-from tqdm import tqdm
+from study import MAX_SHIFT, MAX_STRETCH, errors, known_models, truth, where
 from zoo import MODELS
 from zoo.entry import Moments
 
@@ -49,8 +46,8 @@ def one(name: str, budget: float, seed: int) -> dict:
     known = truth(name)
     options = {} if answer.fit.refinements else {"num_draws": 20_000}
     posterior = answer.tree(**options)["posterior"].to_dataset()
-    shift, stretch, where = errors(moments(posterior), known)
-    return row | {"shift": shift, "stretch": stretch, "where": where}
+    shift, stretch, worst = errors(moments(posterior), known)
+    return row | {"shift": shift, "stretch": stretch, "where": worst}
 
 
 def moments(posterior: xr.Dataset) -> Moments:
@@ -89,6 +86,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--cluster", default="", help="address of a scheduler of Dask")
     parser.add_argument("--held-out", action="store_true", help="the models that came later")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
@@ -96,15 +94,22 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     names = chosen.models or known_models(chosen.held_out)
     rows = []
-    with ProcessPoolExecutor(chosen.processes, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(one, name, chosen.budget, chosen.seed) for name in names]
-        for job in tqdm(as_completed(jobs), total=len(jobs), unit="model"):
-            rows.append(job.result())
-            table = pd.DataFrame(rows).sort_values("model")
-            table.to_csv(out / "answers.csv", index=False, float_format="%.4g")
+
+    def keep(_: str, row: dict) -> None:
+        rows.append(row)
+        table = pd.DataFrame(rows).sort_values("model")
+        table.to_csv(out / "answers.csv", index=False, float_format="%.4g")
+
+    with where(chosen.cluster, chosen.processes):
+        pc.spread(
+            lambda name: one(name, chosen.budget, chosen.seed), names, progress=None, on_result=keep
+        )
+    table = pd.DataFrame(rows).sort_values("model")
     (out / "answers.md").write_text(summary(table), encoding="utf-8")
     print(summary(table))
 
 
 if __name__ == "__main__":
+    from answers import main  # by that name other processes find its functions
+
     main()

@@ -14,17 +14,16 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 from zoo import HELD_OUT, MODELS, ZOO
 from zoo.entry import Moments
 
@@ -268,10 +267,24 @@ def jobs(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
                 yield name, family, seed
 
 
+def where(cluster: str, processes: int | None = None) -> AbstractContextManager:
+    """Say where `pc.spread` runs: in processes of this machine, or on a cluster of Dask.
+
+    Its workers need this folder in their PYTHONPATH.
+    """
+    if not cluster:
+        return joblib.parallel_config(n_jobs=processes or os.cpu_count())
+    from dask.distributed import Client
+
+    Client(cluster)
+    return joblib.parallel_config(backend="dask")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*")
     parser.add_argument("--families", nargs="*")
+    parser.add_argument("--cluster", default="", help="address of a scheduler of Dask")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--add", action="store_true", help="keep the fits in results.csv")
     parser.add_argument("--held-out", action="store_true", help="the models that came later")
@@ -284,11 +297,13 @@ def main() -> None:
     rows = pd.read_csv(kept).to_dict("records") if kept.exists() else []
     done = {(row["model"], row["family"], row["seed"]) for row in rows}
     todo = [job for job in jobs(args) if job not in done]
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(one, *job) for job in todo]
-        for future in tqdm(as_completed(futures), total=len(futures)):
-            rows.append(future.result())
-            pd.DataFrame(rows).to_csv(part, index=False)  # an interrupted study is taken up again
+
+    def keep(_: object, row: dict) -> None:
+        rows.append(row)
+        pd.DataFrame(rows).to_csv(part, index=False)  # an interrupted study is taken up again
+
+    with where(args.cluster):
+        pc.spread(lambda job: one(*job), todo, progress=None, on_result=keep)
     results = pd.DataFrame(rows).sort_values(["model", "family", "seed"], ignore_index=True)
     results.to_csv(args.out / "results.csv", index=False, float_format="%.5g")
     part.unlink(missing_ok=True)
@@ -299,4 +314,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from study import main  # by that name other processes find its functions
+
     main()
