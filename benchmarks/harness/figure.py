@@ -39,7 +39,8 @@ def draw(records: dict[str, Record], out: Path) -> None:
         marker = ">" if bound else "o" if own and hits(found) else "X" if own else "D"
         axes.plot(times.median, y, marker, color=color, ms=8, zorder=4)
         axes.annotate(
-            f"{'≥ ' if bound else ''}{times.median:.2g}", (max(times.most, times.median), y),
+            f"{'≥ ' if bound else ''}{times.median:.{1 if times.median < 10 else 0}f}",
+            (max(times.most, times.median, found["target"] if own else 0), y),
             xytext=(8, 0), textcoords="offset points", va="center", fontsize=9, color=color,
         )  # fmt: skip
         extent += [times.least, times.most]

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.harness.row import Measured, Row
 
-MAX_SWEEPS, TOL = 1000, 1e-8
+MAX_SWEEPS, TOL = 20_000, 1e-8
 
 
 def _problem(size: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -76,15 +76,20 @@ def _numpy(size: Mapping[str, Any]) -> Measured:
     np.fill_diagonal(coupling, 0)
     drive = np.ascontiguousarray(drive.T)  # unit by row: NumPy is several times faster so
     h = np.repeat(expit(b)[:, None], len(v), 1)
+    found, rows = np.empty_like(h), np.arange(len(v))
     for _ in range(MAX_SWEEPS):
         before = h.copy()
         for i in range(len(b)):
             h[i] = expit(drive[i] - coupling[i] @ h)
-        if np.abs(h - before).max() <= TOL:
+        going = np.abs(h - before).max(0) > TOL
+        if 4 * going.sum() <= 3 * len(rows):  # a few rows need a thousand sweeps, most need few
+            found[:, rows[~going]] = h[:, ~going]
+            rows, h, drive = rows[going], h[:, going], drive[:, going]
+        if not len(rows):
             break
     else:
         raise AssertionError("the sweeps have not converged")
-    return Measured(time.perf_counter() - began, _quality(*problem, h.T))
+    return Measured(time.perf_counter() - began, _quality(*problem, found.T))
 
 
 def _same(runs: Mapping[str, Sequence[Measured]]) -> str:
@@ -103,7 +108,7 @@ ROWS = (
         name="fixed_point",
         work="Binary sparse coding, mean-field fixed point from the prior, 100,000 rows × 64 "
         "latents (64 features), float64, until no probability moves by more than 1e-8",
-        peer="NumPy, unit after unit in all rows at once",
+        peer="NumPy, unit after unit in all unfinished rows at once",
         sides={"ours": _ours, "NumPy": _numpy},
         full={"rows": 100_000, "units": 64, "features": 64},
         tiny={"rows": 500, "units": 12, "features": 10},
