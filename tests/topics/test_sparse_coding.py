@@ -22,6 +22,7 @@ from guides.sparse_coding import (
     SparseCodingMeanField,
 )
 from models.sparse_coding import SparseCoding
+from pyro_cookbook.algorithms.sparse_coding import fista as fista_module
 from pyro_cookbook.algorithms.sparse_coding.fista import (
     SparseCodingParameters,
     duality_gap,
@@ -166,6 +167,18 @@ def test_codes_can_be_started_and_cut_short(wine):
     assert fista(theta, theta.b.expand(2, 13)).h.abs().max() == 0  # J is 0 there, and the gap
     with pytest.raises(ValueError, match="tol: got 0, expected a positive number"):
         fista(theta, wine, tol=0)
+
+
+def test_pieces_of_the_rows_are_as_the_whole(wine, monkeypatch):
+    theta = make_theta(20)
+    whole = fista(theta, wine, tol=1e-9)
+    monkeypatch.setattr(fista_module, "_SCALARS", 20 * 50)
+    found = fista(theta, wine, tol=1e-9)
+    torch.testing.assert_close(found.h, whole.h, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.gap, whole.gap, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(found.trace, whole.trace, rtol=1e-12)
+    assert found.converged
+    assert not fista(theta, wine, tol=1e-9, max_iterations=3).converged
 
 
 def test_codes_in_single_precision(wine, theta):

@@ -11,6 +11,9 @@ from pyro_cookbook.programs.state.isolation import calm_threads
 
 # Iterations between two looks at the duality gap, after which finished rows are set aside.
 _CHECK_EVERY = 5
+# Scalars of the codes of a piece of the rows. Its dozen arrays take memory that is at hand; larger
+# ones would be asked of the system in each iteration anew, which zeroes them.
+_SCALARS = 2**18
 
 
 @dataclass(frozen=True)
@@ -181,40 +184,74 @@ def fista(
     if not tol > 0:
         raise ValueError(f"tol: got {tol}, expected a positive number")
     # In units of the noise variance: ½‖x − W h‖² + α Σ|h| = J / β.
-    W, alpha, beta = theta.W.detach(), theta.rate * theta.scale**2, theta.scale**-2
-    x = v - theta.b.detach()
-    gram, pull, power = W.mT @ W, x @ W, x.square().sum(1)
-    step = 1 / float(torch.linalg.eigvalsh(gram.double())[-1])
-    found = torch.zeros_like(pull) if start is None else start.detach().clone()
-    gaps, costs = torch.full_like(power, torch.inf), power.clone()
-    rows = torch.arange(len(v), device=v.device)
-    h = old = found.clone()
-    h_gram = old_gram = h @ gram
-    age = torch.ones_like(power)[:, None]
-    trace: list[float] = []
-    for iteration in range(max_iterations + 1):
-        pull_h = (h * pull).sum(1)
-        error = power - 2 * pull_h + (h * h_gram).sum(1)  # ‖x − W h‖²
-        cost = error / 2 + alpha * h.abs().sum(1)
-        costs[rows] = cost
-        if iteration:
-            trace.append(float(costs.sum()) * beta)
-        if iteration % _CHECK_EVERY == 0 or iteration == max_iterations:
-            shrink = alpha / (pull - h_gram).abs().amax(1).clamp_min(alpha)
-            gap = cost - shrink * (power - pull_h) + shrink.square() * error / 2
-            found[rows], gaps[rows] = h, gap
-            left = gap > tol * cost
-            if not left.any() or iteration == max_iterations:
-                break
-            if not left.all():
-                rows, pull, power, age = rows[left], pull[left], power[left], age[left]
-                h, old, h_gram, old_gram = h[left], old[left], h_gram[left], old_gram[left]
-        older, age = age, (1 + (1 + 4 * age.square()).sqrt()) / 2
-        momentum = (older - 1) / age if accelerate else torch.zeros_like(age)
-        ahead = h + momentum * (h - old)
-        ahead_gram = h_gram + momentum * (h_gram - old_gram)
-        new = soft_threshold(ahead - step * (ahead_gram - pull), step * alpha)
-        uphill = ((ahead - new) * (new - h)).sum(1, keepdim=True) > 0
-        age = torch.where(uphill, torch.ones_like(age), age)
-        h, old, h_gram, old_gram = new, h, new @ gram, h_gram
-    return Codes(found, gaps * beta, trace, not bool((gaps > tol * costs).any()))
+    W, beta = theta.W.detach(), theta.scale**-2
+    gram = W.mT @ W
+    descent = _Descent(
+        W, gram, theta.rate * theta.scale**2, 1 / float(torch.linalg.eigvalsh(gram.double())[-1]),
+        tol, max_iterations, accelerate,
+    )  # fmt: skip
+    size = max(1, _SCALARS // len(gram))
+    begin = v.new_zeros(len(v), len(gram)) if start is None else start.detach()
+    pieces = zip(v.split(size), begin.split(size), strict=True)
+    h, gap, costs, traces = zip(
+        *(descent(x - theta.b.detach(), first) for x, first in pieces), strict=True
+    )
+    longest, gaps = max(map(len, traces)), torch.cat(gap)
+    # A piece that is done stays where it is.
+    whole = [
+        [*trace, *[float(cost.sum())] * (longest - len(trace))]
+        for trace, cost in zip(traces, costs, strict=True)
+    ]
+    trace = [sum(together) * beta for together in zip(*whole, strict=True)]
+    return Codes(torch.cat(h), gaps * beta, trace, not bool((gaps > tol * torch.cat(costs)).any()))
+
+
+@dataclass(frozen=True)
+class _Descent:
+    """The iterations for a piece of the rows."""
+
+    W: Tensor
+    gram: Tensor
+    alpha: float
+    step: float
+    tol: float
+    max_iterations: int
+    accelerate: bool
+
+    def __call__(self, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+        """Give codes, gaps, costs and the costs' sum after every iteration, in units of 1 / β."""
+        gram, alpha, step = self.gram, self.alpha, self.step
+        pull, power = x @ self.W, x.square().sum(1)
+        found = start.clone()
+        gaps, costs = torch.full_like(power, torch.inf), power.clone()
+        rows = torch.arange(len(x), device=x.device)
+        h = old = found.clone()
+        h_gram = old_gram = h @ gram
+        age = torch.ones_like(power)[:, None]
+        trace: list[float] = []
+        for iteration in range(self.max_iterations + 1):
+            pull_h = (h * pull).sum(1)
+            error = power - 2 * pull_h + (h * h_gram).sum(1)  # ‖x − W h‖²
+            cost = error / 2 + alpha * h.abs().sum(1)
+            costs[rows] = cost
+            if iteration:
+                trace.append(float(costs.sum()))
+            if iteration % _CHECK_EVERY == 0 or iteration == self.max_iterations:
+                shrink = alpha / (pull - h_gram).abs().amax(1).clamp_min(alpha)
+                gap = cost - shrink * (power - pull_h) + shrink.square() * error / 2
+                found[rows], gaps[rows] = h, gap
+                left = gap > self.tol * cost
+                if not left.any() or iteration == self.max_iterations:
+                    break
+                if not left.all():
+                    rows, pull, power, age = rows[left], pull[left], power[left], age[left]
+                    h, old, h_gram, old_gram = h[left], old[left], h_gram[left], old_gram[left]
+            older, age = age, (1 + (1 + 4 * age.square()).sqrt()) / 2
+            momentum = (older - 1) / age if self.accelerate else torch.zeros_like(age)
+            ahead = h + momentum * (h - old)
+            ahead_gram = h_gram + momentum * (h_gram - old_gram)
+            new = soft_threshold(ahead - step * (ahead_gram - pull), step * alpha)
+            uphill = ((ahead - new) * (new - h)).sum(1, keepdim=True) > 0
+            age = torch.where(uphill, torch.ones_like(age), age)
+            h, old, h_gram, old_gram = new, h, new @ gram, h_gram
+        return found, gaps, costs, trace
