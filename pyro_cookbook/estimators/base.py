@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from dataclasses import fields, replace
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ Array = npt.NDArray[np.float64]
 _ON_DEMAND = {"fit_": "_fit_result", "diagnosis_": "_diagnosis", "verdict_": "_diagnosis"}
 
 
-class Judged(BaseEstimator):  # type: ignore[misc]
+class Judged(ABC, BaseEstimator):  # type: ignore[misc]
     """An estimator whose fit can be judged.
 
     Attributes
@@ -63,8 +64,9 @@ class Judged(BaseEstimator):  # type: ignore[misc]
         """Whether the numbers may be used, in a word or two."""
         return self.diagnosis_.verdict
 
+    @abstractmethod
     def _make_fit(self) -> Fit:
-        raise NotImplementedError
+        """Make the fit that the verdict is about, from what `fit` has kept."""
 
     def _begin(self) -> int:
         """Forget an earlier fit, and give the seed of this one."""
