@@ -135,6 +135,5 @@ ROWS = (
     row("em_float32", "float32", "float64", 6.0, 1e-4),
     row("em_float32_both", "float32", "float32", 2.5, 1e-4),
     row("em_busy", "float64", "float64", 1.0, 1e-9, **BUSY),
-    row("em_busy_float32", "float32", "float64", 1.0, 1e-4, **BUSY),
     row("em_memory", "float64", "float64", 5.0, 1e-9, **MEMORY),
 )
