@@ -1,4 +1,7 @@
-"""How long one waits before anything happens: the command line's help and list, and the import."""
+"""How long one waits before anything happens: the command line's help and list, and the import.
+
+None of them may import what is heavy; that holds on any machine, where seconds do not.
+"""
 
 import resource
 import subprocess
@@ -12,6 +15,8 @@ from benchmarks.harness.row import Measured, Row
 
 # Seconds that each may take.
 LIMIT = 0.4
+PEER = f"the limit of {LIMIT} s"
+HEAVY = ("torch", "pyro", "numpy", "scipy", "pandas", "pyarrow", "sklearn", "arviz", "matplotlib")
 STARTS = {
     "help": ("-m", "pyro_cookbook", "--help"),
     "list": ("-m", "pyro_cookbook", "list"),
@@ -27,6 +32,14 @@ def _start(arguments: Sequence[str]) -> tuple[float, float]:
     return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+def _heavy(arguments: Sequence[str]) -> int:
+    """Count the heavy packages that a start imports."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    imported = {line.rpartition("|")[2].strip() for line in said.splitlines()}
+    return len(imported & set(HEAVY))
+
+
 def _median(arguments: Sequence[str], times: int) -> tuple[float, float]:
     runs = [_start(arguments) for _ in range(times)]
     return median(wall for wall, _ in runs), median(own for _, own in runs)
@@ -37,37 +50,39 @@ def ours(size: Mapping[str, Any]) -> Measured:
     found = {name: _median(arguments, size["times"]) for name, arguments in STARTS.items()}
     told = {name: wall for name, (wall, _) in found.items()}
     told |= {f"{name}, processor": own for name, (_, own) in found.items()}
+    told |= {f"{name}, heavy": _heavy(arguments) for name, arguments in STARTS.items()}
     return Measured(max(wall for wall, _ in found.values()), told)
 
 
-def nothing(size: Mapping[str, Any]) -> Measured:
-    """Start Python for nothing."""
+def limit(size: Mapping[str, Any]) -> Measured:
+    """Give what each may take; an empty Python's start is told beside it."""
     wall, own = _median(("-c", "pass"), size["times"])
-    return Measured(wall, {"nothing": wall, "nothing, processor": own})
+    return Measured(LIMIT, {"nothing": wall, "nothing, processor": own})
 
 
 def same(runs: Mapping[str, Sequence[Measured]]) -> str:
-    """Hold every start to its limit, in seconds of the processor: wall time waits for others."""
+    """No start imports a heavy package; tell its seconds, and those of the processor."""
     words = []
     for name in STARTS:
+        heavy = max(run.quality[f"{name}, heavy"] for run in runs["ours"])
+        assert heavy == 0, f"{name} imports {heavy} of {', '.join(HEAVY)}"
         own = median(run.quality[f"{name}, processor"] for run in runs["ours"])
-        assert own <= LIMIT, f"{name}: {own:.2f} s of the processor, at most {LIMIT} s"
         wall = median(run.quality[name] for run in runs["ours"])
         words.append(f"{name} {wall:.2f} s ({own:.2f} s of the processor)")
-    return ", ".join(words) + f"; limit {LIMIT} s"
+    nothing = median(run.quality["nothing"] for run in runs[PEER])
+    return ", ".join(words) + f"; an empty Python {nothing:.2f} s"
 
 
 ROWS = (
     Row(
         name="start_up",
         work="`pyro-cookbook --help`, `pyro-cookbook list`, `import pyro_cookbook`: median of nine"
-        f" starts, the slowest of the three; at most {LIMIT} s",
-        peer="python -c pass",
-        sides={"ours": ours, "python -c pass": nothing},
+        " starts, the slowest of the three",
+        peer=PEER,
+        sides={"ours": ours, PEER: limit},
         full={"times": 9},
         tiny={"times": 1},
         same=same,
-        target=0.01,
-        note="The limit is in seconds: the ratio to an empty Python is told, not asked for.",
+        target=1.0,
     ),
 )
