@@ -115,7 +115,9 @@ class SVI:
         self.converged, self.reason = False, ""
         self.rose: Trend | None = None  # trend at the end of the last fast stage
         self.blocks = Blocks()
-        self.estimates = Estimates(self._run, options.elbo, [], by_rows=False, programs={})
+        self.estimates = Estimates(
+            self._run, options.elbo, [], by_rows=False, programs={}, to_come=lambda: 0
+        )
         # Random state and place in the epoch where a step began that has not ended: an interrupted
         # step is taken again.
         self.at_step: tuple[Tensor, list[Any]] | None = None
@@ -148,6 +150,7 @@ class SVI:
         self.estimates = Estimates(
             self._run, self.options.elbo, list(self.params.values()), by_rows=bool(self.batches),
             programs={"model": self.model.function, "guide": self.guide.function},
+            to_come=self._sure_steps,
         )  # fmt: skip
 
     def run(self, on_step: Callable[["SVI"], None]) -> None:
@@ -222,6 +225,12 @@ class SVI:
         shortest = MIN_LATER if self.stage else MIN_FIRST
         length = min(max(share, shortest), left)
         return looks(left if left - length < shortest else length, shortest)
+
+    def _sure_steps(self) -> int:
+        """Give a number of steps that are sure to be taken: this stage's, and the later ones'."""
+        done, left = len(self.losses) - self.stage_start, self.options.max_steps - len(self.losses)
+        stage = next((n for n in self._looks() if n > done), done) - done
+        return min(stage + (len(DECAY) - 1 - self.stage) * MIN_LATER, left)
 
     def _consider_stopping(self) -> None:
         step, planned = len(self.losses), self._looks()
