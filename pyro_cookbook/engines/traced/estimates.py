@@ -25,7 +25,7 @@ from pyro_cookbook.programs.density.simplifying import as_function, simplify, wr
 from pyro_cookbook.programs.program import Program
 
 # A graph is made at this estimate at the latest: to make it costs about what so many of them save.
-CALLS_BEFORE = 150
+CALLS_BEFORE = 100
 # And at this one where at least so many of its kind are sure to come; the first may set things up.
 SOONEST = 2
 # Estimates by a graph that are compared with Pyro's: the first, a few, and every so manieth.
