@@ -28,6 +28,7 @@ from pyro_cookbook.engines.streams.ranks import of_first
 from pyro_cookbook.engines.streams.source import FirstRows, batches_for
 from pyro_cookbook.engines.traced.adam import Adam
 from pyro_cookbook.engines.traced.estimates import Estimate, Estimates
+from pyro_cookbook.engines.traced.in_double import InDouble
 from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
@@ -115,9 +116,8 @@ class SVI:
         self.converged, self.reason = False, ""
         self.rose: Trend | None = None  # trend at the end of the last fast stage
         self.blocks = Blocks()
-        self.estimates = Estimates(
-            self._run, options.elbo, [], by_rows=False, programs={}, to_come=lambda: 0
-        )
+        none: Any = {"by_rows": False, "programs": {}, "to_come": int}
+        self.estimates = Estimates(self._run, options.elbo, [], **none)
         # Random state and place in the epoch where a step began that has not ended: an interrupted
         # step is taken again.
         self.at_step: tuple[Tensor, list[Any]] | None = None
@@ -206,7 +206,7 @@ class SVI:
         functions: list[Any] = [model.function, guide.function]
         if self.has_idle:
             functions = [Reading(one.idle)(one.function) for one in (model, guide)]
-        with warnings.catch_warnings(), Reading():
+        with warnings.catch_warnings(), Reading(), InDouble():
             warnings.filterwarnings("ignore", "Encountered (NaN|\\+?-?inf)")  # raised just below
             return getattr(self.options.elbo, method)(*functions, *model.args, **model.kwargs)
 

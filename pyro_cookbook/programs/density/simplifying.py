@@ -144,7 +144,8 @@ def _is_unseen_order(node: Node) -> bool:
     """Whether a plate draws which of all rows it has, though it was given them."""
     if node.target is not _ATEN.randperm.default or node.users:
         return False
-    return node.meta["val"].device.type == "cpu" and 0 < node.args[0] <= _FEW
+    num: Any = node.args[0]
+    return node.meta["val"].device.type == "cpu" and 0 < num <= _FEW
 
 
 def pass_over_order(num: int) -> None:
