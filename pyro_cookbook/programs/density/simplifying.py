@@ -145,7 +145,7 @@ def _is_unseen_order(node: Node) -> bool:
     if node.target is not _ATEN.randperm.default or node.users:
         return False
     num: Any = node.args[0]
-    return node.meta["val"].device.type == "cpu" and 0 < num <= _FEW
+    return bool(node.meta["val"].device.type == "cpu" and 0 < num <= _FEW)
 
 
 def pass_over_order(num: int) -> None:
