@@ -1,6 +1,8 @@
 """log(1 + x) of many single-precision numbers, in double: exact values are the oracle."""
 
 from contextlib import nullcontext
+from functools import partial
+from itertools import count
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import pyro_cookbook as pc
 from pyro_cookbook.engines import svi as svi_file
 from pyro_cookbook.engines.choosing import Stochastic
 from pyro_cookbook.engines.svi import SVI
@@ -157,3 +160,25 @@ def test_steps_of_double_precision_stay_bit_for_bit(monkeypatch):
     quick = losses(v)
     monkeypatch.setattr(svi_file, "InDouble", nullcontext)
     assert quick == losses(v)
+
+
+def test_a_fit_of_single_precision_goes_on_from_a_checkpoint_bit_for_bit(monkeypatch, tmp_path):
+    v = (torch.rand(200, 40, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    torch.manual_seed(0)
+    encoder = Encoder()
+    options = {"batch_size": 50, "max_steps": 420, "tol": 100.0, "progress": False}
+    fitted = partial(pc.fit, decoder, encoder, v, **options)
+    whole = fitted()
+    calls = count(1)
+
+    def stop():
+        if next(calls) == 250:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(svi_file, "heed", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fitted(checkpoint=tmp_path / "fit")
+    again = fitted(checkpoint=tmp_path / "fit")
+    assert again.losses.tolist() == whole.losses.tolist()
+    assert again.elbo == whole.elbo
