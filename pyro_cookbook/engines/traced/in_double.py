@@ -1,8 +1,8 @@
 """log(1 + x) of many numbers in single precision, computed in double precision.
 
-Torch's kernels compute log(1 + x) of single-precision numbers one by one on the processor: 10 ns a
-number, twelve times as long as a logarithm, and three times as long as all else of a step of a
-network with softplus. Those of double precision take 1.3 ns, and are the more exact.
+Torch's kernels (2.14, x86) compute log(1 + x) of single-precision numbers one by one: 10 ns a
+number, twelve times as long as a logarithm. In an auto-encoder with softplus between its layers
+that is a quarter of a step. Those of double precision take 1.3 ns, and are more exact.
 
     softplus(x) = log(1 + eˣ)
     log sigmoid(x) = −softplus(−x)
