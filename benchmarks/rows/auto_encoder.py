@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.harness.row import Measured, Row
 
 PIXELS, HIDDEN, LATENTS, LR = 784, 400, 20, 1e-3
-# Steps before those that count: ours makes a graph after 150.
+# Steps before those that count: ours makes a graph at the second, and compares it at first.
 WARM_UP = 156
 # Multiplications and additions of a row: forward 2 per weight, backward 4, but for the first
 # layer, whose input has no gradient: 2.

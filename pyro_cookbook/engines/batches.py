@@ -76,8 +76,10 @@ def by_row(program: Program, num_rows: int) -> frozenset[int | str]:
 def take_rows(program: Program, rows: Tensor, num_rows: int) -> Program:
     """Take the rows of every tensor that has one entry per row; pass everything else on."""
 
-    def take(value: Any) -> Any:
-        return value[rows.to(value.device)] if _is_by_row(value, num_rows) else value
+    def take(value: Any) -> Any:  # by `index_select`: the same as value[rows], whole rows at once
+        if not _is_by_row(value, num_rows):
+            return value
+        return value.index_select(0, rows.to(value.device))
 
     kwargs = {key: take(value) for key, value in program.kwargs.items()}
     return program.on(*(take(value) for value in program.args), **{**kwargs, "num_obs": num_rows})

@@ -28,6 +28,7 @@ from pyro_cookbook.engines.streams.ranks import of_first
 from pyro_cookbook.engines.streams.source import FirstRows, batches_for
 from pyro_cookbook.engines.traced.adam import Adam
 from pyro_cookbook.engines.traced.estimates import Estimate, Estimates
+from pyro_cookbook.engines.traced.in_double import InDouble
 from pyro_cookbook.programs.density.enumeration import enumerating
 from pyro_cookbook.programs.observing import Reading
 from pyro_cookbook.programs.program import Program, sample_sites
@@ -115,7 +116,8 @@ class SVI:
         self.converged, self.reason = False, ""
         self.rose: Trend | None = None  # trend at the end of the last fast stage
         self.blocks = Blocks()
-        self.estimates = Estimates(self._run, options.elbo, [], by_rows=False, programs={})
+        none: Any = {"by_rows": False, "programs": {}, "to_come": int}
+        self.estimates = Estimates(self._run, options.elbo, [], **none)
         # Random state and place in the epoch where a step began that has not ended: an interrupted
         # step is taken again.
         self.at_step: tuple[Tensor, list[Any]] | None = None
@@ -148,6 +150,7 @@ class SVI:
         self.estimates = Estimates(
             self._run, self.options.elbo, list(self.params.values()), by_rows=bool(self.batches),
             programs={"model": self.model.function, "guide": self.guide.function},
+            to_come=self._sure_steps,
         )  # fmt: skip
 
     def run(self, on_step: Callable[["SVI"], None]) -> None:
@@ -203,7 +206,7 @@ class SVI:
         functions: list[Any] = [model.function, guide.function]
         if self.has_idle:
             functions = [Reading(one.idle)(one.function) for one in (model, guide)]
-        with warnings.catch_warnings(), Reading():
+        with warnings.catch_warnings(), Reading(), InDouble():
             warnings.filterwarnings("ignore", "Encountered (NaN|\\+?-?inf)")  # raised just below
             return getattr(self.options.elbo, method)(*functions, *model.args, **model.kwargs)
 
@@ -222,6 +225,12 @@ class SVI:
         shortest = MIN_LATER if self.stage else MIN_FIRST
         length = min(max(share, shortest), left)
         return looks(left if left - length < shortest else length, shortest)
+
+    def _sure_steps(self) -> int:
+        """Give a number of steps that are sure to be taken: this stage's, and the later ones'."""
+        done, left = len(self.losses) - self.stage_start, self.options.max_steps - len(self.losses)
+        stage = next((n for n in self._looks() if n > done), done) - done
+        return min(stage + (len(DECAY) - 1 - self.stage) * MIN_LATER, left)
 
     def _consider_stopping(self) -> None:
         step, planned = len(self.losses), self._looks()

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_cookbook.programs.density.simplifying import as_function, simplify, written_constants
+from pyro_cookbook.programs.density import simplifying
+from pyro_cookbook.programs.density.simplifying import (
+    as_function,
+    pass_over_order,
+    simplify,
+    written_constants,
+)
 
 X, Y = torch.tensor([0.5, -1.25, 3.0]), torch.tensor([2.0, 0.1, -0.7])
 KEPT = torch.zeros(3)
@@ -54,7 +60,46 @@ def read_after(x, y):
     return new * y
 
 
-CASES = [idle, twice, numbers, constants, points, draws, in_place, through_a_view, read_after]
+def unseen_orders(x, y):
+    """Two permutations of as many numbers that nobody looks at, one that somebody does."""
+    torch.randperm(1000)
+    torch.randperm(1000)[:20]
+    torch.randperm(1)
+    return x[torch.randperm(3)] + torch.randn(3), y
+
+
+CASES = [
+    idle,
+    twice,
+    numbers,
+    constants,
+    points,
+    draws,
+    unseen_orders,
+    in_place,
+    through_a_view,
+    read_after,
+]
+
+
+def test_an_order_that_nobody_looks_at_is_not_made():
+    assert operations(unseen_orders).count(pass_over_order) == 3
+    assert operations(unseen_orders).count(torch.ops.aten.randperm.default) == 1
+
+
+def test_where_orders_take_other_numbers_they_are_made(monkeypatch):
+    monkeypatch.setattr(simplifying, "takes_as_many", lambda: False)
+    assert operations(unseen_orders).count(torch.ops.aten.randperm.default) == 4
+
+
+def test_passing_over_orders_takes_as_many_numbers_up_to_the_most():
+    for num in (1, 2, 313, 624, 2**16, simplifying._FEW):
+        torch.manual_seed(num)
+        torch.randperm(num)
+        expected = torch.get_rng_state()
+        torch.manual_seed(num)
+        pass_over_order(num)
+        assert torch.equal(torch.get_rng_state(), expected)
 
 
 def leaves(values):

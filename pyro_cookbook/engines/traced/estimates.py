@@ -24,12 +24,16 @@ from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.density.simplifying import as_function, simplify, written_constants
 from pyro_cookbook.programs.program import Program
 
-# Estimates before a graph is made: it costs about as much as so many.
-CALLS_BEFORE = 150
-# Estimates by a graph that are compared with Pyro's: the first, and then every so manieth.
-FIRST_CHECKS, CHECK_EVERY = 3, 1000
+# A graph is made at this estimate at the latest: to make it costs about what so many of them save.
+CALLS_BEFORE = 100
+# And at this one where at least so many of its kind are sure to come; the first may set things up.
+SOONEST = 2
+# Estimates by a graph that are compared with Pyro's: the first, a few, and every so manieth.
+FIRST_CHECKS, EARLY_CHECKS, CHECK_EVERY = 3, frozenset({10, 100}), 1000
 # So many shapes of the data have a graph.
 _MAX_GRAPHS = 6
+# The estimator's method that gives the loss with its gradient.
+_GRADIENTS = "loss_and_grads"
 
 # A loss, −ELBO in nats, and its gradient: None for a parameter that it does not depend on.
 Gradients = list[Tensor | None]
@@ -52,7 +56,8 @@ class _Graph:
 
     def is_due(self) -> bool:
         """Whether the next estimate is to be compared."""
-        return self.calls < FIRST_CHECKS or self.calls % CHECK_EVERY == 0
+        early = self.calls < FIRST_CHECKS or self.calls in EARLY_CHECKS
+        return early or self.calls % CHECK_EVERY == 0
 
     def is_current(self) -> bool:
         """Whether nobody has written into a constant since."""
@@ -75,6 +80,8 @@ class Estimates:
         Whether the data are others at each estimate; without it they are constants.
     programs : mapping of str to callable
         Model and guide: a number that they keep must not change as they run.
+    to_come : callable
+        Gives how many estimates of the gradient are sure to come.
 
     Attributes
     ----------
@@ -90,16 +97,17 @@ class Estimates:
         *,
         by_rows: bool,
         programs: Mapping[str, Any],
+        to_come: Callable[[], int],
     ) -> None:
         self._run, self._elbo, self._parameters = run, elbo, list(parameters)
-        self._by_rows, self._programs = by_rows, programs
+        self._by_rows, self._programs, self._to_come = by_rows, programs, to_come
         self._calls: Counter[Any] = Counter()
         self._graphs: dict[Any, _Graph] = {}
         self.obstacle = ""
 
     def gradients(self, model: Program) -> Estimate:
         """Estimate −ELBO and its gradient."""
-        return self._estimate(model, "loss_and_grads")
+        return self._estimate(model, _GRADIENTS)
 
     def loss(self, model: Program) -> float:
         """Estimate −ELBO."""
@@ -117,7 +125,7 @@ class Estimates:
             graph, self._calls[key] = None, 0
         if graph is None:
             self._calls[key] += 1
-            if self._calls[key] < CALLS_BEFORE or len(self._graphs) == _MAX_GRAPHS:
+            if not self._pays(key) or len(self._graphs) == _MAX_GRAPHS:
                 return self._plain(model, method)
             graph = self._trace(model, method, data)
             if graph is None:
@@ -127,6 +135,15 @@ class Estimates:
         graph.calls += 1
         inputs = [*self._parameters, *data]
         return self._compared(graph, inputs, model, method) if due else graph(inputs)
+
+    def _pays(self, key: Any) -> bool:
+        """Whether a graph saves more than it costs: for sure, or if as many come as have come."""
+        calls = self._calls[key]
+        if calls < SOONEST or key[0] != _GRADIENTS:
+            return calls >= CALLS_BEFORE
+        steps = sum(number for other, number in self._calls.items() if other[0] == _GRADIENTS)
+        steps += sum(graph.calls for other, graph in self._graphs.items() if other[0] == _GRADIENTS)
+        return calls >= CALLS_BEFORE or self._to_come() * calls / steps >= CALLS_BEFORE
 
     def _plain(self, model: Program, method: str) -> Estimate:
         for parameter in self._parameters:

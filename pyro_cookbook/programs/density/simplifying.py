@@ -7,6 +7,7 @@ difference once for the density and once for its gradient.
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,6 +36,10 @@ _OF_NUMBERS: dict[Any, Any] = {
 }
 
 
+# Numbers that `torch.randperm` permutes by one random number each, of 32 bits.
+_FEW = 2**24
+
+
 def simplify(graph: GraphModule) -> GraphModule:
     """Leave out what changes nothing, in place: the numbers stay, bit for bit.
 
@@ -58,6 +63,9 @@ def simplify(graph: GraphModule) -> GraphModule:
         _share(graph)
         fold_constants(graph)
         _at_hand(graph)
+    for node in graph.graph.nodes:  # last: for the passes before it would be a constant
+        if _is_unseen_order(node) and takes_as_many():
+            node.target, node.kwargs = pass_over_order, {}
     graph.recompile()
     return graph
 
@@ -130,6 +138,31 @@ def _is_mutable(node: Node) -> bool:
 
 def _is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_unseen_order(node: Node) -> bool:
+    """Whether a plate draws which of all rows it has, though it was given them."""
+    if node.target is not _ATEN.randperm.default or node.users:
+        return False
+    num: Any = node.args[0]
+    return bool(node.meta["val"].device.type == "cpu" and 0 < num <= _FEW)
+
+
+def pass_over_order(num: int) -> None:
+    """Take from torch's generator what a permutation of `num` numbers takes, without it."""
+    torch.empty(num - 1, dtype=torch.uint8).random_()
+
+
+@cache
+def takes_as_many() -> bool:
+    """Whether it is what this version of torch takes."""
+    with torch.random.fork_rng(devices=()):
+        before = torch.get_rng_state()
+        torch.randperm(1000)
+        after = torch.get_rng_state()
+        torch.set_rng_state(before)
+        pass_over_order(1000)
+        return torch.equal(torch.get_rng_state(), after)
 
 
 def _is_view(node: Node) -> bool:

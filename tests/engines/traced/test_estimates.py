@@ -205,6 +205,54 @@ def test_what_is_no_graph_is_left_to_pyro_and_named(case, monkeypatch):
         assert numbers(quick) == numbers(plain)
 
 
+def graphs_made(monkeypatch, **options):
+    """By rows of a mini-batch: the estimate of that kind at which its graph was made."""
+    made = {}
+    trace = estimates.Estimates._trace
+
+    def noted(self, model, method, data):
+        if method == "loss_and_grads":
+            key = (method, *((one.shape, one.dtype) for one in data))
+            made[len(data[0])] = self._calls[key]
+        return trace(self, model, method, data)
+
+    monkeypatch.setattr(estimates.Estimates, "_trace", noted)
+    run(logistic, "mean_field", rows(), monkeypatch, batch_size=20, **options)
+    return made
+
+
+def test_a_graph_is_made_at_once_where_it_pays(monkeypatch):
+    """Epochs are of batches of 20, 20 and 10 rows: a third of what is to come has 10."""
+    make = partial(graphs_made, monkeypatch, steps=30)
+    assert make(calls_before=10, max_steps=1000) == {20: 2, 10: 2}
+    assert make(calls_before=10, max_steps=30) == {20: 2, 10: 10}  # a third of 25 is too few
+    assert make(calls_before=29, max_steps=30) == {20: 2}
+    assert make(calls_before=30, max_steps=30) == {}
+
+
+def test_steps_that_are_sure_to_come_are_no_more_than_come(monkeypatch):
+    """Each step's number, and how many came after it, of fits that end by themselves or not."""
+    for steps in (5, 300, 5000):
+        sure = []
+        step = SVI.step
+
+        def counted(self, step=step, sure=sure):
+            sure.append(self._sure_steps())
+            step(self)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SVI, "step", counted)
+            patched.setattr(estimates, "CALLS_BEFORE", 20)
+            fit = pc.fit(
+                schools, "mean_field", *SCHOOLS, engine="stochastic", max_steps=steps, tol=5.0,
+                progress=False,
+            )  # fmt: skip
+        come = np.arange(len(fit.losses), 0, -1)
+        assert len(sure) == len(come)
+        assert np.all(np.array(sure) <= come)
+        assert sure[0] > (900 if steps == 5000 else steps - 1)
+
+
 def test_a_fit_says_why_its_steps_are_pyros(monkeypatch):
     monkeypatch.setattr(estimates, "CALLS_BEFORE", 3)
     options = {"engine": "stochastic", "max_steps": 30, "progress": False}
