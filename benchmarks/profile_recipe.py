@@ -146,10 +146,11 @@ def main() -> None:
     sys.stdout = told
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     typed = f", {Profiled.started} commands that it types included" if Profiled.started else ""
+    largest = ", ".join(f"{k} {v:.1f}" for k, v in list(elsewhere(stats).items())[:6])
     print(
         f"**{options.recipe}**: {stats.total_tt:.1f} s{typed}, {imports(stats):.1f} of them"
-        f" imports; {usage.ru_utime + usage.ru_stime:.1f} s in processes that it starts. Own seconds"
-        f" by package: {', '.join(f'{k} {v:.1f}' for k, v in list(elsewhere(stats).items())[:6])}.\n"
+        f" imports; {usage.ru_utime + usage.ru_stime:.1f} s in processes that it starts. Own"
+        f" seconds by package: {largest}.\n"
     )
     print("| function | calls | own, s | cumulative, s |\n|---|--:|--:|--:|")
     for place, calls, spent, cumulative in list(own(stats))[: options.rows]:
