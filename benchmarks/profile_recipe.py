@@ -6,7 +6,8 @@ Run it with the repository on PYTHONPATH. Prints a table of the functions of thi
 what is not its own, as "elsewhere" by package) with calls, own seconds and cumulative seconds. The
 commands that a recipe types run under cProfile as well, and are added up with it; of other
 processes that it starts it says the seconds. Processor seconds, not wall: other work on the machine
-does not count, nor waiting for those processes.
+does not count, nor waiting for those processes. Of functions that make a graph cProfile loses
+cumulative seconds; own seconds are whole.
 """
 
 import argparse
@@ -95,15 +96,6 @@ def run(source: Path) -> pstats.Stats:
     return stats
 
 
-def imports(stats: pstats.Stats) -> float:
-    """Seconds of all imports, what they import included."""
-    return sum(
-        cumulative
-        for (file, _, name), (_, _, _, cumulative, _) in stats.stats.items()
-        if name == "_find_and_load" and "importlib" in file
-    )
-
-
 def own(stats: pstats.Stats) -> Iterator[tuple[str, int, float, float]]:
     """Yield place, calls, own and cumulative seconds of the project's functions, most first."""
     found = [
@@ -148,8 +140,8 @@ def main() -> None:
     typed = f", {Profiled.started} commands that it types included" if Profiled.started else ""
     largest = ", ".join(f"{k} {v:.1f}" for k, v in list(elsewhere(stats).items())[:6])
     print(
-        f"**{options.recipe}**: {stats.total_tt:.1f} s{typed}, {imports(stats):.1f} of them"
-        f" imports; {usage.ru_utime + usage.ru_stime:.1f} s in processes that it starts. Own"
+        f"**{options.recipe}**: {stats.total_tt:.1f} s{typed};"
+        f" {usage.ru_utime + usage.ru_stime:.1f} s in processes that it starts. Own"
         f" seconds by package: {largest}.\n"
     )
     print("| function | calls | own, s | cumulative, s |\n|---|--:|--:|--:|")
