@@ -54,7 +54,9 @@ def _one_line_errors() -> Iterator[None]:
     `NonFiniteELBO`. Anything else is a fault of the cookbook's own, and shows its traceback.
     """
     try:
-        # It asks for every frame's module: seconds from among other imports, and nothing here.
+        # They ask for every frame's module: seconds from among other imports, and little here. And
+        # torch first: asked by it, what ArviZ has not imported yet (NumPyro) would be imported.
+        import torch  # noqa: F401, I001
         import arviz_base  # noqa: F401
 
         yield

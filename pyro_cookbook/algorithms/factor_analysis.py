@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from pyro_cookbook.programs.state.isolation import calm_threads
@@ -270,6 +269,8 @@ def maximise(
         psi = noise.clamp_min(LEAST_NOISE * float(variance.mean())).expand(len(S))
         trace.append(-len(v) * _profile(S, psi, num_factors)[0])
         return found(psi, True)
+    from scipy.optimize import minimize  # late: new rows need none
+
     begin = (variance / 2).log().numpy()
     trace.append(-len(v) * loss(begin)[0])
     result = minimize(

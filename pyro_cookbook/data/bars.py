@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 # A bar counts as found if the atom matched to it points this nearly in its direction.
@@ -111,6 +110,8 @@ def match_atoms(W: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
         Its cosine with that column, 0 without one; shape (M,). The sign counts: an atom of
         opposite sign is no match.
     """
+    from scipy.optimize import linear_sum_assignment  # late: few readers look for bars
+
     unit_W = W / W.norm(dim=0).clamp_min(torch.finfo(W.dtype).tiny)
     cosine = (atoms / atoms.norm(dim=0)).mT.to(W) @ unit_W
     # Below 0 all are equally wrong: no true match is given up to spare a bad one.

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
 from torch import Tensor
 
 Array = npt.NDArray[np.float64]
@@ -89,6 +88,8 @@ def _fit(picture: Array) -> tuple[list[float], Array]:
         [-0.5, -0.5, 0.5, 0.5, 0.0, -np.inf],
         [size - 0.5] * 2 + [size] * 2 + [_HIGHEST, np.inf],
     )
+
+    from scipy.optimize import least_squares  # late: few readers look for edges
 
     def residual(x: Array) -> Array:
         return (picture - _best(x, picture)).ravel()

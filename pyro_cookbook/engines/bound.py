@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 from pyro_cookbook.engines.base_draws import base_draws
 from pyro_cookbook.engines.climbing import Centre, Guard
@@ -260,6 +259,8 @@ def _optimise(
 
     Returns the family, its parameters, and whether the optimiser came to an end by itself.
     """
+    from scipy.optimize import minimize  # late: new rows need none
+
     settled = False
     for _ in range(_MAX_CYCLES):
         guard, first = Guard(), len(losses)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 from pyro_cookbook.programs.coordinates import Coordinates, from_precision
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
@@ -151,6 +150,8 @@ def ascend(
     array, the shape of `points`
         The highest points of finite density.
     """
+    from scipy.optimize import minimize  # late: new rows need none
+
     ends = np.array(np.atleast_2d(points))
     value, gradient = density.value_and_grad(ends)
     climbers = np.flatnonzero(np.isfinite(value) & np.isfinite(gradient).all(1))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from arviz_stats.base.array import array_stats
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Estimate, Fit
@@ -260,6 +259,8 @@ def smooth(log_weights: Array) -> tuple[Array, Array]:
     ----------
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), *Pareto smoothed importance sampling*, JMLR 25.
     """
+    from arviz_stats.base.array import array_stats  # late: a second, and new rows need none
+
     columns = log_weights.reshape(len(log_weights), -1).T
     # Log weights of −∞ are draws where the model has no mass; they may not be the majority.
     kept = columns != -np.inf

@@ -8,7 +8,6 @@ from rich.table import Table as RichTable
 
 from pyro_cookbook.publish.listing import console
 from pyro_cookbook.publish.outcome import Outcome
-from pyro_cookbook.publish.report import row
 
 # Of a table of numbers so many rows are shown; the rest is in the files.
 _ROWS_SHOWN = 40
@@ -17,6 +16,8 @@ _STYLES = {"reliable": "green", "unreliable": "red"}
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:
     """Print a line for each fit."""
+    from pyro_cookbook.publish.report import row  # late: most commands draw nothing
+
     table = RichTable("topic")
     for name in ("model", "guide"):
         table.add_column(name, no_wrap=True)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import arviz as az
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -91,6 +90,8 @@ def plot_predictive(
     called : str, optional
         What to call what is observed. Default: as its site.
     """
+    import arviz as az
+
     (name,) = tree.observed_data.data_vars
     called = called or str(name)
     if units is not None and "feature" in tree.observed_data[name].dims:

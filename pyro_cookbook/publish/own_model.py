@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import arviz as az
 import numpy as np
 import pandas as pd
 import torch
@@ -251,5 +250,7 @@ def observed_arguments(answered: Any, arguments: Sequence[str]) -> list[str]:
 
 def summary(tree: xr.DataTree) -> pd.DataFrame:
     """Mean, sd and 89% interval of every latent and derived value."""
+    import arviz as az  # late: new rows need none
+
     table: pd.DataFrame = az.summary(tree, kind="stats", round_to="none")
     return table

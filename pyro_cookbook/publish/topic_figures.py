@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import arviz as az
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -202,6 +201,8 @@ def plot_intervals(
     """Draw ArviZ's forest plot of some variables under every guide that has them."""
     there = next(iter(trees.values())).posterior
     names = [name for name in names if name in there]  # a regression may have no intercept
+    import arviz as az
+
     shown = {
         guide: xr.DataTree.from_dict({"posterior": tree.posterior.to_dataset()[names]})
         for guide, tree in trees.items()

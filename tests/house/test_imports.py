@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,22 @@ def test_slow_libraries_wait_until_they_are_used():
         for name in imports(source, top_level=True)
     }
     assert {(file, name) for file, name in found if name in SLOW} == set()
+
+
+# What draws, fits or judges, and takes up to a second to import each.
+NOT_FOR_NEW_ROWS = (
+    "arviz_plots", "arviz_stats", "jupytext", "matplotlib.pyplot", "scipy.optimize", "scipy.stats",
+    "sklearn",
+)  # fmt: skip
+
+
+def test_new_rows_and_projects_need_nothing_that_draws_or_judges():
+    doing = "from pyro_cookbook.publish.runs import predicting; import pyro_cookbook.publish.adapt"
+    code = f"import sys; {doing}; print(*({{*{NOT_FOR_NEW_ROWS!r}, 'torch'}} & {{*sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["torch"], done.stderr
 
 
 def test_some_libraries_are_used_in_some_rooms_only():

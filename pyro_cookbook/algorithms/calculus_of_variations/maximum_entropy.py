@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 
@@ -165,6 +164,8 @@ def maximise_entropy(
         _, p = _normalise(grid, multipliers @ centred)
         mean = centred @ p
         return np.asarray((centred * p) @ centred.T - np.outer(mean, mean))
+
+    from scipy.optimize import minimize  # late: new rows need none
 
     found = minimize(
         dual, np.zeros(len(values)), jac=True, hess=hessian, method="trust-exact",

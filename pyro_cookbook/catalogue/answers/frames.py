@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtri
 from torch import Tensor
 
 from pyro_cookbook.data import InputError, Table
@@ -74,7 +74,7 @@ def of_normal(
     """Lines of quantities with normal posteriors; an sd of 0 is a point, which has none."""
     loc, sd = _flat(loc), _flat(sd)
     sd = np.where(sd > 0, sd, np.nan)
-    lower, upper = (loc + stats.norm.ppf(tail) * sd for tail in TAILS)
+    lower, upper = (loc + ndtri(tail) * sd for tail in TAILS)
     return intervals(names, loc, sd, lower, upper, unit)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
 from models._distributions import Wishart
@@ -109,6 +109,8 @@ def _correlations(covariance: Array) -> Array:
 
 
 def _bayesian(q: MixturePosterior, table: Table) -> pd.DataFrame:
+    from scipy import stats  # late: half a second, for one guide of one recipe
+
     loc, scale = numbers(table.loc), numbers(table.scale)
     components, columns = range(len(q.df)), table.columns
     units = units_of(columns, len(components))
@@ -134,6 +136,8 @@ def _weights(names: list[str], alpha: Array) -> pd.DataFrame:
     """Lines of a Dirichlet's marginals; a single component has all the weight."""
     if len(alpha) == 1:
         return points(names, 1.0)
+    from scipy import stats
+
     return _of(stats.beta(alpha, alpha.sum() - alpha), names, "")
 
 
@@ -147,6 +151,8 @@ def _sds(names: list[str], root: Array, free: Array, units: list[str]) -> pd.Dat
 
     E 1/χ = Γ((f − 1)/2) / (√2 Γ(f/2)) and E 1/χ² = 1 / (f − 2); infinite where f is not above 2.
     """
+    from scipy import stats
+
     inverse = np.exp(special.gammaln((free - 1) / 2) - special.gammaln(free / 2)) / np.sqrt(2)
     with np.errstate(divide="ignore"):
         second = np.where(free > 2, 1 / (free - 2), np.inf)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from scipy.special import ndtri
 from torch import Tensor
 
 from guides import logistic_regression as guides
@@ -110,7 +110,7 @@ def _odds(names: list[str], loc: Array, sd: Array, unit: list[str]) -> pd.DataFr
     is_point = sd == 0
     spread = np.where(is_point, np.nan, mean * np.sqrt(np.expm1(sd**2)))
     width = np.where(is_point, np.nan, sd)
-    lower, upper = (np.exp(loc + stats.norm.ppf(tail) * width) for tail in TAILS)
+    lower, upper = (np.exp(loc + ndtri(tail) * width) for tail in TAILS)
     return intervals(names, mean, spread, lower, upper, unit)
 
 
@@ -146,7 +146,7 @@ def apply(fit: Fit, new: Table) -> pd.DataFrame:
     loc, covariance = gaussian
     z = torch.linspace(-_RANGE, _RANGE, _NUM_POINTS).to(loc)
     weight = torch.softmax(-z.square() / 2, 0)
-    tails = torch.as_tensor(stats.norm.ppf(TAILS)).to(loc)
+    tails = torch.as_tensor(ndtri(TAILS)).to(loc)
 
     def answer(part: Tensor) -> list[Tensor]:
         x = design(part)

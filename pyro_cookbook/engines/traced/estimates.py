@@ -18,6 +18,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_cookbook.engines.traced.choices import OtherwiseError, answered
 from pyro_cookbook.engines.traced.remembering import numbers_kept
 from pyro_cookbook.engines.traced.sums import formula, taken_out
 from pyro_cookbook.programs.density.log_density import first_line
@@ -30,6 +31,8 @@ CALLS_BEFORE = 100
 SOONEST = 2
 # Estimates by a graph that are compared with Pyro's: the first, a few, and every so manieth.
 FIRST_CHECKS, EARLY_CHECKS, CHECK_EVERY = 3, frozenset({10, 100}), 1000
+# A graph is given up when what it assumes has not held so often, and in one of so many estimates.
+_MOST_MISSES, _MISSES_IN = 10, 4
 # So many shapes of the data have a graph.
 _MAX_GRAPHS = 6
 # The estimator's method that gives the loss with its gradient.
@@ -44,14 +47,18 @@ Estimate = tuple[float, Gradients]
 class _Graph:
     """The operations of one estimate for data of one shape."""
 
-    run: Callable[..., tuple[list[Tensor], Gradients]]
+    run: Callable[..., tuple[list[Tensor], list[Tensor], Gradients]]
     loss: Callable[[Sequence[float]], float]
     constants: list[tuple[Tensor, int]]  # tensors that are no inputs, in the versions that it saw
+    assumes: bool  # that something holds which depends on values
     calls: int = 0
+    misses: int = 0
 
     def __call__(self, inputs: Sequence[Tensor]) -> Estimate:
         with torch.no_grad():
-            terms, gradients = self.run(*inputs)
+            terms, assumed, gradients = self.run(*inputs)
+        if not all(assumed):
+            raise OtherwiseError
         return self.loss([term.item() for term in terms]), gradients
 
     def is_due(self) -> bool:
@@ -134,7 +141,23 @@ class Estimates:
         due = graph.is_due()
         graph.calls += 1
         inputs = [*self._parameters, *data]
-        return self._compared(graph, inputs, model, method) if due else graph(inputs)
+        if due:
+            return self._compared(graph, inputs, model, method)
+        return self._guarded(graph, inputs, model, method) if graph.assumes else graph(inputs)
+
+    def _guarded(
+        self, graph: _Graph, inputs: list[Tensor], model: Program, method: str
+    ) -> Estimate:
+        """Estimate by the graph, or as Pyro does where what the graph assumes does not hold."""
+        before = torch.get_rng_state()
+        try:
+            return graph(inputs)
+        except OtherwiseError:
+            torch.set_rng_state(before)
+        graph.misses += 1
+        if graph.misses > max(_MOST_MISSES, graph.calls // _MISSES_IN):
+            self.obstacle = "it sums over values of probability 0"
+        return self._plain(model, method)
 
     def _pays(self, key: Any) -> bool:
         """Whether a graph saves more than it costs: for sure, or if as many come as have come."""
@@ -162,6 +185,8 @@ class Estimates:
         torch.set_rng_state(before)
         try:
             again, others = graph(inputs)
+        except OtherwiseError:
+            again, others = loss, gradients
         except Exception as error:  # an operator that raises on values, as Pyro's run may
             self.obstacle = first_line(error)
             again, others = loss, gradients
@@ -179,11 +204,13 @@ class Estimates:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         def one(*_: Tensor) -> Any:  # parameters and data are known as they are: leaves
-            with taken_out(self._elbo) as terms:
+            with taken_out(self._elbo) as terms, answered(self._elbo, terms) as assumed:
                 losses.append(self._run(model, method))
-            return terms, [parameter.grad for parameter in self._parameters]
+            assumptions.append(len(assumed))
+            return terms, assumed, [parameter.grad for parameter in self._parameters]
 
         losses: list[Any] = []
+        assumptions: list[int] = []
         before = torch.get_rng_state()
         for parameter in self._parameters:
             parameter.grad = None
@@ -196,7 +223,8 @@ class Estimates:
             if written:
                 self.obstacle = "they write into what they keep"
                 return None
-            return _Graph(as_function(simplify(traced)), formula(losses[0]), constants)
+            run, loss = as_function(simplify(traced)), formula(losses[0])
+            return _Graph(run, loss, constants, assumes=assumptions[0] > 0)
         except Exception as error:  # branches on values, operators without a trace
             branches = "value out of a tracing tensor" in str(error)
             self.obstacle = "a number is taken out of a tensor" if branches else first_line(error)

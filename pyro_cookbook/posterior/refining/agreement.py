@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from arviz_stats.base.array import array_stats
 
 from pyro_cookbook.fits.result import Fit
 from pyro_cookbook.posterior.chains.short import varies
@@ -121,6 +120,8 @@ def agree(values: dict[str, Array], run: Run, superchains: npt.NDArray[np.int64]
 
 def _measure(value: Array, superchains: npt.NDArray[np.int64]) -> dict[str, Array]:
     """Measure values of shape (chains, draws, scalars), scalar by scalar."""
+    from arviz_stats.base.array import array_stats  # late: a second, and new rows need none
+
     mean, sd = value.mean((0, 1)), value.std((0, 1))
     rhat, tail = np.ones(len(mean)), np.zeros(len(mean))
     ess_mean, ess_square = np.full((2, len(mean)), np.inf)

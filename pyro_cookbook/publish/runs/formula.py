@@ -16,7 +16,6 @@ from pyro_cookbook.formulas.regression import GUIDES, Regression, regression
 from pyro_cookbook.formulas.syntax import check_columns, columns_of
 from pyro_cookbook.publish.own_model import Arguments, arguments_from, new_arguments
 from pyro_cookbook.publish.runs.folder import Data, asked, write_run
-from pyro_cookbook.publish.runs.page import page_of_regression
 from pyro_cookbook.publish.runs.writing import files_of, record_of, room_for
 
 NAME = "regression"
@@ -103,6 +102,8 @@ def write_regression(
         fit=found.fit, diagnosis=found.diagnosis, seconds=seconds,
     )  # fmt: skip
     tree = tree_of(found, draws)
+    from pyro_cookbook.publish.runs.page import page_of_regression  # late: new rows have none
+
     page = page_of_regression(found, arguments, tree, folder, command=command, seed=seed)
     files = files_of(found.fit, tree, found.summary(), arguments.frame, page)
     write_run(folder, files, record, overwrite=overwrite)

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyro_cookbook as pc
@@ -156,23 +156,6 @@ def by_numpy(y):
     pyro.sample("y", dist.Normal(h, 1.0), obs=y + float(np.random.default_rng().normal()))
 
 
-def mixture(y):
-    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
-    with pyro.plate("row", 3):
-        z = pyro.sample("z", dist.Bernoulli(0.3))
-        pyro.sample("y", dist.Normal(loc + z, 1.0), obs=torch.zeros(3))
-
-
-class Guesses:
-    """A guide of bits that `TraceEnum_ELBO` samples: it chooses by their values what to sum."""
-
-    def __call__(self, y):
-        loc = pyro.param("at", lambda: torch.tensor(0.1))
-        pyro.sample("loc", dist.Normal(loc, 1.0))
-        with pyro.plate("row", 3):
-            pyro.sample("z", dist.Bernoulli(pyro.param("p", lambda: torch.full((3,), 0.4))))
-
-
 class Averaged(nn.Module):
     """A guide whose network keeps running averages."""
 
@@ -190,7 +173,6 @@ LEFT = {
     "branch": (branching, "mean_field", ONE, {}, "a number is taken out of a tensor"),
     "count": (Anneals(), "mean_field", ONE, {}, "'model.runs' changes as they run"),
     "numpy": (by_numpy, "mean_field", ONE, {}, "it gave other numbers on the same draws"),
-    "enum": (mixture, Guesses, ONE, {"elbo": TraceEnum_ELBO(max_plate_nesting=1)}, "a number is"),
     "averages": (logistic, Averaged, rows(), {}, "they write into what they keep"),
 }
 
