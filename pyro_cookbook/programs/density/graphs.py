@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pyro_cookbook.programs.density.batching import batchable
-from pyro_cookbook.programs.density.folding import fold_constants
 from pyro_cookbook.programs.density.log_density import first_line
 from pyro_cookbook.programs.density.recording import record
+from pyro_cookbook.programs.density.simplifying import as_function, simplify
 
 # So many shapes have a graph.
 _MAX_GRAPHS = 6
@@ -88,13 +88,13 @@ class Graphs:
         try:
             with warnings.catch_warnings(), batchable(), pyro.validation_enabled(False):
                 warnings.simplefilter("ignore")
-                graph = record(both, z.detach())
+                graph = as_function(simplify(record(both, z.detach())))
         except torch.linalg.LinAlgError:  # at these vectors
             return None
         except Exception as error:  # operators without a trace
             self.obstacle = first_line(error)
             return None
-        self._kept[z.shape] = fold_constants(graph)
+        self._kept[z.shape] = graph
         return graph
 
 
@@ -129,7 +129,7 @@ def graph_of_one(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pyro.validation_enabled(False):
-                graph = fold_constants(record(eager, torch.zeros(dim, dtype=dtype)))
+                graph = as_function(simplify(record(eager, torch.zeros(dim, dtype=dtype))))
 
         def run(z: Tensor) -> Both:
             with torch.no_grad():
