@@ -23,6 +23,8 @@ THREADS = (
 )  # fmt: skip
 # How idle threads wait: a library's default, or its own choice, must not come from the caller.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# Without its files of bytecode every start compiles our source anew, but no installed peer's.
+UNCOMPILED = ("PYTHONDONTWRITEBYTECODE",)
 # Ends by itself when the process that started it is gone.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
@@ -34,7 +36,8 @@ class SideError(RuntimeError):
 def environment(threads: int, given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Give the environment of a side; 0 threads leave each library its default."""
     given = os.environ if given is None else given
-    kept = {name: text for name, text in given.items() if name not in (*THREADS, *WAITING)}
+    dropped = (*THREADS, *WAITING, *UNCOMPILED)
+    kept = {name: text for name, text in given.items() if name not in dropped}
     return {**kept, **dict.fromkeys(THREADS if threads else (), str(threads)), "MPLBACKEND": "Agg"}
 
 

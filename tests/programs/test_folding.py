@@ -4,9 +4,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_cookbook.programs.density.folding import fold_constants
+from pyro_cookbook.programs.density.recording import record
 
 Z = torch.linspace(-1, 1, 3, dtype=torch.float64)
 
@@ -18,7 +18,7 @@ def num_operations(graph) -> int:
 def both(function):
     """A graph, and one of its own that was folded."""
     with pyro.validation_enabled(False):  # it looks at values
-        return make_fx(function)(Z), fold_constants(make_fx(function)(Z))
+        return record(function, Z), fold_constants(record(function, Z))
 
 
 def test_a_density_and_its_gradient_keep_every_bit_in_fewer_operations():

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_cookbook.programs.density import simplifying
+from pyro_cookbook.programs.density.recording import record
 from pyro_cookbook.programs.density.simplifying import (
     as_function,
     pass_over_order,
@@ -108,7 +108,7 @@ def leaves(values):
 
 @pytest.mark.parametrize("function", CASES, ids=lambda f: f.__name__)
 def test_numbers_and_random_numbers_stay(function):
-    graph = make_fx(function)(X, Y)
+    graph = record(function, X, Y)
     run = as_function(simplify(graph))
     for x, y in ((X, Y), (Y, 3 * X)):
         torch.manual_seed(3)
@@ -121,7 +121,7 @@ def test_numbers_and_random_numbers_stay(function):
 
 
 def operations(function):
-    graph = simplify(make_fx(function)(X, Y))
+    graph = simplify(record(function, X, Y))
     return [node.target for node in graph.graph.nodes if node.op == "call_function"]
 
 
@@ -144,5 +144,5 @@ def test_what_a_graph_writes_into_is_named():
         KEPT.add_(x)
         return KEPT * 2
 
-    assert len(written_constants(make_fx(keeps)(X))) == 1
-    assert written_constants(make_fx(in_place)(X, Y)) == []
+    assert len(written_constants(record(keeps, X))) == 1
+    assert written_constants(record(in_place, X, Y)) == []

@@ -1,7 +1,7 @@
 """Estimates of the bound and its gradient by graphs that Pyro's own estimates are the oracle of.
 
 Pyro's handlers run model and guide anew for each estimate: milliseconds of Python, where a small
-model's arithmetic takes microseconds. One run under `make_fx` shows all tensor operations, random
+model's arithmetic takes microseconds. One run that is recorded shows all tensor operations, random
 draws and derivatives among them; the graph of them takes the same random numbers from the same
 generator, and gives the same loss and gradient, bit for bit. Its first estimates, and one of
 so many later ones, are compared with Pyro's. Whatever differs ends the graph: Pyro's numbers count.
@@ -22,6 +22,7 @@ from pyro_cookbook.engines.traced.choices import OtherwiseError, answered
 from pyro_cookbook.engines.traced.remembering import numbers_kept
 from pyro_cookbook.engines.traced.sums import formula, taken_out
 from pyro_cookbook.programs.density.log_density import first_line
+from pyro_cookbook.programs.density.recording import TakesNumber, record
 from pyro_cookbook.programs.density.simplifying import as_function, simplify, written_constants
 from pyro_cookbook.programs.program import Program
 
@@ -189,7 +190,8 @@ class Estimates:
             again, others = loss, gradients
         except Exception as error:  # an operator that raises on values, as Pyro's run may
             self.obstacle = first_line(error)
-            again, others = loss, gradients
+            torch.set_rng_state(after)
+            return loss, gradients
         same = (again == loss or math.isnan(loss)) and all(map(_equal, gradients, others))
         if changed:
             self.obstacle = f"{changed[0]!r} changes as they run"
@@ -201,8 +203,6 @@ class Estimates:
         return loss, gradients
 
     def _trace(self, model: Program, method: str, data: list[Tensor]) -> _Graph | None:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         def one(*_: Tensor) -> Any:  # parameters and data are known as they are: leaves
             with taken_out(self._elbo) as terms, answered(self._elbo, terms) as assumed:
                 losses.append(self._run(model, method))
@@ -217,7 +217,7 @@ class Estimates:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                traced = make_fx(one)(*self._parameters, *data)
+                traced = record(one, *self._parameters, *data)
             constants = _constants(traced)
             written = written_constants(traced)
             if written:
@@ -226,7 +226,7 @@ class Estimates:
             run, loss = as_function(simplify(traced)), formula(losses[0])
             return _Graph(run, loss, constants, assumes=assumptions[0] > 0)
         except Exception as error:  # branches on values, operators without a trace
-            branches = "value out of a tracing tensor" in str(error)
+            branches = isinstance(error, TakesNumber)
             self.obstacle = "a number is taken out of a tensor" if branches else first_line(error)
             return None
         finally:

@@ -11,6 +11,8 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from pyro_cookbook.programs.density.recording import KIND
+
 _ATEN = torch.ops.aten
 # They look at shape and type of their argument alone.
 _FILLED: dict[Any, Callable[[Node], Any]] = {
@@ -26,7 +28,7 @@ def fold_constants(graph: GraphModule) -> GraphModule:
     Parameters
     ----------
     graph : torch.fx.GraphModule
-        Of ATen operators, as `make_fx` gives it for fixed shapes.
+        Of ATen operators, as `record` gives it.
 
     Returns
     -------
@@ -75,7 +77,7 @@ def _is_constant(node: Node, values: dict[Node, Any]) -> bool:
 def _value(node: Node, values: dict[Node, Any]) -> Any:
     with torch.no_grad():
         if node.target in _FILLED:
-            like, value = node.meta["val"], _FILLED[node.target](node)
+            like, value = node.meta[KIND], _FILLED[node.target](node)
             return torch.full(like.shape, value, dtype=like.dtype, device=like.device)
         args, kwargs = pytree.tree_map(
             lambda one: values[one] if isinstance(one, Node) else one, (node.args, node.kwargs)

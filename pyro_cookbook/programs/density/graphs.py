@@ -16,14 +16,27 @@ import torch
 from torch import Tensor
 
 from pyro_cookbook.programs.density.batching import batchable
-from pyro_cookbook.programs.density.folding import fold_constants
 from pyro_cookbook.programs.density.log_density import first_line
+from pyro_cookbook.programs.density.recording import record
+from pyro_cookbook.programs.density.simplifying import as_function, simplify
 
 # So many shapes have a graph.
 _MAX_GRAPHS = 6
 
 # log density and its gradient at vectors, shape (S, D): shapes (S,) and (S, D).
 Both = tuple[Tensor, Tensor]
+
+
+def _value_and_gradient(function: Callable[[Tensor], Tensor], z: Tensor) -> Both:
+    """Values of a function and the gradient of their sum.
+
+    Not by ``torch.func``, which imports PyTorch's compiler.
+    """
+    with torch.enable_grad():
+        leaf = z.detach().clone().requires_grad_()
+        value = function(leaf)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), gradient
 
 
 class Graphs:
@@ -69,26 +82,19 @@ class Graphs:
         return None if bool(value.isnan().any()) else (value, gradient)
 
     def _trace(self, z: Tensor) -> Any:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        def total(batch: Tensor) -> Both:
-            values = torch.vmap(self._one)(batch)
-            return values.sum(), values
-
-        def both(batch: Tensor) -> Any:
-            gradient, (_, values) = torch.func.grad_and_value(total, has_aux=True)(batch)
-            return values, gradient
+        def both(batch: Tensor) -> Both:
+            return _value_and_gradient(torch.vmap(self._one), batch)
 
         try:
             with warnings.catch_warnings(), batchable(), pyro.validation_enabled(False):
                 warnings.simplefilter("ignore")
-                graph: Any = make_fx(both)(z.detach())
+                graph = as_function(simplify(record(both, z.detach())))
         except torch.linalg.LinAlgError:  # at these vectors
             return None
         except Exception as error:  # operators without a trace
             self.obstacle = first_line(error)
             return None
-        self._kept[z.shape] = fold_constants(graph)
+        self._kept[z.shape] = graph
         return graph
 
 
@@ -113,27 +119,21 @@ def graph_of_one(
     """
 
     def eager(z: Tensor) -> Both:
-        with torch.enable_grad(), pyro.validation_enabled(False):
-            z = z.detach().to(dtype, copy=True).requires_grad_()
-            value = one(z)
-            return value.detach(), torch.autograd.grad(value, z)[0]
+        with pyro.validation_enabled(False):
+            return _value_and_gradient(one, z.to(dtype))
 
     if obstacle:
         return eager
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    def both(z: Tensor) -> Any:  # make_fx counts a bound method's arguments wrong
-        return torch.func.grad_and_value(one)(z)
-
     rng = np.random.default_rng(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pyro.validation_enabled(False):
-                graph = fold_constants(make_fx(both)(torch.zeros(dim, dtype=dtype)))
+                graph = as_function(simplify(record(eager, torch.zeros(dim, dtype=dtype))))
 
         def run(z: Tensor) -> Both:
-            gradient, value = graph(z.to(dtype))
+            with torch.no_grad():
+                value, gradient = graph(z.to(dtype))
             return value, gradient
 
         for scale in (0.0, 0.3, 1.0):

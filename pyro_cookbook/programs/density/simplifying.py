@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from pyro_cookbook.programs.density.folding import fold_constants
+from pyro_cookbook.programs.density.recording import KIND
 
 _ATEN = torch.ops.aten
 # They give their first argument back, where shape and dtype stay.
@@ -48,7 +48,7 @@ def simplify(graph: GraphModule) -> GraphModule:
     Parameters
     ----------
     graph : torch.fx.GraphModule
-        Of ATen operators, as `make_fx` gives it for fixed shapes.
+        Of ATen operators, as `record` gives it.
 
     Returns
     -------
@@ -240,8 +240,8 @@ def _at_hand(graph: GraphModule) -> None:
         first = node.args[0] if node.args else None
         if not isinstance(first, Node) or not _is_alike(first.meta, node.meta):
             continue
-        like = node.meta["val"]
-        if not like.is_floating_point() or like.device.type != "cpu" or len(node.args) != 2:
+        like = node.meta[KIND]
+        if not like.dtype.is_floating_point or like.device.type != "cpu" or len(node.args) != 2:
             continue
         number = node.args[1]
         if node.target is _ATEN.pow.Tensor_Scalar and number == 2:
@@ -262,7 +262,7 @@ def _first_argument(node: Node) -> Node | None:
     if not isinstance(first, Node) or not _is_alike(first.meta, node.meta):
         return None
     if node.target in _SAME_IF_ALIKE:
-        return None if node.target is _ATEN.sum.default and node.meta["val"].dim() else first
+        return None if node.target is _ATEN.sum.default and node.meta[KIND].shape else first
     if node.target in _NEUTRAL and len(node.args) == 2 and not node.kwargs:
         other = node.args[1]
         return first if isinstance(other, (int, float)) and other == _NEUTRAL[node.target] else None
@@ -273,11 +273,4 @@ def _first_argument(node: Node) -> Node | None:
 
 
 def _is_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    a, b = one.get("val"), other.get("val")
-    both = [one for one in pytree.tree_leaves((a, b)) if isinstance(one, torch.Tensor)]
-    return (
-        len(both) == 2
-        and both[0].shape == both[1].shape
-        and both[0].dtype == both[1].dtype
-        and both[0].stride() == both[1].stride()
-    )
+    return KIND in one and one[KIND] == other.get(KIND)

@@ -21,8 +21,8 @@ from pyro_cookbook.programs.density.log_density import chunk_size, over_draws
 from pyro_cookbook.programs.program import DENSITIES, Program, quietly, run_once, sample_sites
 
 Array = npt.NDArray[np.float64]
-# A graph, with what it imports, costs about as much as so many calls.
-CALLS_BEFORE = 150
+# A graph costs about as much as so many calls.
+CALLS_BEFORE = 15
 
 
 class NoDensity(ValueError):
