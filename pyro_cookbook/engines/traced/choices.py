@@ -56,7 +56,7 @@ class _Answers(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        asking = sys._getframe(1).f_globals.get("__name__")  # not a model, which may ask anything
+        asking = _caller()  # not a model, which may ask anything
         if func is torch.Tensor.item and asking == _TAKES:
             self._terms.append(args[0].detach())
             return Sum(f"t[{len(self._terms) - 1}]")
@@ -64,3 +64,11 @@ class _Answers(TorchFunctionMode):
             self._assumed.append(args[0].detach())
             return True
         return func(*args, **(kwargs or {}))
+
+
+def _caller() -> str | None:
+    """Name the module that calls a function of torch; other modes may have passed it on."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_name == "__torch_function__" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_globals.get("__name__")
