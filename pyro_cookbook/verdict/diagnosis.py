@@ -158,7 +158,8 @@ def diagnose(
     log_evidence : float, optional
         The exact log p(v), in nats, where it is known: it gives the gap.
     num_draws : int, default 20_000
-        Draws of the guide, at least 100. k-hat from few is noisy near its threshold.
+        Draws of the guide, at least 100; at most 4000 of more than 600 latent scalars. k-hat from
+        few is noisy near its threshold.
     seed : int, default 0
     progress : bool, optional
         Show a progress bar. Default: at a terminal and in a notebook.
@@ -250,8 +251,10 @@ def _run_chains(
     if _has_discrete(fit) or _share_dense(weights) < 1 - MAX_EMPTY:
         return None
     smoothed, khat = smooth(weights.joint)
+    usable = khat <= MAX_KHAT
+    large = not usable and _has_blocks(weights)
     with isolated(seed, fit.param_state):
-        return check_chains(fit, weights, smoothed if khat <= MAX_KHAT else None, seed, tick)
+        return check_chains(fit, weights, smoothed if usable else None, seed, tick, large=large)
 
 
 def _diagnose_point(
@@ -293,10 +296,14 @@ def _weigh_blocks(
 ) -> Weights:
     """Weigh block by block where joint weights have to be used and are of no use."""
     has_mixed = chains is not None and chains.conclusive
-    is_whole = weights.rows is None and find_blocks(weights.sites, weights.guide_sites).row
-    if has_mixed or not is_whole or float(smooth(weights.joint)[1]) <= MAX_KHAT:
+    if has_mixed or not _has_blocks(weights) or float(smooth(weights.joint)[1]) <= MAX_KHAT:
         return weights
     return weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
+
+
+def _has_blocks(weights: Weights) -> bool:
+    """Whether latents that were weighed together fall apart into rows and global ones."""
+    return weights.rows is None and bool(find_blocks(weights.sites, weights.guide_sites).row)
 
 
 def _judge_draws(chains: ChainCheck | None, by_weights: Finding, khat: float) -> Finding:
