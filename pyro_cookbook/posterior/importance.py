@@ -32,7 +32,7 @@ EQUAL_WEIGHTS = 1e-3
 _MAX_SCALARS, _NUM_INNER = 2**27, 50
 # Of more latent scalars than this so many draws are enough. Their joint weights vary so much that
 # five times as many tell little more: the standard error of a k-hat of 0.7 is 0.12 instead of 0.08.
-_MANY_LATENTS, _ENOUGH_DRAWS = 600, 4000
+MANY_LATENTS, _ENOUGH_DRAWS = 600, 4000
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
         sites, guide_sites = model.sites, guide.sites
         scalars = sum(site.shape.numel() for site in (*sites.values(), *guide_sites.values()))
         num_draws = int(min(num_draws, max(200, _MAX_SCALARS // max(1, scalars))))
-        if model.num_latents > _MANY_LATENTS:
+        if model.num_latents > MANY_LATENTS:
             num_draws = min(num_draws, _ENOUGH_DRAWS)
         blocks = find_blocks(sites, guide_sites)
         drawn = draw(guide, num_draws)

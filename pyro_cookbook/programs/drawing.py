@@ -207,7 +207,8 @@ def _densities_agree(program: Program, values: Values, log_prob: Values) -> bool
     singly, obstacle = over_draws(
         one, values, chunk=chunk_size(scalars, num_draws), randomness="same", or_loop=False
     )
-    return not obstacle and all(_close(log_prob[name][:num_draws], value) for name, value in singly.items())
+    compared = {name: log_prob[name][:num_draws] for name in singly}
+    return not obstacle and all(_close(compared[name], value) for name, value in singly.items())
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

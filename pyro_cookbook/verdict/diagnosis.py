@@ -13,6 +13,7 @@ from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Estimate, Fit, check_fit
 from pyro_cookbook.posterior.chains.short import NUM_STEPS
 from pyro_cookbook.posterior.importance import (
+    MANY_LATENTS,
     MAX_KHAT,
     NUM_DRAWS,
     Weights,
@@ -26,6 +27,7 @@ from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
 from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise, vectorise
 from pyro_cookbook.verdict.by_chains import (
+    MAX_ERROR,
     ChainCheck,
     check_chains,
     judge_mixed,
@@ -51,7 +53,7 @@ from pyro_cookbook.verdict.by_weights import (
 from pyro_cookbook.verdict.chain_errors import disagreement
 from pyro_cookbook.verdict.findings import REFINED, REWEIGHT, UNRELIABLE, Finding
 from pyro_cookbook.verdict.measures import told_khat
-from pyro_cookbook.verdict.shape import most_curved
+from pyro_cookbook.verdict.shape import are_enough, most_curved
 
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
@@ -294,9 +296,16 @@ def _diagnose_refined(fit: Fit, log_evidence: float | None) -> Diagnosis:
 def _weigh_blocks(
     fit: Fit, weights: Weights, chains: ChainCheck | None, num_draws: int, seed: int
 ) -> Weights:
-    """Weigh block by block where joint weights have to be used and are of no use."""
-    has_mixed = chains is not None and chains.conclusive
-    if has_mixed or not _has_blocks(weights) or float(smooth(weights.joint)[1]) <= MAX_KHAT:
+    """Weigh block by block where joint weights have to be used and are of no use.
+
+    Not where the chains of a large model have refuted its fit: of 50 times the draws none could
+    clear it, by `judge_unmixed`, where the joint weights are of no use.
+    """
+    decided = chains is not None and chains.conclusive
+    large = fit.programs.model.num_latents > MANY_LATENTS
+    if large and chains is not None and chains.plain is not None:
+        decided |= chains.plain.worst > MAX_ERROR
+    if decided or not _has_blocks(weights) or float(smooth(weights.joint)[1]) <= MAX_KHAT:
         return weights
     return weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
 
@@ -365,7 +374,7 @@ def _with_advice(
     positions, labels = (None, []) if chains is None else (chains.positions, chains.labels)
     with isolated(seed, fit.param_state):
         curved = None
-        if positions is not None:
+        if positions is not None and are_enough(positions):
             scores = unconstrained_density(fit.programs.model).value_and_grad(positions)[1]
             curved = most_curved(positions, scores, labels)
         steps = advise(fit, finding.site, positions, labels, curved)
