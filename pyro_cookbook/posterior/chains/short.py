@@ -35,7 +35,7 @@ _MIN_ACCEPTANCE, _MAX_MEMORY, _MAX_DIVERGED = 0.5, 0.6, 0.02
 _BUDGET, _MIN_CHAINS, _MAX_CHAINS = 2e8, 32, 1024
 # The same of a model that would else be weighed with its rows summed out, which costs more: enough
 # chains that the largest of ten thousand correlations of 0 is below _MAX_MEMORY.
-_LARGE_BUDGET, _ENOUGH_CHAINS = 1.2e9, 64
+_LARGE_BUDGET, _ENOUGH_CHAINS = 2e9, 64
 # Gradients that a trajectory costs on average.
 _GRADIENTS = 5
 # Whole covariances up to here; above, chains are scaled coordinate by coordinate.
