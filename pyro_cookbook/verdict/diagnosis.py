@@ -160,8 +160,8 @@ def diagnose(
     log_evidence : float, optional
         The exact log p(v), in nats, where it is known: it gives the gap.
     num_draws : int, default 20_000
-        Draws of the guide, at least 100; at most 4000 of more than 600 latent scalars. k-hat from
-        few is noisy near its threshold.
+        Draws of the guide, at least 100. k-hat from few is noisy near its threshold. At most 4000
+        where more than 600 latent scalars are weighed together.
     seed : int, default 0
     progress : bool, optional
         Show a progress bar. Default: at a terminal and in a notebook.
