@@ -51,7 +51,7 @@ class Curved(NamedTuple):
 
 def are_enough(draws: Array) -> bool:
     """Whether draws, shape (S, D), tell a curved score from noise."""
-    return len(draws) >= _DRAWS_EACH * (draws.shape[1] + 1)
+    return bool(len(draws) >= _DRAWS_EACH * (draws.shape[1] + 1))
 
 
 def most_curved(draws: Array, scores: Array, labels: list[str]) -> Curved | None:
