@@ -10,6 +10,7 @@ from pyro_cookbook.engines.base_draws import base_draws
 from pyro_cookbook.engines.choosing import Mode
 from pyro_cookbook.engines.climbing import FLAT, MAX_DENSE, Centre, Guard, ascend, climb, look
 from pyro_cookbook.programs.coordinates import Coordinates, from_precision
+from pyro_cookbook.programs.density.axes import rises
 from pyro_cookbook.programs.density.log_density import log_density
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity
 
@@ -220,28 +221,56 @@ def _refuse_flat(density: UnconstrainedDensity, end: Centre) -> None:
     """
     if end.decrement > _SETTLED:
         return
-    steps = end.coordinates.matrix.T
-    come = float(np.linalg.norm(end.coordinates.solve(end.z)))
+    at = end.coordinates
+    steps = np.zeros((0, density.dim)) if at.is_diagonal else at.matrix.T
+    come = float(np.linalg.norm(at.solve(end.z)))
     if come > 0:
         steps = np.vstack([steps, end.z / come])
-    # A spike's sds are tiny: far is also far on the unconstrained scale itself.
-    length = np.maximum(_FAR_SDS, _FAR / np.maximum(np.abs(steps).max(1), 1e-300))[:, None]
     for sign in (1.0, -1.0):
-        near = density.value(end.z + sign * _FAR_SDS * steps)
-        far = np.minimum(near, density.value(end.z + sign * length * steps))
-        if (far > end.log_density - _FALL).any():
-            i = int(np.nanargmax(np.where(np.isnan(far), -np.inf, far)))
-            label = density.labels()[int(np.abs(steps[i] / end.scale).argmax())]
-            if not density.jacobian:  # heights of the latents as written: an edge may be highest
-                raise Improper(
-                    f"model: its density has no mode: it does not fall along a direction of"
-                    f" {label!r}, towards the edge of the support; fit a family with a spread"
-                )
-            raise Improper(
-                f"model: its posterior is improper: the log density does not fall along a direction"
-                f" of {label!r}, a thousand sds from its highest point; give that site a proper"
-                " prior, or drop what is collinear or separates the data"
-            )
+        flat = _flat_direction(density, end, sign * steps)
+        if flat is None and at.is_diagonal:
+            flat = _flat_axis(density, end, sign)
+        if flat is not None:
+            raise Improper(_told_flat(density, density.labels()[flat]))
+
+
+def _flat_direction(density: UnconstrainedDensity, end: Centre, steps: Array) -> int | None:
+    """Find the entry of z with the largest part in a flat direction of those given, if any is."""
+    if not len(steps):
+        return None
+    near = density.value(end.z + _FAR_SDS * steps)
+    far = np.minimum(near, density.value(end.z + _length(np.abs(steps).max(1))[:, None] * steps))
+    if not (far > end.log_density - _FALL).any():
+        return None
+    i = int(np.nanargmax(far))
+    return int(np.abs(steps[i] / end.scale).argmax())
+
+
+def _flat_axis(density: UnconstrainedDensity, end: Centre, sign: float) -> int | None:
+    """Find an axis that is flat, if any is: there may be thousands."""
+    scale = end.coordinates.scale
+    far = rises(density, end.z, sign * _FAR_SDS * scale)
+    if (far > -_FALL).any():
+        far = np.minimum(far, rises(density, end.z, sign * _length(scale) * scale))
+    return int(np.nanargmax(far)) if (far > -_FALL).any() else None
+
+
+def _length(size: Array) -> Array:
+    """How many steps are far: a spike's sds are tiny, far is also far on the scale of z itself."""
+    return np.maximum(_FAR_SDS, _FAR / np.maximum(size, 1e-300))
+
+
+def _told_flat(density: UnconstrainedDensity, label: str) -> str:
+    if not density.jacobian:  # heights of the latents as written: an edge may be highest
+        return (
+            f"model: its density has no mode: it does not fall along a direction of"
+            f" {label!r}, towards the edge of the support; fit a family with a spread"
+        )
+    return (
+        f"model: its posterior is improper: the log density does not fall along a direction"
+        f" of {label!r}, a thousand sds from its highest point; give that site a proper"
+        " prior, or drop what is collinear or separates the data"
+    )
 
 
 def _same(density: UnconstrainedDensity, end: Centre, other: Centre) -> bool:

@@ -62,10 +62,9 @@ def advise(
             f"non-centre {listed}, whose location or scale is itself a latent: fit(...,"
             " noncentred=True) does it with pyro.infer.reparam.LocScaleReparam and keeps the better"
         )
-    missed = ""
-    if fit.family == "mean_field" and unconstrained is not None:
+    missed, size = "", fit.programs.model.num_latents
+    if fit.family == "mean_field" and unconstrained is not None and size <= MAX_FULL_RANK:
         missed = missed_correlation(unconstrained, labels)
-    size = fit.programs.model.num_latents
     families = richer(fit.family, size, worst, missed)
     chains = [REFINE, SAMPLE] if size <= MAX_CHAINS else []
     if curved is not None and curved.is_gaussian and families:

@@ -134,6 +134,8 @@ def check_chains(
     smoothed: Array | None,
     seed: int,
     tick: Callable[[], object] = lambda: None,
+    *,
+    large: bool = False,
 ) -> ChainCheck | None:
     """Start chains at a guide's draws; None where the model has no flat density.
 
@@ -147,6 +149,8 @@ def check_chains(
     seed : int
     tick : callable, optional
         Called after every step of the chains.
+    large : bool, default False
+        As for `num_chains`.
     """
     try:
         density = unconstrained_density(fit.programs.model)
@@ -159,10 +163,11 @@ def check_chains(
     starts = density.unconstrain(latents)
     placed = np.isfinite(starts).all(1)
     round_at = from_draws(starts[placed], max_dense=MAX_DENSE, shrinkage=SHRINKAGE)
-    if not num_chains(density) or placed.mean() < MIN_PLACED:
+    number = num_chains(density, large=large)
+    if not number or placed.mean() < MIN_PLACED:
         nothing, labels = pd.DataFrame(), density.labels()
         return ChainCheck(table, False, round_at, nothing, None, labels, density.obstacle)
-    chains = run_chains(density, starts[placed], seed, tick)
+    chains = run_chains(density, starts[placed], seed, tick, number)
     ends = _with_derived(density, density.constrain(chains.positions))
     found = summarise(ends, chains.draws.shape[1])
     height = summarise_array(chains.values[..., None])

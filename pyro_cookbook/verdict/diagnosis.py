@@ -13,6 +13,7 @@ from pyro_cookbook.fits.refined import RefinedDraws
 from pyro_cookbook.fits.result import Estimate, Fit, check_fit
 from pyro_cookbook.posterior.chains.short import NUM_STEPS
 from pyro_cookbook.posterior.importance import (
+    MANY_LATENTS,
     MAX_KHAT,
     NUM_DRAWS,
     Weights,
@@ -26,6 +27,7 @@ from pyro_cookbook.programs.state.isolation import isolated
 from pyro_cookbook.programs.state.progress import shown
 from pyro_cookbook.verdict.advice import GO_ON, SAMPLE, advise, vectorise
 from pyro_cookbook.verdict.by_chains import (
+    MAX_ERROR,
     ChainCheck,
     check_chains,
     judge_mixed,
@@ -51,7 +53,7 @@ from pyro_cookbook.verdict.by_weights import (
 from pyro_cookbook.verdict.chain_errors import disagreement
 from pyro_cookbook.verdict.findings import REFINED, REWEIGHT, UNRELIABLE, Finding
 from pyro_cookbook.verdict.measures import told_khat
-from pyro_cookbook.verdict.shape import most_curved
+from pyro_cookbook.verdict.shape import are_enough, most_curved
 
 # Draws where the rows are summed out of each, which costs fifty more.
 _SUMMED_DRAWS = 4000
@@ -158,7 +160,8 @@ def diagnose(
     log_evidence : float, optional
         The exact log p(v), in nats, where it is known: it gives the gap.
     num_draws : int, default 20_000
-        Draws of the guide, at least 100. k-hat from few is noisy near its threshold.
+        Draws of the guide, at least 100. k-hat from few is noisy near its threshold. At most 4000
+        where more than 600 latent scalars are weighed together.
     seed : int, default 0
     progress : bool, optional
         Show a progress bar. Default: at a terminal and in a notebook.
@@ -250,8 +253,10 @@ def _run_chains(
     if _has_discrete(fit) or _share_dense(weights) < 1 - MAX_EMPTY:
         return None
     smoothed, khat = smooth(weights.joint)
+    usable = khat <= MAX_KHAT
+    large = not usable and _has_blocks(weights)
     with isolated(seed, fit.param_state):
-        return check_chains(fit, weights, smoothed if khat <= MAX_KHAT else None, seed, tick)
+        return check_chains(fit, weights, smoothed if usable else None, seed, tick, large=large)
 
 
 def _diagnose_point(
@@ -291,12 +296,23 @@ def _diagnose_refined(fit: Fit, log_evidence: float | None) -> Diagnosis:
 def _weigh_blocks(
     fit: Fit, weights: Weights, chains: ChainCheck | None, num_draws: int, seed: int
 ) -> Weights:
-    """Weigh block by block where joint weights have to be used and are of no use."""
-    has_mixed = chains is not None and chains.conclusive
-    is_whole = weights.rows is None and find_blocks(weights.sites, weights.guide_sites).row
-    if has_mixed or not is_whole or float(smooth(weights.joint)[1]) <= MAX_KHAT:
+    """Weigh block by block where joint weights have to be used and are of no use.
+
+    Not where the chains of a large model have refuted its fit: of 50 times the draws none could
+    clear it, by `judge_unmixed`, where the joint weights are of no use.
+    """
+    decided = chains is not None and chains.conclusive
+    large = fit.programs.model.num_latents > MANY_LATENTS
+    if large and chains is not None and chains.plain is not None:
+        decided |= chains.plain.worst > MAX_ERROR
+    if decided or not _has_blocks(weights) or float(smooth(weights.joint)[1]) <= MAX_KHAT:
         return weights
     return weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
+
+
+def _has_blocks(weights: Weights) -> bool:
+    """Whether latents that were weighed together fall apart into rows and global ones."""
+    return weights.rows is None and bool(find_blocks(weights.sites, weights.guide_sites).row)
 
 
 def _judge_draws(chains: ChainCheck | None, by_weights: Finding, khat: float) -> Finding:
@@ -358,7 +374,7 @@ def _with_advice(
     positions, labels = (None, []) if chains is None else (chains.positions, chains.labels)
     with isolated(seed, fit.param_state):
         curved = None
-        if positions is not None:
+        if positions is not None and are_enough(positions):
             scores = unconstrained_density(fit.programs.model).value_and_grad(positions)[1]
             curved = most_curved(positions, scores, labels)
         steps = advise(fit, finding.site, positions, labels, curved)

@@ -49,6 +49,11 @@ class Curved(NamedTuple):
         )
 
 
+def are_enough(draws: Array) -> bool:
+    """Whether draws, shape (S, D), tell a curved score from noise."""
+    return bool(len(draws) >= _DRAWS_EACH * (draws.shape[1] + 1))
+
+
 def most_curved(draws: Array, scores: Array, labels: list[str]) -> Curved | None:
     """Find where the score is least linear.
 
@@ -80,7 +85,7 @@ def curved_shares(draws: Array, scores: Array) -> Array:
     """
     num, dim = draws.shape
     spread = draws.std(0) if num else np.zeros(dim)
-    if num < _DRAWS_EACH * (dim + 1) or (spread == 0).any():
+    if not are_enough(draws) or (spread == 0).any():
         return np.zeros(0)
     design = np.column_stack([np.ones(num), (draws - draws.mean(0)) / spread])
     residuals = scores - design @ np.linalg.lstsq(design, scores, rcond=None)[0]

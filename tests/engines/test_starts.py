@@ -16,7 +16,9 @@ from pyro_cookbook.engines.choosing import Mode
 from pyro_cookbook.engines.climbing import _diagonal, look
 from pyro_cookbook.engines.deterministic import _pack_start, _unpack_start
 from pyro_cookbook.engines.multistart import (
+    Improper,
     Start,
+    _refuse_flat,
     _same,
     dispersed,
     find_start,
@@ -152,3 +154,24 @@ def test_a_start_without_a_density_does_not_keep_others_from_climbing():
     np.testing.assert_allclose(ends[1:], 3.0, atol=1e-5)
     np.testing.assert_array_equal(ends[0], starts[0])
     np.testing.assert_array_equal(alone, starts[:1])
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_one_latent_of_many_that_is_flat_on_one_side_is_refused(sign):
+    num, where = 700, 456  # more than 600: the whitening is a diagonal
+
+    def model(flat):
+        with pyro.plate("row", num):
+            h = pyro.sample("h", dist.ImproperUniform(constraints.real, (), ()))
+            ends = flat & (sign * h > 0)  # there it falls by half a nat, and no further
+            pyro.factor("fit", -(h**2) / 2 / torch.where(ends, 1 + h**2, 1.0))
+
+    for flat in (torch.zeros(num, dtype=torch.bool), torch.arange(num) == where):
+        density = UnconstrainedDensity(Program(model, (flat,)))
+        end = look(density, np.zeros(num))
+        assert end.is_mode
+        if not flat.any():
+            _refuse_flat(density, end)
+            continue
+        with pytest.raises(Improper, match=rf"improper.*'h\[{where}\]'"):
+            _refuse_flat(density, end)

@@ -253,6 +253,16 @@ def test_the_number_of_chains_falls_with_the_cost_of_a_run(gaussian):
     assert num_chains(gaussian) == 0
 
 
+@pytest.mark.parametrize(
+    ("scalars", "number"),
+    # As many as else, but 64 where those are fewer, down to 32: 2e9 / (52 · 5) / scalars.
+    [(10_000, 76), (13_000, 64), (100_000, 64), (200_000, 38), (250_000, 0)],
+)
+def test_a_large_model_that_would_cost_more_without_chains_has_some(gaussian, scalars, number):
+    gaussian.scalars = scalars
+    assert num_chains(gaussian, large=True) == number
+
+
 def test_memory_is_the_correlation_of_where_chains_began_and_ended():
     def model():
         pyro.sample("h", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))

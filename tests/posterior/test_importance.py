@@ -112,6 +112,15 @@ def test_without_summing_rows_out_all_latents_are_one_block():
     assert weights.shared is None
 
 
+@pytest.mark.parametrize(("size", "together"), [(599, 5000), (600, 4000)])  # and mu
+def test_many_latents_together_have_fewer_draws(size, together):
+    fit = pc.as_fit(groups, guide_of(), torch.zeros(size, dtype=Y.dtype))
+    assert len(weigh(fit, 5000, sum_rows_out=False).joint) == together
+    assert len(weigh(fit, 3000, sum_rows_out=False).joint) == 3000
+    alone = pc.as_fit(rows_alone, rows_guide(), torch.zeros(size + 1, dtype=Y.dtype))
+    assert len(weigh(alone, 5000).joint) == 5000  # rows have weights of their own
+
+
 def test_rows_on_their_own_have_weights_of_their_own_and_their_evidence_adds_up():
     weights = weights_of(rows_alone, rows_guide(0.3, 1.2), num_draws=4000)
     assert weights.blocks == Blocks("row", ("h",), ())

@@ -141,7 +141,7 @@ def test_chains_that_cannot_leave_their_island_are_not_conclusive():
 
 
 def test_a_model_too_large_for_chains_has_a_table_and_no_positions(monkeypatch):
-    monkeypatch.setattr(by_chains, "num_chains", lambda density: 0)
+    monkeypatch.setattr(by_chains, "num_chains", lambda density, large: 0)
     check = checked(standard_normal, 0.0, 1.0)
     assert (check.conclusive, check.positions) == (False, None)
     assert check.plain is None

@@ -170,8 +170,8 @@ def test_the_seed_is_the_readers():
 def stuck(monkeypatch):
     """Chains that are run and do not mix."""
 
-    def check(*args):
-        found = checked(*args)
+    def check(*args, **options):
+        found = checked(*args, **options)
         return None if found is None else dataclasses.replace(found, conclusive=False)
 
     checked = diagnosis.check_chains
@@ -180,7 +180,7 @@ def stuck(monkeypatch):
 
 @pytest.fixture
 def no_chains(monkeypatch):
-    monkeypatch.setattr(diagnosis, "check_chains", lambda *args: None)
+    monkeypatch.setattr(diagnosis, "check_chains", lambda *args, **options: None)
 
 
 @pytest.mark.usefixtures("stuck")
@@ -202,11 +202,15 @@ def groups(y):
         pyro.sample("y", dist.Normal(theta, 2.0), obs=y)
 
 
-def groups_guide(y):
+def groups_guide(y, scale=0.85):
     precision = len(y) / 5 + 1 / 25
     mu = pyro.sample("mu", dist.Normal(y.sum() / 5 / precision, precision**-0.5))
     with pyro.plate("group", len(y), dim=-1):
-        pyro.sample("theta", dist.Normal((4 * mu + y) / 5, 0.85 * 0.8**0.5))
+        pyro.sample("theta", dist.Normal((4 * mu + y) / 5, scale * 0.8**0.5))
+
+
+def narrow_guide(y):
+    groups_guide(y, 0.6)
 
 
 Y = torch.linspace(-3, 3, 120, dtype=torch.float64)
@@ -219,6 +223,35 @@ def test_without_chains_blocks_are_weighed_where_the_joint_weights_are_of_no_use
     assert found.verdict == "reliable"
     assert found.khat == max(found.khats["global"], found.khats["group"])
     assert found.table.empty
+
+
+@pytest.mark.usefixtures("stuck")
+@pytest.mark.parametrize(
+    ("guide", "verdict", "blocks"),
+    [(groups_guide, "reliable", 3), (narrow_guide, "unreliable", 1)],
+)
+def test_a_large_fit_that_chains_refute_is_not_weighed_row_by_row(
+    monkeypatch, guide, verdict, blocks
+):
+    fit = pc.as_fit(groups, guide, Y)
+    small = pc.diagnose(fit, num_draws=2000)
+    monkeypatch.setattr(diagnosis, "MANY_LATENTS", 120)
+    large = pc.diagnose(fit, num_draws=2000)
+    assert (small.verdict, len(small.khats)) == (verdict, 3)
+    assert (large.verdict, len(large.khats)) == (verdict, blocks)
+    assert large.khats["joint"] == small.khats["joint"] > 0.7
+
+
+@pytest.mark.usefixtures("no_chains")
+def test_a_model_too_large_for_chains_is_asked_for_some_before_its_rows_are_summed_out(
+    monkeypatch,
+):
+    asked = []
+    monkeypatch.setattr(diagnosis, "check_chains", lambda *_, large: asked.append(large))
+    pc.diagnose(pc.as_fit(groups, groups_guide, Y), num_draws=500)
+    pc.diagnose(pc.as_fit(groups, groups_guide, Y[:3]), num_draws=500)  # joint weights can be used
+    pc.diagnose(pc.as_fit(rows, rows_guide, Y), num_draws=500)  # rows have weights of their own
+    assert asked == [True, False, False]
 
 
 def test_with_chains_that_have_mixed_they_are_not():
@@ -236,6 +269,11 @@ def rows(y):
     with pyro.plate("row", len(y), dim=-1):
         h = pyro.sample("h", dist.Normal(y.new_zeros(()), 1.0))
         pyro.sample("y", dist.Normal(h, 1.0), obs=y)
+
+
+def rows_guide(y):
+    with pyro.plate("row", len(y), dim=-1):
+        pyro.sample("h", dist.Normal(y / 2, 0.4))
 
 
 def test_rows_in_doubt_are_drawn_again_by_another_seed_and_the_bad_are_listed(monkeypatch):

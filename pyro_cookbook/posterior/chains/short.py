@@ -33,6 +33,9 @@ _TARGET = 0.8
 _MIN_ACCEPTANCE, _MAX_MEMORY, _MAX_DIVERGED = 0.5, 0.6, 0.02
 # Scalars of the model that all gradients together may fill, and how many chains that is at most.
 _BUDGET, _MIN_CHAINS, _MAX_CHAINS = 2e8, 32, 1024
+# The same of a model that would else be weighed with its rows summed out, which costs more: enough
+# chains that the largest of ten thousand correlations of 0 is below _MAX_MEMORY.
+_LARGE_BUDGET, _ENOUGH_CHAINS = 2e9, 64
 # Gradients that a trajectory costs on average.
 _GRADIENTS = 5
 # Whole covariances up to here; above, chains are scaled coordinate by coordinate.
@@ -84,12 +87,22 @@ class Chains:
         )
 
 
-def num_chains(density: UnconstrainedDensity) -> int:
-    """How many chains a model can afford; 0 if not enough to be of use."""
+def num_chains(density: UnconstrainedDensity, *, large: bool = False) -> int:
+    """How many chains a model can afford; 0 if not enough to be of use.
+
+    Parameters
+    ----------
+    density : UnconstrainedDensity
+    large : bool, default False
+        Whether what there is beside chains costs more than they do.
+    """
     if density.obstacle:  # each chain costs a run of the model
         return _MIN_CHAINS
-    affordable = int(_BUDGET / (NUM_STEPS * _GRADIENTS) / max(1, density.scalars))
-    return min(_MAX_CHAINS, affordable) if affordable >= _MIN_CHAINS else 0
+    each = NUM_STEPS * _GRADIENTS * max(1, density.scalars)
+    affordable = min(_MAX_CHAINS, int(_BUDGET / each))
+    if large:
+        affordable = max(affordable, min(_ENOUGH_CHAINS, int(_LARGE_BUDGET / each)))
+    return affordable if affordable >= _MIN_CHAINS else 0
 
 
 def run_chains(
@@ -97,6 +110,7 @@ def run_chains(
     starts: Array,
     seed: int,
     tick: Callable[[], object] = lambda: None,
+    number: int | None = None,
 ) -> Chains:
     """Hamiltonian Monte Carlo from every start, all chains at once.
 
@@ -108,6 +122,8 @@ def run_chains(
     seed : int
     tick : callable, optional
         Called after each of the `NUM_STEPS` trajectories, as a progress bar needs it.
+    number : int, optional
+        Of chains. Default: `num_chains`.
 
     Returns
     -------
@@ -115,7 +131,7 @@ def run_chains(
     """
     rng = np.random.default_rng(seed)
     scaled = from_draws(starts, max_dense=MAX_DENSE, shrinkage=SHRINKAGE)
-    first = starts[: num_chains(density)]
+    first = starts[: num_chains(density) if number is None else number]
     at = state(density.value_and_grad, first)
     step = 1.0 / first.shape[1] ** 0.25
     kept, values, accepted, diverged = [], [], [], []
