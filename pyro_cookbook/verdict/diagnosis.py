@@ -17,9 +17,9 @@ from pyro_cookbook.posterior.importance import (
     NUM_DRAWS,
     Weights,
     find_blocks,
-    smooth,
     weigh,
 )
+from pyro_cookbook.posterior.pareto import smooth
 from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.options import check_whole
 from pyro_cookbook.programs.state.isolation import isolated
