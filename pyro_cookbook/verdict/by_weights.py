@@ -32,6 +32,7 @@ from pyro_cookbook.verdict.measures import (
     khat_limit,
     kl_bound,
     location_scale_errors,
+    site_errors,
     state_distance,
 )
 
@@ -189,7 +190,7 @@ def _check_block(
     if kl <= MAX_KL or khat > limit:
         return BlockCheck(block, float(khat), kl)
     errors = {
-        name: location_scale_errors(columns(weights.draws.values[name]), smoothed[:, None])
+        name: site_errors(weights.draws.values[name], smoothed)
         for name in names
         if not weights.sites[name].is_discrete
     }
