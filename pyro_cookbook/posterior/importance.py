@@ -155,7 +155,8 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
     ----------
     fit : Fit
     num_draws : int, default 4000
-        S; fewer if the draws would fill more than a gigabyte.
+        S; fewer if the draws would fill more than a gigabyte. Where so few as 200 do, they are
+        drawn in groups and kept in temporary files; draws of a group depend on its size.
     seed : int, default 0
     sum_rows_out : bool, default True
         Weigh global latents with the rows summed out, which costs 50 times the draws. Without it

@@ -95,7 +95,7 @@ class Filled:
         except OSError as error:
             raise OSError(
                 f"no space for {self.array.nbytes / 2**30:.2g} GiB of draws in"
-                f" {tempfile.gettempdir()} ({error.strerror}); set TMPDIR, or a smaller max_gib"
+                f" {tempfile.gettempdir()} ({error.strerror}); set TMPDIR, or ask for fewer draws"
             ) from error
 
 
