@@ -209,9 +209,8 @@ def table(found: dict[str, list[dict[str, float]]], before: str = "") -> str:
         "|---|---|---|---|---|---|---|",
     ]
     blocks = kept(before) | {name: rows(name, cells) for name, cells in found.items()}
-    named = [name for name in WORKS if name in blocks]
-    lines += [line for name in named for line in blocks[name]]
-    works = [f"- {name}: {' '.join(str(WORKS[name].__doc__).split())}" for name in named]
+    lines += [line for block in blocks.values() for line in block]
+    works = [f"- {name}: {' '.join(str(WORKS[name].__doc__).split())}" for name in blocks]
     return "\n".join([*lines, "", *works, "", NOTES])
 
 
