@@ -4,8 +4,9 @@
 
 Every cell runs in a process of its own, warmed up on a few rows. Time should be proportional to the
 rows, a slope of 1 in logarithms; peak memory is told above that before the work, data included.
-Writes growth.md beside this file. A work that would take more than S seconds at its next size, by
-its last, goes no further. Memory is Linux's: elsewhere it is told as nan.
+Writes growth.md beside this file; works that are not asked for keep their lines in it. A work that
+would take more than S seconds at its next size, by its last, goes no further. Memory is Linux's:
+elsewhere it is told as nan.
 """
 
 import argparse
@@ -22,6 +23,12 @@ TINY = (200, 400)
 WARM_UP = 200
 STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 Work = Callable[[], object]
+NOTES = """\
+A work stops where its next size would take more than the seconds that it was given. The codes of
+FISTA are themselves n × 128 numbers. What does not grow with the rows (traces, checks, pieces of
+the least size) hides the slope of `diagnose` and of the epoch at small n; and at 10,000 rows
+`diagnose` runs short chains, which it cannot afford from 32,000 on.
+"""
 
 
 def em(n: int) -> Work:
@@ -189,8 +196,8 @@ def grow(name: str, sizes: Sequence[int], most: float) -> list[dict[str, float]]
     return cells
 
 
-def table(found: dict[str, list[dict[str, float]]]) -> str:
-    """Write every cell in Markdown, and the slope of each work."""
+def table(found: dict[str, list[dict[str, float]]], before: str = "") -> str:
+    """Write every cell in Markdown, and the slope of each work; others' lines are kept."""
     lines = [
         "# Growth",
         "",
@@ -201,18 +208,37 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
         "| work | n | seconds | of the processor | local slope | slope | peak memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, cells in found.items():
-        sizes, own = [int(c["n"]) for c in cells], [c["processor"] for c in cells]
-        whole = slope(sizes, own)
-        for i, one in enumerate(cells):
-            local = f"{slope(sizes[i - 1 : i + 1], own[i - 1 : i + 1]):.2f}" if i else ""
-            last = f"{whole:.2f}" if i == len(cells) - 1 else ""
-            lines.append(
-                f"| {name if not i else ''} | {sizes[i]:,} | {one['seconds']:.2f} | {own[i]:.2f} |"
-                f" {local} | {last} | {one['memory']:.0f} |"
-            )
-    works = "\n".join(f"- {name}: {' '.join(str(WORKS[name].__doc__).split())}" for name in found)
-    return "\n".join(lines) + f"\n\n{works}\n"
+    blocks = kept(before) | {name: rows(name, cells) for name, cells in found.items()}
+    lines += [line for block in blocks.values() for line in block]
+    works = [f"- {name}: {' '.join(str(WORKS[name].__doc__).split())}" for name in blocks]
+    return "\n".join([*lines, "", *works, "", NOTES])
+
+
+def rows(name: str, cells: list[dict[str, float]]) -> list[str]:
+    """Write the lines of one work."""
+    lines = []
+    sizes, own = [int(c["n"]) for c in cells], [c["processor"] for c in cells]
+    whole = slope(sizes, own)
+    for i, one in enumerate(cells):
+        local = f"{slope(sizes[i - 1 : i + 1], own[i - 1 : i + 1]):.2f}" if i else ""
+        last = f"{whole:.2f}" if i == len(cells) - 1 else ""
+        lines.append(
+            f"| {name if not i else ''} | {sizes[i]:,} | {one['seconds']:.2f} | {own[i]:.2f} |"
+            f" {local} | {last} | {one['memory']:.0f} |"
+        )
+    return lines
+
+
+def kept(before: str) -> dict[str, list[str]]:
+    """Find the lines of each work in a table: the first names it, the others leave it out."""
+    blocks: dict[str, list[str]] = {}
+    name = ""
+    for line in before.splitlines():
+        first = line.split("|")[1].strip() if line.startswith("| ") else None
+        name = first or name if first is not None else ""
+        if name in WORKS:
+            blocks.setdefault(name, []).append(line)
+    return blocks
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]:
@@ -233,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
         found = {w: [{"n": n, **measure(w, n)} for n in sizes] for w in asked.works}
     else:
         found = {w: grow(w, sizes, asked.seconds) for w in asked.works}
-    text = table(found)
+    text = table(found, asked.out.read_text("utf-8") if asked.out.exists() else "")
     asked.out.write_text(text, "utf-8")
     print(text)
     return found

@@ -5,18 +5,20 @@ global latents has the rows summed out: the product of all rows' weights would b
 before any single number is wrong.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Estimate, Fit
+from pyro_cookbook.posterior.on_disk import Filled, by_columns
 from pyro_cookbook.posterior.states import States, by_cell, enumerate_states
-from pyro_cookbook.programs.density.log_density import log_density, total
+from pyro_cookbook.programs.density.log_density import log_density_in_parts, total
 from pyro_cookbook.programs.drawing import Draws, draw
-from pyro_cookbook.programs.program import Site
+from pyro_cookbook.programs.program import Program, Site
 from pyro_cookbook.programs.state.isolation import isolated
 
 Array = npt.NDArray[np.float64]
@@ -25,10 +27,9 @@ Array = npt.NDArray[np.float64]
 MAX_KHAT = 0.7
 # Draws behind a verdict and behind what it promises.
 NUM_DRAWS = 20_000
-# Weights that vary less than this (sd, in nats) are equal: KL(q ‖ p) is half its square, 5e-7.
-EQUAL_WEIGHTS = 1e-3
-# Scalars that the draws may fill; draws of rows' latents behind one global weight.
-_MAX_SCALARS, _NUM_INNER = 2**27, 50
+# Scalars that the draws may fill, all at once and where they are made in groups, and how many draws
+# there are at least; draws of rows' latents behind one global weight.
+_MAX_SCALARS, _GROUP_SCALARS, _FEWEST, _NUM_INNER = 2**27, 2**24, 200, 50
 # Where more latent scalars than this are weighed together so many draws are enough: the standard
 # error of a k-hat of 0.7 is 0.12, of five times as many 0.08, and it is chains that decide.
 MANY_LATENTS, _ENOUGH_DRAWS = 600, 4000
@@ -61,9 +62,7 @@ class Weights:
         The model's sites and the guide's.
     blocks : Blocks
     draws : Draws
-        The guide's draws.
-    log_p : dict of str to Tensor
-        The model's log density at them, site by site.
+        The guide's draws, without their densities.
     joint : array, shape (S,)
         log p(v, h) − log q(h) of all latents.
     rows : array, shape (S, R), or None
@@ -78,7 +77,6 @@ class Weights:
     guide_sites: dict[str, Site]
     blocks: Blocks
     draws: Draws
-    log_p: dict[str, Tensor]
     joint: Array
     rows: Array | None
     shared: Array | None
@@ -101,12 +99,15 @@ class Weights:
 
 def _log_mean_exp(log_weights: Array) -> Estimate:
     """Sum over columns of log mean exp, with the delta method's standard error."""
+    value, variance = (np.empty(log_weights.shape[1]) for _ in range(2))
     with np.errstate(all="ignore"):  # a density of +∞ gives NaN, which says so
-        top = log_weights.max(0)
-        weights = np.exp(log_weights - top)
-        mean = weights.mean(0)
-        variance = weights.var(0, ddof=1) / len(weights) / mean**2
-        return Estimate(float((top + np.log(mean)).sum()), float(np.sqrt(variance.sum())))
+        for at, part in by_columns(log_weights):
+            top = part.max(0)
+            weights = np.exp(part - top)
+            mean = weights.mean(0)
+            variance[at] = weights.var(0, ddof=1) / len(weights) / mean**2
+            value[at] = top + np.log(mean)
+        return Estimate(float(value.sum()), float(np.sqrt(variance.sum())))
 
 
 def find_blocks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> Blocks:
@@ -158,7 +159,8 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
     fit : Fit
     num_draws : int, default 4000
         S; fewer if the draws would fill more than a gigabyte, and at most 4000 where more than 600
-        latent scalars are weighed together.
+        latent scalars are weighed together. Where so few as 200 fill a gigabyte, they are drawn in
+        groups and kept in temporary files; draws of a group depend on its size.
     seed : int, default 0
     sum_rows_out : bool, default True
         Weigh global latents with the rows summed out, which costs 50 times the draws. Without it
@@ -168,48 +170,129 @@ def weigh(fit: Fit, num_draws: int = 4000, seed: int = 0, *, sum_rows_out: bool 
     with isolated(seed, fit.param_state):
         sites, guide_sites = model.sites, guide.sites
         scalars = sum(site.shape.numel() for site in (*sites.values(), *guide_sites.values()))
-        num_draws = int(min(num_draws, max(200, _MAX_SCALARS // max(1, scalars))))
+        num_draws = int(min(num_draws, max(_FEWEST, _MAX_SCALARS // max(1, scalars))))
         blocks = find_blocks(sites, guide_sites)
         whole = not blocks.row or bool(blocks.global_sites and not sum_rows_out)
         if whole and model.num_latents > MANY_LATENTS:
             num_draws = min(num_draws, _ENOUGH_DRAWS)
-        drawn = draw(guide, num_draws)
-        latents = {name: drawn.values[name] for name in sites if name in drawn.values}
-        log_p = log_density(model, latents, by_site=bool(blocks.row))
-        joint = _numpy(total(log_p) - drawn.total())
-        rows = shared = states = None
+        groups = _groups(num_draws, scalars)
         if blocks.row and whole:
             blocks = Blocks("", (), (*blocks.global_sites, *blocks.local_sites))
+        drawn, sums = _draw_and_weigh(model, guide, blocks.row, groups)
+        latents = {name: drawn.values[name] for name in sites if name in drawn.values}
+        shared = None
         if blocks.row:
-            rows = by_row(blocks.row, sites, log_p) - by_row(
-                blocks.row, guide_sites, drawn.log_prob
-            )
             states = enumerate_states(fit, blocks.local_sites, blocks.row, latents)
         else:
             discrete = tuple(name for name in latents if sites[name].is_discrete)
             states = enumerate_states(fit, discrete, "", latents)
         if blocks.row and blocks.global_sites:
             if states is not None:
-                evidence = np.logaddexp.reduce(states.log_p, axis=-1).sum(1)
+                evidence = states.evidence()
             else:
-                evidence = _inner_evidence(fit, blocks, latents)
-            shared = evidence + _outside(blocks.row, sites, log_p)
-            shared = shared - _outside(blocks.row, guide_sites, drawn.log_prob)
+                evidence = _inner_evidence(fit, blocks, latents, groups)
+            outside = [name for name in sums.guide if blocks.row not in guide_sites[name].plates]
+            shared = evidence + sums.outside - sums.of_guide(outside)
         elif states is not None and len(states.values) < len(latents):
             # All densities are in those of the states; the guide's, but for its discrete latents.
-            shared = np.logaddexp.reduce(states.log_p, axis=-1).sum(1)
-            rest = {n: v for n, v in drawn.log_prob.items() if n not in states.values}
-            shared = shared - _numpy(total(rest))
-        return Weights(sites, guide_sites, blocks, drawn, log_p, joint, rows, shared, states)
+            rest = [name for name in sums.guide if name not in states.values]
+            shared = states.evidence() - sums.of_guide(rest)
+        return Weights(sites, guide_sites, blocks, drawn, sums.joint, sums.rows, shared, states)
 
 
-def _inner_evidence(fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor]) -> Array:
+def _groups(num_draws: int, scalars: int) -> list[slice]:
+    """Cut the draws into groups where all of them would fill more than a gigabyte at once."""
+    step = num_draws
+    if num_draws * scalars > _MAX_SCALARS:
+        step = max(1, _GROUP_SCALARS // scalars)
+    return [slice(start, min(start + step, num_draws)) for start in range(0, num_draws, step)]
+
+
+class _Sums:
+    """Sums of the log densities at draws: one for each draw, site and row would be too many.
+
+    Attributes
+    ----------
+    joint : array, shape (S,)
+        log p − log q of all latents.
+    outside : array, shape (S,)
+        log p of the sites outside the rows.
+    guide : dict of str to array, shape (S,)
+        log q site by site.
+    rows : array, shape (S, R), or None
+        log p − log q row by row, where there are rows.
+    """
+
+    def __init__(self, model: Program, guide: Program, row: str, num_draws: int) -> None:
+        self._model, self._guide, self._row, self._num_draws = model, guide, row, num_draws
+        self.joint, self.outside = np.zeros(num_draws), np.zeros(num_draws)
+        self.guide: dict[str, Array] = {}
+        self.rows: Array | None = None
+        self._filled: Filled | None = None
+
+    def add(self, group: slice, drawn: Draws) -> None:
+        """Sum up the densities at a group of draws, a part at a time."""
+        row, log_q = self._row, drawn.log_prob
+        for name, density in log_q.items():
+            sums = self.guide.setdefault(name, np.zeros(self._num_draws))
+            sums[group] = _numpy(total({name: density}))
+        latents = {n: drawn.values[n] for n in self._model.sites if n in drawn.values}
+        for part, log_p in log_density_in_parts(self._model, latents, by_site=bool(row)):
+            at = slice(group.start + part.start, group.start + part.stop)
+            q = {name: density[part] for name, density in log_q.items()}
+            self.joint[at] = _numpy(total(log_p) - total(q))
+            if row:
+                self.outside[at] = _outside(row, self._model.sites, log_p)
+                rows = by_row(row, self._model.sites, log_p) - by_row(row, self._guide.sites, q)
+                self._write(at, rows)
+
+    def _write(self, at: slice, rows: Array) -> None:
+        if self._filled is None:
+            self._filled = Filled((self._num_draws, rows.shape[1]), rows.dtype, shared=True)
+            self.rows = self._filled.array
+        self._filled.write(at, rows)
+
+    def of_guide(self, names: Iterable[str]) -> Array:
+        """Sum log q over some sites: shape (S,)."""
+        return np.sum([self.guide[name] for name in names], axis=0, dtype=float)
+
+
+def _draw_and_weigh(
+    model: Program, guide: Program, row: str, groups: list[slice]
+) -> tuple[Draws, _Sums]:
+    """Draw from the guide group by group, and sum the densities up; several groups lie on disk."""
+    sums = _Sums(model, guide, row, groups[-1].stop)
+    filled: dict[str, Filled] = {}
+    for group in groups:
+        drawn = draw(guide, group.stop - group.start)
+        sums.add(group, drawn)
+        if len(groups) == 1:
+            return Draws(drawn.values, how=drawn.how), sums
+        for name, value in drawn.values.items():
+            array = value.detach().cpu().numpy()
+            if name not in filled:
+                shape = (groups[-1].stop, *array.shape[1:])
+                filled[name] = Filled(shape, array.dtype, shared=True)
+            filled[name].write(group, array)
+    values = {
+        name: torch.from_numpy(filled[name].array).to(value.device)
+        for name, value in drawn.values.items()
+    }
+    return Draws(values, how=drawn.how), sums
+
+
+def _inner_evidence(
+    fit: Fit, blocks: Blocks, latents: Mapping[str, Tensor], groups: list[slice]
+) -> Array:
     """Σ_r log p(v_r | global), each row's latents averaged over inner draws."""
-    running = np.full(0, -np.inf)
-    for _, rows in inner_draws(fit, blocks, latents):
-        running = np.logaddexp(running, rows) if running.size else rows
-    summed: Array = (running - np.log(_NUM_INNER)).sum(1)
-    return summed
+    found = np.empty(groups[-1].stop)
+    for group in groups:
+        running: Array | None = None
+        for _, rows in inner_draws(fit, blocks, {n: v[group] for n, v in latents.items()}):
+            running = rows if running is None else np.logaddexp(running, rows, out=running)
+        assert running is not None
+        found[group] = (running - np.log(_NUM_INNER)).sum(1)
+    return found
 
 
 def inner_draws(
@@ -229,9 +312,12 @@ def inner_draws(
     for _ in range(_NUM_INNER):
         inner = draw(guide, num_draws, given)
         values = {name: inner.values[name] for name in latents}
-        log_p = log_density(model, values)
-        rows = by_row(blocks.row, model.sites, log_p)
-        yield values, rows - by_row(blocks.row, guide.sites, inner.log_prob)
+        rows = [
+            by_row(blocks.row, model.sites, log_p)
+            - by_row(blocks.row, guide.sites, {n: q[at] for n, q in inner.log_prob.items()})
+            for at, log_p in log_density_in_parts(model, values)
+        ]
+        yield values, np.concatenate(rows)
 
 
 def by_row(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]) -> Array:
@@ -246,46 +332,3 @@ def _outside(row: str, sites: Mapping[str, Site], log_prob: Mapping[str, Tensor]
 
 def _numpy(value: Tensor) -> Array:
     return value.detach().cpu().double().numpy()
-
-
-def smooth(log_weights: Array) -> tuple[Array, Array]:
-    """Pareto-smooth log weights along the first axis.
-
-    Parameters
-    ----------
-    log_weights : array, shape (S,) or (S, R)
-
-    Returns
-    -------
-    weights : array
-        Normalised, the shape of the input.
-    khat : array, shape () or (R,)
-        Tail index of each column. 0 where the weights are equal, inf where they are not finite.
-
-    References
-    ----------
-    Vehtari, Simpson, Gelman, Yao and Gabry (2024), *Pareto smoothed importance sampling*, JMLR 25.
-    """
-    from arviz_stats.base.array import array_stats  # late: a second, and new rows need none
-
-    columns = log_weights.reshape(len(log_weights), -1).T
-    # Log weights of −∞ are draws where the model has no mass; they may not be the majority.
-    kept = columns != -np.inf
-    finite = (np.isfinite(columns) | ~kept).all(1) & (kept.mean(1) > 0.5)
-    steady = (finite & kept.all(1))[:, None]
-    equal = steady[:, 0] & (np.where(steady, columns, 0.0).std(1) < EQUAL_WEIGHTS)
-    khat = np.where(equal, 0.0, np.inf)
-    smoothed = np.full_like(columns, -np.log(len(log_weights)))
-    for index in np.flatnonzero(finite & ~equal):
-        smoothed[index] = -np.inf
-        some = kept[index]
-        try:
-            # ArviZ takes log likelihoods, whose negatives are the log weights of leave-one-out.
-            smoothed[index, some], khat[index] = array_stats.psislw(-columns[index, some])
-        except ValueError:  # tied tail: a few distinct weights only
-            khat[index] = np.nan
-        if np.isnan(khat[index]):
-            norm = np.logaddexp.reduce(columns[index])
-            smoothed[index], khat[index] = columns[index] - norm, 0.0
-    weights = np.exp(smoothed.T).reshape(log_weights.shape)
-    return weights / weights.sum(0), khat.reshape(log_weights.shape[1:])

@@ -13,9 +13,9 @@ from pyro_cookbook.posterior.importance import (
     Array,
     Weights,
     inner_draws,
-    smooth,
     weigh,
 )
+from pyro_cookbook.posterior.pareto import smooth
 from pyro_cookbook.posterior.states import enumerate_states
 from pyro_cookbook.programs.state.isolation import isolated
 

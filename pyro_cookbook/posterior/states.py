@@ -5,7 +5,7 @@ each is given its density.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Fit
-from pyro_cookbook.programs.density.log_density import log_density
+from pyro_cookbook.posterior.on_disk import Filled, let_go
+from pyro_cookbook.programs.density.log_density import log_density, log_density_in_parts, parts
 from pyro_cookbook.programs.drawing import draw
 from pyro_cookbook.programs.program import Program, Site
 
@@ -22,6 +23,8 @@ Array = npt.NDArray[np.float64]
 
 # States that are enumerated: under every draw of the global latents, or once, where there are none.
 _MAX_STATES, _MAX_STATES_ONCE = 64, 4096
+# Numbers of the densities that are looked at together: 16 MiB.
+_PART = 2**21
 # Draws that show whether a guide's continuous latents depend on its discrete ones.
 _SHOWN = 4
 
@@ -49,6 +52,19 @@ class States(NamedTuple):
     plates: tuple[str, ...]
     guide: Array | None
 
+    def evidence(self) -> Array:
+        """log p(v | global latents of a draw), the states summed out: shape (S,)."""
+        found = [np.logaddexp.reduce(part, axis=-1).sum(1) for _, part in self.by_draws()]
+        return np.concatenate(found)
+
+    def by_draws(self) -> Iterator[tuple[slice, Array]]:
+        """Go through `log_p` some draws of the global latents at a time."""
+        step = max(1, _PART // max(1, self.log_p[0].size))
+        for start in range(0, len(self.log_p), step):
+            at = slice(start, min(start + step, len(self.log_p)))
+            yield at, self.log_p[at]
+            let_go()
+
     @property
     def matrix(self) -> Array:
         """The states as rows of numbers, shape (K, E): the sites' entries side by side."""
@@ -56,11 +72,11 @@ class States(NamedTuple):
         parts = [value.reshape(count, -1) for value in self.values.values()]
         return torch.cat(parts, 1).double().cpu().numpy()
 
-    def drawn(self, latents: Mapping[str, Tensor]) -> Array:
-        """Draws of the sites laid out in the same way, shape (S, R, E)."""
-        rows = self.log_p.shape[1]
-        parts = [latents[name].reshape(len(latents[name]), rows, -1) for name in self.values]
-        return torch.cat(parts, 2).double().cpu().numpy()
+    def drawn(self, latents: Mapping[str, Tensor], rows: slice) -> Array:
+        """Draws of the sites at some of the rows, laid out in the same way: shape (S, rows, E)."""
+        count = self.log_p.shape[1]
+        values = (latents[name].reshape(len(latents[name]), count, -1) for name in self.values)
+        return torch.cat([value[:, rows] for value in values], 2).double().cpu().numpy()
 
     def chosen(self, index: npt.NDArray[np.int64], sites: Mapping[str, Site]) -> dict[str, Tensor]:
         """Values of the states numbered, shape (S, R): site → shape (S, ...)."""
@@ -103,21 +119,42 @@ def enumerate_states(
     count = len(next(iter(values.values())))
     spread = {name: _everywhere(values[name], sites[name], latents[name]) for name in names}
     if not given:  # the states take the place of the draws
-        log_p = by_cell(plates, sites, log_density(model, spread)).T[None]
+        found = [by_cell(plates, sites, p) for _, p in log_density_in_parts(model, spread)]
+        log_p = np.concatenate(found).T[None]
         log_q = _of_guide(fit.programs.guide, names, plates, spread)
         guide = None if log_q is None else _normalised(np.exp(log_q.T))
         return States(log_p, values, plates, guide)
     num_draws = len(next(iter(given.values())))
+    filled, chosen = None, []
+    for at in parts(model, num_draws, copies=count):
+        some = {name: value[at] for name, value in given.items()}
+        log_p, probability = _of_states(fit, plates, some, spread)
+        if filled is None:
+            filled = Filled((num_draws, *log_p.shape[1:]), log_p.dtype, shared=True)
+        filled.write(at, log_p)
+        chosen.append(probability)
+    assert filled is not None
+    told = [one for one in chosen if one is not None]
+    guide = _normalised(np.sum(told, axis=0) / num_draws) if len(told) == len(chosen) else None
+    return States(filled.array, values, plates, guide)
+
+
+def _of_states(
+    fit: Fit, plates: tuple[str, ...], given: Mapping[str, Tensor], spread: Mapping[str, Tensor]
+) -> tuple[Array, Array | None]:
+    """log p of every state under some draws, shape (S, R, K), and Σ_s q of it, shape (R, K)."""
+    model, guide = fit.programs
+    num_draws, names = len(next(iter(given.values()))), tuple(spread)
     columns, chosen = [], []
-    for k in range(count):
+    for k in range(len(spread[names[0]])):
         held = {n: v[k].expand(num_draws, *v.shape[1:]) for n, v in spread.items()}
         at = {**given, **held}
-        columns.append(by_cell(plates, sites, log_density(model, at)))
-        log_q = _of_guide(fit.programs.guide, names, plates, at)
-        chosen.append(None if log_q is None else np.exp(log_q).mean(0))
-    told = [one for one in chosen if one is not None]
-    guide = _normalised(np.stack(told, -1)) if len(told) == count else None
-    return States(np.stack(columns, axis=-1), values, plates, guide)
+        columns.append(by_cell(plates, model.sites, log_density(model, at)))
+        log_q = _of_guide(guide, names, plates, at)
+        if log_q is not None:
+            chosen.append(np.exp(log_q).sum(0))
+    told = np.stack(chosen, -1) if len(chosen) == len(columns) else None
+    return np.stack(columns, axis=-1), told
 
 
 def _of_guide(

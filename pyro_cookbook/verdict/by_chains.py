@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from torch import Tensor
 
 from pyro_cookbook.fits.result import Fit
@@ -22,7 +23,9 @@ from pyro_cookbook.posterior.chains.short import (
     summarise_array,
 )
 from pyro_cookbook.posterior.importance import MAX_KHAT, Weights
+from pyro_cookbook.posterior.on_disk import Filled
 from pyro_cookbook.programs.coordinates import Coordinates, from_draws
+from pyro_cookbook.programs.density.log_density import parts
 from pyro_cookbook.programs.density.unconstrained import UnconstrainedDensity, unconstrained_density
 from pyro_cookbook.programs.predictive import derived_values
 from pyro_cookbook.verdict.chain_errors import (
@@ -81,8 +84,9 @@ class ChainCheck:
         standard error, or how far the chains still move.
     conclusive : bool
         Whether the chains moved well enough to say something.
-    coordinates : Coordinates
-        In which the guide's unconstrained draws are round.
+    coordinates : Coordinates or None
+        In which the guide's unconstrained draws are round; None where neither chains nor modes
+        need them.
     directions : pandas.DataFrame
         The same as `table` for three sums of latents: see `chain_errors.directions_table`.
         Empty where there are none.
@@ -96,7 +100,7 @@ class ChainCheck:
 
     table: pd.DataFrame
     conclusive: bool
-    coordinates: Coordinates
+    coordinates: Coordinates | None
     directions: pd.DataFrame
     positions: Array | None
     labels: list[str]
@@ -156,15 +160,17 @@ def check_chains(
         density = unconstrained_density(fit.programs.model)
     except (ValueError, RuntimeError, TypeError):  # no bijection, or not a function of the latents
         return None
-    drawn = weights.draws.values
-    latents = {name: drawn[name].to(density.dtype) for name in density.shapes}
+    drawn = {name: weights.draws.values[name] for name in density.shapes}
+    number = num_chains(density, large=large)
+    if not number:
+        return _not_run(fit, density, drawn, smoothed)
+    latents = {name: value.to(density.dtype) for name, value in drawn.items()}
     own = _with_derived(density, latents)
     table = draws_table(own, smoothed)
     starts = density.unconstrain(latents)
     placed = np.isfinite(starts).all(1)
     round_at = from_draws(starts[placed], max_dense=MAX_DENSE, shrinkage=SHRINKAGE)
-    number = num_chains(density, large=large)
-    if not number or placed.mean() < MIN_PLACED:
+    if placed.mean() < MIN_PLACED:
         nothing, labels = pd.DataFrame(), density.labels()
         return ChainCheck(table, False, round_at, nothing, None, labels, density.obstacle)
     chains = run_chains(density, starts[placed], seed, tick, number)
@@ -188,15 +194,38 @@ def check_chains(
     )  # fmt: skip
 
 
+def _not_run(
+    fit: Fit, density: UnconstrainedDensity, drawn: dict[str, Tensor], smoothed: Array | None
+) -> ChainCheck:
+    """Tell the guide's own numbers alone, a few scalars at a time: chains would cost too much."""
+    table = draws_table(_with_derived(density, drawn), smoothed)
+    round_at = None
+    if fit.modes:  # else there is nothing to be placed
+        starts = density.unconstrain(drawn)
+        placed = starts[np.isfinite(starts).all(1)]
+        round_at = from_draws(placed, max_dense=MAX_DENSE, shrinkage=SHRINKAGE)
+    return ChainCheck(
+        table, False, round_at, pd.DataFrame(), None, density.labels(), density.obstacle
+    )
+
+
 def _side_by_side(values: Mapping[str, Tensor], names: Collection[str]) -> Array:
     """Draws of several sites as one matrix: a column for each scalar."""
     return np.concatenate([columns(values[name]) for name in names], axis=1)
 
 
 def _with_derived(density: UnconstrainedDensity, latents: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add the values of deterministic sites."""
-    derived = derived_values(density.program, latents)
-    return latents | derived
+    """Add the values of deterministic sites, in a file where they are many."""
+    num_draws = len(next(iter(latents.values())))
+    filled: dict[str, Filled] = {}
+    for at in parts(density.program, num_draws):
+        derived = derived_values(density.program, {n: v[at] for n, v in latents.items()})
+        for name, value in derived.items():
+            array = value.detach().cpu().numpy()
+            if name not in filled:
+                filled[name] = Filled((num_draws, *array.shape[1:]), array.dtype, shared=True)
+            filled[name].write(at, array)
+    return latents | {name: torch.from_numpy(one.array) for name, one in filled.items()}
 
 
 def is_stuck(summary: Summary, limit: float = MAX_PERSISTENCE) -> bool:

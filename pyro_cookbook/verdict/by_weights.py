@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_cookbook.fits.result import Estimate
-from pyro_cookbook.posterior.importance import Weights, smooth
+from pyro_cookbook.posterior.importance import Weights
+from pyro_cookbook.posterior.on_disk import by_columns
+from pyro_cookbook.posterior.pareto import pieces, smooth
 from pyro_cookbook.verdict.findings import (
     MAX_SHIFT,
     MAX_STRETCH,
@@ -30,6 +32,7 @@ from pyro_cookbook.verdict.measures import (
     khat_limit,
     kl_bound,
     location_scale_errors,
+    site_errors,
     state_distance,
 )
 
@@ -187,7 +190,7 @@ def _check_block(
     if kl <= MAX_KL or khat > limit:
         return BlockCheck(block, float(khat), kl)
     errors = {
-        name: location_scale_errors(columns(weights.draws.values[name]), smoothed[:, None])
+        name: site_errors(weights.draws.values[name], smoothed)
         for name in names
         if not weights.sites[name].is_discrete
     }
@@ -214,35 +217,49 @@ def doubts(rows: RowCheck, limit: float) -> tuple[Flags, dict[str, Flags]]:
 def _measure_rows(weights: Weights) -> RowCheck:
     """k-hat of every row, and what its weights do to the locations and scales of its latents."""
     assert weights.rows is not None
-    plate = weights.blocks.row
-    smoothed, khat = smooth(weights.rows)
-    errors = {}
+    plate, num_rows = weights.blocks.row, weights.rows.shape[1]
+    values = {}
     for name in weights.blocks.local_sites:
         site = weights.sites[name]
         if not site.is_discrete:
             # Rows last, so that a row's weight serves all scalars of the row.
             value = weights.draws.values[name].movedim(1 + site.plates.index(plate), -1)
-            repeats = value[0, ..., 0].numel()
-            errors[name] = location_scale_errors(columns(value), np.tile(smoothed, repeats))
-    return RowCheck(plate, khat, kl_bound(weights.rows), errors)
+            values[name] = value.reshape(len(value), -1, num_rows)
+    khat, kl = np.empty(num_rows), np.empty(num_rows)
+    errors = {name: np.empty((2, *value.shape[1:])) for name, value in values.items()}
+    widest = max((value.shape[1] for value in values.values()), default=1)
+    for at, part in by_columns(weights.rows, widest):
+        smoothed, khat[at] = smooth(part)
+        kl[at] = kl_bound(part)
+        for name, value in values.items():
+            some = columns(value[..., at])
+            found = location_scale_errors(some, np.tile(smoothed, value.shape[1]))
+            errors[name][..., at] = found.reshape(2, value.shape[1], -1)
+    return RowCheck(plate, khat, kl, {name: one.reshape(2, -1) for name, one in errors.items()})
 
 
 def _check_states(weights: Weights) -> StateCheck:
     assert weights.states is not None
     plate, name = " × ".join(weights.states.plates), ", ".join(weights.states.values)
-    log_p = weights.states.log_p
-    probability = np.exp(log_p - np.logaddexp.reduce(log_p, axis=-1, keepdims=True))
     weight = np.ones(1) if weights.shared is None else smooth(weights.shared)[0]
-    exact = np.einsum("s,srk->rk", weight, probability)
+    exact = np.zeros(weights.states.log_p.shape[1:])
+    for at, log_p in weights.states.by_draws():
+        probability = np.exp(log_p - np.logaddexp.reduce(log_p, axis=-1, keepdims=True))
+        exact += np.einsum("s,srk->rk", weight[at], probability)
     values, guide = weights.states.matrix, weights.states.guide
     if guide is not None:
         distance = state_distance(guide, values, exact)
     else:
-        drawn = weights.states.drawn(weights.draws.values)
-        guide = frequencies(drawn, values)
+        drawn = weights.draws.values
+        guide = np.concatenate(
+            [
+                frequencies(weights.states.drawn(drawn, rows), values)
+                for rows in pieces(len(exact), len(weights.joint) * values.shape[1])
+            ]
+        )
         distance = state_distance(guide, values, exact)
         # The worst of many rows is far off by chance.
-        distance = np.maximum(distance - chance(exact, values, len(drawn)), 0.0)
+        distance = np.maximum(distance - chance(exact, values, len(weights.joint)), 0.0)
     return StateCheck(name, plate, distance, effective_share(guide, exact))
 
 

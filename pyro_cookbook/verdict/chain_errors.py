@@ -1,6 +1,7 @@
 """Errors of a guide's means and sds against short chains: tables, and what is worst in them."""
 
 from collections.abc import Mapping
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_cookbook.posterior.chains.short import ROUNDING, Summary, summarise_array, varies
+from pyro_cookbook.posterior.pareto import pieces
 from pyro_cookbook.verdict.measures import columns
 
 Array = npt.NDArray[np.float64]
@@ -60,7 +62,7 @@ class Displacement(NamedTuple):
 
 def labels_of(name: str, value: Tensor) -> list[str]:
     """Name the scalars of a site with draws of shape (S, ...)."""
-    indices = [",".join(map(str, index)) for index in np.ndindex(*value.shape[1:])]
+    indices = [",".join(map(str, index)) for index in product(*map(range, value.shape[1:]))]
     return [f"{name}[{index}]" if index else name for index in indices]
 
 
@@ -68,17 +70,23 @@ def draws_table(values: Mapping[str, Tensor], smoothed: Array | None) -> pd.Data
     """Means and sds of draws, plain and reweighted, a row for each scalar."""
     parts = []
     for name, value in values.items():
-        x = columns(value)
-        with np.errstate(all="ignore"):  # draws that overflow give an infinite sd, which says so
-            part = {"mean": x.mean(0), "sd": x.std(0)}
-            if smoothed is not None:
-                mean = smoothed @ x
-                part |= {
-                    "reweighted_mean": mean,
-                    "reweighted_sd": np.sqrt(smoothed @ (x - mean) ** 2),
-                }
+        flat = value.reshape(len(value), -1)
+        found = [_moments(columns(flat[:, at]), smoothed) for at in pieces(*flat.shape[::-1])]
+        names = ["mean", "sd", "reweighted_mean", "reweighted_sd"][: 2 if smoothed is None else 4]
+        whole = np.concatenate([np.empty((len(names), 0)), *found], axis=1)
+        part = dict(zip(names, whole, strict=True))
         parts.append(pd.DataFrame(part, index=labels_of(name, value)))
     return pd.concat(parts)
+
+
+def _moments(x: Array, smoothed: Array | None) -> Array:
+    """Mean and sd of each column, and under the weights too if there are any: shape (2 or 4, D)."""
+    with np.errstate(all="ignore"):  # draws that overflow give an infinite sd, which says so
+        found = [x.mean(0), x.std(0)]
+        if smoothed is not None:
+            mean = smoothed @ x
+            found += [mean, np.sqrt(smoothed @ (x - mean) ** 2)]
+    return np.stack(found)
 
 
 def chain_table(summary: Summary, labels: list[str]) -> pd.DataFrame:

@@ -18,9 +18,9 @@ from pyro_cookbook.posterior.importance import (
     NUM_DRAWS,
     Weights,
     find_blocks,
-    smooth,
     weigh,
 )
+from pyro_cookbook.posterior.pareto import smooth
 from pyro_cookbook.programs.density.unconstrained import unconstrained_density
 from pyro_cookbook.programs.options import check_whole
 from pyro_cookbook.programs.state.isolation import isolated
@@ -170,13 +170,19 @@ def diagnose(
     -------
     Diagnosis
 
+    Raises
+    ------
+    OSError
+        If the disk is full.
+
     Notes
     -----
     Continuous latents are judged by chains where the model's cost allows them: Hamiltonian
     Monte Carlo from the guide's draws leaves means and sds where they are if the guide is right.
     Elsewhere the weights decide. Neither sees a mode that nothing has visited: climbs from
     dispersed points and from draws of large weight look for those. Parameters of a model are point
-    estimates; the verdict is on the latents given them.
+    estimates; the verdict is on the latents given them. Weights of rows that fill more than 64 MiB
+    lie in a temporary file, in the folder of the environment's TMPDIR.
 
     References
     ----------

@@ -6,6 +6,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from pyro_cookbook.posterior.importance import MAX_KHAT
+from pyro_cookbook.posterior.pareto import pieces
 
 Array = npt.NDArray[np.float64]
 
@@ -63,6 +64,15 @@ def kl_bound(log_weights: Array) -> Array:
 def columns(value: Tensor) -> Array:
     """Draws as a matrix: one column for each scalar, shape (S, scalars)."""
     return value.detach().cpu().double().numpy().reshape(len(value), -1)
+
+
+def site_errors(value: Tensor, weight: Array) -> Array:
+    """`location_scale_errors` of every scalar of a site, draws of shape (S, ...): (2, scalars)."""
+    flat = value.reshape(len(value), -1)
+    found = np.empty((2, flat.shape[1]))
+    for at in pieces(flat.shape[1], len(flat)):
+        found[:, at] = location_scale_errors(columns(flat[:, at]), weight[:, None])
+    return found
 
 
 def location_scale_errors(value: Array, weight: Array) -> Array:

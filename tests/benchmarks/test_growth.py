@@ -16,6 +16,19 @@ def test_every_work_runs_and_has_its_lines(tmp_path):
     assert all(f"| {name} | 200 |" in text and f"- {name}: " in text for name in found)
 
 
+def test_works_that_are_not_asked_for_keep_their_lines():
+    cells = [{"n": n, "seconds": 1.0, "processor": 1.0, "memory": 2.0} for n in (200, 400)]
+    both = growth.table({"em": cells, "diagnose": cells})
+    faster = growth.table({"diagnose": [{**one, "seconds": 0.5} for one in cells]}, both)
+    before, after = both.splitlines(), faster.splitlines()
+    changed = [i for i, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
+    assert [after[i][:24] for i in changed] == [
+        "| diagnose | 200 | 0.50 ",
+        "|  | 400 | 0.50 | 1.00 |",
+    ]
+    assert growth.table({}, both) == both
+
+
 def test_the_slope_is_that_of_the_power():
     sizes = [100, 300, 1000]
     assert growth.slope(sizes, [2e-3 * n**1.25 for n in sizes]) == pytest.approx(1.25)

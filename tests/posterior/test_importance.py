@@ -13,9 +13,9 @@ from pyro_cookbook.posterior.importance import (
     by_cell,
     by_row,
     find_blocks,
-    smooth,
     weigh,
 )
+from pyro_cookbook.posterior.pareto import smooth
 from pyro_cookbook.programs.program import Site
 
 Y = torch.tensor([-2.0, 0.0, 0.5, 3.0], dtype=torch.float64)

@@ -217,7 +217,7 @@ def made(sites, values, joint, *, blocks=None, rows=None, shared=None, states=No
     """Weights with these numbers."""
     blocks = blocks or Blocks("", (), tuple(sites))
     draws = Draws({name: torch.as_tensor(value) for name, value in values.items()})
-    return Weights(sites, sites, blocks, draws, {}, joint, rows, shared, states)
+    return Weights(sites, sites, blocks, draws, joint, rows, shared, states)
 
 
 def never():

@@ -11,7 +11,8 @@ import torch
 
 import pyro_cookbook as pc
 from pyro_cookbook.posterior.chains.short import NUM_STEPS
-from pyro_cookbook.posterior.importance import smooth, weigh
+from pyro_cookbook.posterior.importance import weigh
+from pyro_cookbook.posterior.pareto import smooth
 from pyro_cookbook.programs.coordinates import Coordinates
 from pyro_cookbook.verdict import by_chains
 from pyro_cookbook.verdict.by_chains import ChainCheck, check_chains

@@ -11,7 +11,8 @@ import pyro_cookbook as pc
 from guides.gaussian_mixture import GaussianMixtureExact, GaussianMixtureMAP
 from models.gaussian_mixture import GaussianMixture
 from pyro_cookbook.algorithms.gaussian_mixture import em as gaussian_mixture
-from pyro_cookbook.posterior.importance import smooth, weigh
+from pyro_cookbook.posterior.importance import weigh
+from pyro_cookbook.posterior.pareto import smooth
 from pyro_cookbook.verdict.by_weights import check_weights
 
 ORIGIN = torch.zeros((), dtype=torch.float64)

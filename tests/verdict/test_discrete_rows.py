@@ -11,7 +11,8 @@ import pyro_cookbook as pc
 from guides.binary_sparse_coding import BinarySparseCodingMeanField
 from models.binary_sparse_coding import BinarySparseCoding
 from pyro_cookbook.algorithms.binary_sparse_coding import mean_field as closed
-from pyro_cookbook.posterior.importance import smooth, weigh
+from pyro_cookbook.posterior.importance import weigh
+from pyro_cookbook.posterior.pareto import smooth
 
 ORTHOGONAL = torch.eye(4, dtype=torch.float64)[:, :3]
 # Units 0 and 1 explain the first pixel equally well: either, but not both.

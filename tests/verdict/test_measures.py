@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_cookbook.posterior.importance import smooth
+from pyro_cookbook.posterior.pareto import smooth
 from pyro_cookbook.verdict.measures import (
     chance,
     columns,

@@ -4,7 +4,7 @@ What is computed for each draw is computed under `torch.vmap`, or one draw at a 
 cannot follow: `over_draws` is the only place that decides, and it says which.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from pyro_cookbook.programs.program import Program, quietly, run_at
 
 # Largest number of scalars alive in one vmapped chunk: 64 MiB of doubles.
 CHUNK_SCALARS = 2**23
+# Vmapped chunks in one part: so many densities at most are kept where the parts are summed up.
+_CHUNKS = 4
 
 Values = Mapping[str, Tensor]
 
@@ -142,20 +144,47 @@ def log_density(program: Program, values: Values, *, by_site: bool = True) -> di
         with quietly():
             example = {name: value[0] for name, value in values.items()}
             one = summing_out(program, missing, example, by_site=by_site)
-    num_draws = len(next(iter(values.values())))
-    scalars = sum(site.shape.numel() + site.batch_shape.numel() for site in program.sites.values())
 
     def singular(given: dict[str, Tensor]) -> dict[str, Tensor]:
         first = next(iter(given.values()))
         nodes = program.sites.items()
         return {name: first.new_full(site.batch_shape, -torch.inf) for name, site in nodes}
 
+    chunk = _chunk(program, len(next(iter(values.values()))))
     with quietly():
-        found, _ = over_draws(
-            one, values, chunk=chunk_size(scalars, num_draws),
-            singular=None if missing else singular,
-        )  # fmt: skip
+        found, _ = over_draws(one, values, chunk=chunk, singular=None if missing else singular)
     return found
+
+
+def log_density_in_parts(
+    program: Program, values: Values, *, by_site: bool = True
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Log densities as `log_density` gives them, some draws at a time: all may be too many to keep.
+
+    Yields
+    ------
+    at : slice
+        Which draws they are.
+    found : dict of str to Tensor
+        Site → log density, shape (part, batch...).
+    """
+    for at in parts(program, len(next(iter(values.values())))):
+        part = {name: value[at] for name, value in values.items()}
+        yield at, log_density(program, part, by_site=by_site)
+
+
+def parts(program: Program, num_draws: int, copies: int = 1) -> Iterator[slice]:
+    """Cut draws into parts whose densities may be kept, so many copies of them at a time."""
+    step = max(1, _CHUNKS * _chunk(program, num_draws) // copies)
+    for start in range(0, num_draws, step):
+        yield slice(start, min(start + step, num_draws))
+
+
+def _chunk(program: Program, num_draws: int) -> int:
+    """How many draws are computed in one call."""
+    sites = program.sites.values()
+    scalars = sum(site.shape.numel() + site.batch_shape.numel() for site in sites)
+    return chunk_size(scalars, num_draws)
 
 
 def total(log_prob: Values) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ class UnconstrainedDensity:
         """Name every entry of z by its site, with an index where the site has several."""
         names = []
         for name, shape in self.shapes.items():
-            indices = [",".join(map(str, index)) for index in np.ndindex(*shape)]
+            indices = [",".join(map(str, index)) for index in product(*map(range, shape))]
             names += [f"{name}[{index}]" if index else name for index in indices]
         return names
 
