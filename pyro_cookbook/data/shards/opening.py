@@ -101,7 +101,8 @@ def open_layout(folder: Path, columns: Sequence[str] | None, like: Layout | None
         raise FileNotFoundError(f"{folder}: no such folder")
     paths = shards_in(folder)
     if not paths:
-        raise InputError(f"{folder}: expected a folder of Parquet files, found none in it")
+        within = "; those in folders of it are not read" if any(folder.glob("*/*.p*q*")) else ""
+        raise InputError(f"{folder}: expected a folder of Parquet files, found none in it{within}")
     wanted = None if columns is None else tuple(columns)
     if twice := [name for name in wanted or () if columns and list(columns).count(name) > 1]:
         raise InputError(f"columns: {twice[0]!r} is named twice")

@@ -84,7 +84,9 @@ class Streaming:
     @property
     def told(self) -> str:
         """How many shards, and a digest that tells their content from another."""
-        return f"{self.shards.num_shards} ({digest(self.shards.fingerprint)[:12]})"
+        found = self.shards.moments()
+        content = digest([self.shards.fingerprint, found.loc, found.scale])
+        return f"{self.shards.num_shards} ({content[:12]})"
 
     def begin(self, refuse: Callable[[], None]) -> None:
         """Check, before anything is fitted, what the first process writes and what all fit.
