@@ -124,14 +124,18 @@ def spread(
 
 def _coming(running: Iterator[Any], given: list[Any]) -> Iterator[Any]:
     """Yield what comes back; where nothing does, say in one line what joblib or Dask says."""
-    for index, item in enumerate(given):
+    index = 0
+    while True:  # to the end of what runs: joblib tidies up there
         try:
-            one = next(running)
+            one = next(running, None)
         except Exception as error:  # a worker has ended, or something cannot be pickled
             told = str(error).strip().splitlines() or [""]
             line = f"it, or a later one, did not come back: {type(error).__name__}: {told[0]}"
-            raise ItemFailed(index, item, line, traceback.format_exc()) from error
+            raise ItemFailed(index, given[index], line, traceback.format_exc()) from error
+        if one is None:
+            return
         yield one
+        index += 1
 
 
 def is_spread() -> bool:
