@@ -58,8 +58,8 @@ def source_of(
         raise ValueError("batch_size: expected one, as the rows are read from files")
     if isinstance(guide, str):
         raise ValueError(
-            f"guide: got {guide!r}, which has parameters for each row; rows from files need an"
-            " amortised guide, a function of the rows"
+            f"guide: got {guide!r}, a family by name; rows from files need an amortised guide, a"
+            " function of the rows; fit latents that all rows share to rows in memory"
         )
     return found[0]
 
