@@ -176,9 +176,9 @@ def limited(folder: Path, allowed: float, *, stream: bool) -> None:
         else:
             print(f"all rows as one tensor: {tuple(whole.shape)} had room")
         return
-    started = time.perf_counter()
+    started, used_before = time.perf_counter(), time.process_time()
     found = fit(rows, -(-len(rows) // 1024))  # every row once
-    seconds = time.perf_counter() - started
+    seconds, fitting = time.perf_counter() - started, time.process_time() - used_before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before
     size = 4 * WIDE * len(rows) / 2**20
     print(f"{rows.told}: {size:,.0f} MiB as float32, {size / allowed:.1f} times what is allowed")
@@ -188,6 +188,11 @@ def limited(folder: Path, allowed: float, *, stream: bool) -> None:
     print(f"{len(found.losses)} steps, every row once, {seconds:.0f} s; −ELBO a row {first:.1f} at"
           f" first, {last:.1f} at last; {held:.1f} on the rows held out")  # fmt: skip
     print(f"peak of resident memory: {before + peak:.0f} MiB, {peak:.0f} more than with few rows")
+    used_before = time.process_time()
+    count = sum(len(v) for (v,) in rows.batches(1024, seed=0, epoch=0))
+    reading = time.process_time() - used_before
+    print(f"{count:,} rows read and shuffled, and nothing else: {reading:.1f} s of a core, of"
+          f" {fitting:.1f} s that the fit took")  # fmt: skip
 
 
 def past_memory(place: Path, *, tiny: bool) -> list[str]:
@@ -212,7 +217,15 @@ def past_memory(place: Path, *, tiny: bool) -> list[str]:
         )  # fmt: skip
         assert code == 0, printed
         text += [shown(command, printed), ""]
-    return text
+    return [
+        *text,
+        "A mini-batch has rows of every row group in the buffer, in an order that depends on seed"
+        " and epoch alone. So each process of several reads all row groups and computes its own"
+        " parts of each mini-batch: the seconds of reading are each process's, the others are"
+        " shared. To read a share only, processes would have to shuffle their own row groups, and"
+        " the mini-batches, so the numbers of a fit, would depend on how many processes there are.",
+        "",
+    ]
 
 
 def main() -> None:

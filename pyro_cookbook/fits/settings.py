@@ -16,7 +16,7 @@ from pyro_cookbook.engines.families import MAX_FULL_RANK, is_named
 from pyro_cookbook.engines.stopping import HIDDEN
 from pyro_cookbook.engines.streams.ranks import world
 from pyro_cookbook.engines.streams.source import RowSource
-from pyro_cookbook.fits.keeping.checkpoint import digest, settings_of
+from pyro_cookbook.fits.keeping.checkpoint import settings_of
 from pyro_cookbook.programs.options import check_positive, check_whole
 from pyro_cookbook.programs.program import Function, Program
 
@@ -118,9 +118,13 @@ class Settings:
     ) -> dict[str, Any]:
         """Record what must be equal for a checkpoint to continue this very fit."""
         told = dict(vars(options))
-        if (source := told.pop("source", None)) is not None:
-            told |= {"rows": digest(source.fingerprint), "parts": source.parts or world()[1]}
-        return settings_of(
+        source = told.pop("source", None)
+        found = settings_of(
             model.function, guide, model.args, model.kwargs, engine=self.name_of(options),
             seed=self.seed, **told,
         )  # fmt: skip
+        if source is None:
+            return found
+        # First, as it is what a reader changes: the rows held out and their scale follow from it.
+        rows = settings_of("", "", (), {}, **{"content of the shards": [source.fingerprint]})
+        return {**rows, **found, "parts": source.parts or world()[1]}

@@ -6,11 +6,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_cookbook.engines.streams.ranks import join, of_first, own_device, world
+from pyro_cookbook.engines.streams.parts import Parts
+from pyro_cookbook.engines.streams.ranks import (
+    FailedElsewhere,
+    agreed,
+    join,
+    of_first,
+    own_device,
+    world,
+)
 from pyro_cookbook.engines.streams.source import RowSource
 from pyro_cookbook.programs.program import Function, Program
 
-__all__ = ["RowSource", "check_streamed", "of_first", "source_of", "together", "world"]
+__all__ = [
+    "FailedElsewhere", "RowSource", "agreed", "check_parts", "check_streamed", "of_first",
+    "source_of", "together", "world",
+]  # fmt: skip
+
+
+def check_parts(source: RowSource, batch_size: int) -> None:
+    """Refuse mini-batches that cannot be shared by the processes that there are.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer parts than processes, or fewer rows than parts.
+    """
+    Parts(source.parts, batch_size, ())
 
 
 def source_of(
@@ -36,8 +58,8 @@ def source_of(
         raise ValueError("batch_size: expected one, as the rows are read from files")
     if isinstance(guide, str):
         raise ValueError(
-            f"guide: got {guide!r}, which has parameters for each row; rows from files need an"
-            " amortised guide, a function of the rows"
+            f"guide: got {guide!r}, a family by name; rows from files need an amortised guide, a"
+            " function of the rows; fit latents that all rows share to rows in memory"
         )
     return found[0]
 

@@ -2,7 +2,7 @@
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,17 @@ def spread(
     Raises
     ------
     ItemFailed
-        If the function fails, naming the first item at which it does; the rest is called off.
+        If the function fails, naming the first item at which it does, or if a worker ends, or what
+        goes there or comes back cannot be sent; the rest is called off.
+    TypeError
+        If the function is none.
 
     Notes
     -----
-    Over machines, by Dask: start a cluster, then ``with joblib.parallel_config(backend="dask"):``
-    around the call. The setting holds for `sample`'s chains too.
+    Over cores: `workers`, or ``with joblib.parallel_config(n_jobs=8):`` around the call. Over
+    machines, by Dask: ``client = dask.distributed.Client("scheduler:8786")``, then
+    ``with joblib.parallel_config(backend="dask"):``. Either setting holds for the chains of
+    `sample` too. After Ctrl-C no worker goes on.
 
     Examples
     --------
@@ -95,13 +100,16 @@ def spread(
     [0.1, 2.0]
     """
     check_whole(1, workers=workers)
+    if not callable(function):
+        raise TypeError(f"function: got {_short(function)}, expected a function of one item")
     given = list(items)
     dtype = torch.get_default_dtype()
     jobs = (delayed(_one)(_Job(function, item, seed + i, dtype)) for i, item in enumerate(given))
     results: list[Any] = []
     running = Parallel(n_jobs=workers, return_as="generator", batch_size=1)(jobs)
     try:
-        bar = tqdm(running, total=len(given), desc="items done", disable=not shown(progress))
+        came = _coming(running, given)
+        bar = tqdm(came, total=len(given), desc="items done", disable=not shown(progress))
         for index, (found, error) in enumerate(bar):
             if error is not None:
                 raise ItemFailed(index, given[index], *error)
@@ -112,6 +120,22 @@ def spread(
             warnings.simplefilter("ignore")  # that items are called off: an error says it
             running.close()  # what has not begun yet never does
     return results
+
+
+def _coming(running: Iterator[Any], given: list[Any]) -> Iterator[Any]:
+    """Yield what comes back; where nothing does, say in one line what joblib or Dask says."""
+    index = 0
+    while True:  # to the end of what runs: joblib tidies up there
+        try:
+            one = next(running, None)
+        except Exception as error:  # a worker has ended, or something cannot be pickled
+            told = str(error).strip().splitlines() or [""]
+            line = f"it, or a later one, did not come back: {type(error).__name__}: {told[0]}"
+            raise ItemFailed(index, given[index], line, traceback.format_exc()) from error
+        if one is None:
+            return
+        yield one
+        index += 1
 
 
 def is_spread() -> bool:

@@ -19,7 +19,7 @@ Bounds = Mapping[str, tuple[Array, float, float | None]]
 Picture = tuple[str, Figure]
 
 
-def plot_bounds(bounds: Bounds, title: str) -> Figure:
+def plot_bounds(bounds: Bounds, title: str, *, held_out: bool = False) -> Figure:
     """Draw the bound against steps, and the exact log evidence where it is known.
 
     Parameters
@@ -27,6 +27,8 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
     bounds : mapping
         Guide → (losses, final ELBO, log evidence or None).
     title : str
+    held_out : bool, default False
+        Whether the final ELBO is of other rows than the losses; then all are a row's.
     """
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
@@ -49,8 +51,12 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
             marker=MARKERS[index % len(MARKERS)],
             markevery=max(1, len(means) // 8),
             markersize=5,
-            label=f"{guide}: {final:.1f}",
+            label=f"{guide}: {final:.2f}" if held_out else f"{guide}: {final:.1f}",
         )
+        if held_out:  # the rows that are fitted end elsewhere
+            axes.axhline(final, color=colour, linestyle=":", lw=2)
+            end = float(means[-(-9 * len(means) // 10) - 1 :].mean())
+            low, high = min(low, end), max(high, end)
     for evidence in evidences:
         axes.axhline(evidence, color="black", linestyle="--", linewidth=1)
         axes.annotate(
@@ -66,9 +72,10 @@ def plot_bounds(bounds: Bounds, title: str) -> Figure:
     axes.set_ylim(low - 0.9 * spread, high + 0.25 * spread)
     axes.set_xscale("log")
     axes.set_xlabel("step (SVI) or iteration (closed form)")
-    axes.set_ylabel("ELBO (nats)")
+    axes.set_ylabel("ELBO a row (nats)" if held_out else "ELBO (nats)")
     axes.set_title(f"{title[:1].upper()}{title[1:]}: the bound as the guides are fitted")
-    axes.legend(title="guide: final ELBO", loc="lower right")
+    told = "guide: final ELBO a row, rows held out (dotted)" if held_out else "guide: final ELBO"
+    axes.legend(title=told, loc="lower right")
     return figure
 
 

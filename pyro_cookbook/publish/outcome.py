@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from pyro_cookbook.catalogue import Recipe
-from pyro_cookbook.data import InputError, Table
+from pyro_cookbook.data import InputError, Shards, Table
 from pyro_cookbook.fits.keeping.checkpoint import digest
 from pyro_cookbook.fits.keeping.storage import save
 from pyro_cookbook.fits.result import Fit
@@ -56,6 +56,8 @@ class Outcome:
         Labels and names of the dimensions, for ArviZ.
     warned : tuple of str
         What a reader should know of the table.
+    num_streamed : int or None
+        Rows of shards that were fitted, where those of the table were held out.
     """
 
     recipe: Recipe
@@ -74,6 +76,7 @@ class Outcome:
     coords: Coords
     dims: Dims
     warned: tuple[str, ...]
+    num_streamed: int | None = None
 
 
 def wanted(
@@ -87,6 +90,14 @@ def wanted(
 ) -> dict[str, Any]:
     """Collect what decides the numbers of a run: another run has another."""
     return asked(recipe.name, {"guide": guide, **options}, seed, num_draws, digest_of(table))
+
+
+def _name_of(wanted: dict[str, Any], table: Table) -> str:
+    """Tell unfinished runs apart by what is asked for; of shards, whatever is in them now."""
+    options = wanted["options"]
+    if "shards" in options:  # where they have changed, the checkpoint says so
+        wanted = {**wanted, "options": {**options, "shards": ""}, "data": table.source}
+    return digest(wanted)[:12]
 
 
 def digest_of(table: Table) -> str:
@@ -144,7 +155,7 @@ def run_guide(
     """
     options = dict(options or {})
     name = f"{recipe.name}-{guide}"
-    told = digest(wanted(recipe, guide, table, options=options, seed=seed, num_draws=0))[:12]
+    told = _name_of(wanted(recipe, guide, table, options=options, seed=seed, num_draws=0), table)
     checkpoint = unfinished / f"{name}-{told}.safetensors"
     unjudged = unfinished / f"{name}-{told}-unjudged.safetensors"
     started = perf_counter()
@@ -193,6 +204,7 @@ def run_guide(
     return Outcome(
         recipe, guide, options, table, fit, diagnosis, log_evidence, estimates, tree, seed,
         num_draws, seconds, note, coords, dims, prepared.notes,
+        len(prepared.data[0]) if isinstance(prepared.data[0], Shards) else None,
     )  # fmt: skip
 
 

@@ -12,9 +12,12 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
+import torch
 import xarray as xr
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from pyro_cookbook.fits.keeping.files import write_bytes
 from pyro_cookbook.fits.result import Estimate
@@ -82,11 +85,14 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
     """Draw the figures of one recipe: alternative text and figure."""
     outcomes = [_without_formulas(outcome) for outcome in outcomes]
     first = outcomes[0]
-    bounds = {o.guide: (o.fit.losses, o.fit.elbo.value, o.log_evidence) for o in outcomes}
     drawn = [
         (
             f"Bound against steps for every guide of {first.recipe.title}",
-            plot_bounds(bounds, first.recipe.title.rsplit(":", maxsplit=1)[-1].strip()),
+            plot_bounds(
+                {o.guide: _bound(o) for o in outcomes},
+                first.recipe.title.rsplit(":", maxsplit=1)[-1].strip(),
+                held_out=first.num_streamed is not None,
+            ),
         )
     ]
     draw = PICTURES.get(first.recipe.name)
@@ -105,9 +111,28 @@ def draw_figures(outcomes: Sequence[Outcome]) -> list[Picture]:
     )
     if "observed_data" in chains.children:
         table = best.table
-        units = (table.loc.numpy(), table.scale.numpy()) if best.recipe.standardised else None
+        units = (table.loc.numpy(), table.scale.numpy()) if _is_standardised(best) else None
         drawn.append(plot_predictive(chains, best.guide, units))
     return drawn
+
+
+def _is_standardised(outcome: Outcome) -> bool:
+    """Whether what was fitted are the table's columns in sds: some recipes decide by the rows."""
+    given, v = outcome.fit.args[0], outcome.table.v
+    if outcome.recipe.standardised or not isinstance(given, Tensor) or given.shape != v.shape:
+        return outcome.recipe.standardised
+    return torch.allclose(given, v.to(given), atol=1e-4)
+
+
+def _bound(outcome: Outcome) -> tuple[npt.NDArray[np.float64], float, float | None]:
+    """Give losses, final bound and evidence; where others are judged than fitted, a row."""
+    fit, evidence = outcome.fit, outcome.log_evidence
+    losses = np.asarray(fit.losses)
+    if outcome.num_streamed is None:
+        return losses, fit.elbo.value, evidence
+    num = len(outcome.table.v)
+    evidence = None if evidence is None else evidence / num
+    return losses / outcome.num_streamed, fit.elbo.value / num, evidence
 
 
 def _without_formulas(outcome: Outcome) -> Outcome:

@@ -1,5 +1,8 @@
 """Many items over processes: the same numbers, one thread each, and errors that name the item."""
 
+import os
+import threading
+
 import joblib
 import numpy as np
 import pyro
@@ -118,6 +121,25 @@ def test_an_error_names_its_item(workers):
     assert "in fails" in caught.value.traceback
     with pytest.raises(ValueError, match="workers"):
         spread(fails, items, workers=0)
+
+
+def test_what_does_not_come_back_is_told_in_one_line():
+    def failing(function):
+        with pytest.raises(ItemFailed) as caught:
+            spread(function, [1, 2], workers=2)
+        return str(caught.value)
+
+    told = failing(lambda item: threading.Lock())
+    assert "it, or a later one, did not come back: TypeError: cannot pickle" in told
+    told = failing(lambda item: os._exit(3))
+    assert told.startswith("items[0] = 1: it, or a later one, did not come back: Terminated")
+    assert "\n" not in told
+    assert spread(lambda item: item, [1, 2], workers=2) == [1, 2]  # with other workers
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="function: got 3, expected a function of one item"):
+        spread(3, [1])
 
 
 def test_chains_run_where_joblib_says(cluster):

@@ -13,6 +13,7 @@ from pyarrow import parquet
 from pyro_cookbook.data.errors import InputError, did_you_mean, listed, one_line
 
 _ENDINGS = (".parquet", ".pq")
+_MARK, _SMALLEST = b"PAR1", 12  # a Parquet file begins and ends so; the footer's length is 4 bytes
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Group:
         Which row group of it.
     start, num_rows : int
         Its first row, counted over all shards, and how many it has.
+    first : int
+        Its first row, counted in its shard.
     """
 
     path: Path
     index: int
     start: int
     num_rows: int
+    first: int
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,11 @@ def open_layout(folder: Path, columns: Sequence[str] | None, like: Layout | None
         raise FileNotFoundError(f"{folder}: no such folder")
     paths = shards_in(folder)
     if not paths:
-        raise InputError(f"{folder}: expected a folder of Parquet files, found none in it")
+        within = "; those in folders of it are not read" if any(folder.glob("*/*.p*q*")) else ""
+        raise InputError(f"{folder}: expected a folder of Parquet files, found none in it{within}")
     wanted = None if columns is None else tuple(columns)
+    if twice := [name for name in wanted or () if columns and list(columns).count(name) > 1]:
+        raise InputError(f"columns: {twice[0]!r} is named twice")
     kinds = None if like is None else dict(zip(like.columns, like.kinds, strict=True))
     first = paths[0].name if like is None else "the shards that are fitted"
     hasher, groups, start = hashlib.blake2b(digest_size=16), [], 0
@@ -109,10 +116,11 @@ def open_layout(folder: Path, columns: Sequence[str] | None, like: Layout | None
         kinds = kinds or {name: found[name] for name in wanted if name in found}
         _compare(path, found, wanted, kinds, first, exact=columns is None)
         hasher.update(told)
+        begin = start
         for index in range(footer.num_row_groups):
             num_rows = footer.row_group(index).num_rows
             if num_rows:
-                groups.append(Group(path, index, start, num_rows))
+                groups.append(Group(path, index, start, num_rows, start - begin))
                 start += num_rows
     if not start:
         raise InputError(f"{folder}: its {len(paths)} Parquet files have no rows")
@@ -126,7 +134,17 @@ def open_layout(folder: Path, columns: Sequence[str] | None, like: Layout | None
 def _footer(path: Path) -> tuple[parquet.FileMetaData, bytes]:
     """Read the metadata of a file, and the bytes that it is told by."""
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
+            first = file.read(4)
+            if first != _MARK or size < _SMALLEST:
+                raise InputError(f"{path}: no Parquet file: {size:,} bytes, that begin {first!r}")
+            file.seek(-4, 2)
+            if (last := file.read(4)) != _MARK:
+                raise InputError(
+                    f"{path}: cut off, or not written to its end: it ends in {last!r}, expected"
+                    f" {_MARK!r}"
+                )
             file.seek(-8, 2)
             length = int.from_bytes(file.read(4), "little")
             file.seek(-8 - length, 2)
@@ -162,7 +180,11 @@ def _compare(
                 f"{did_you_mean(name, found)}"
             )
         if not _is_number(found[name]):
-            raise InputError(f"{path}: column {name!r} is {found[name]}, expected numbers")
+            words = "categories" if found[name].startswith("dictionary") else found[name]
+            raise InputError(
+                f"{path}: column {name!r} is {words}, expected numbers; name the columns to use if"
+                " it may be left out"
+            )
         if found[name] != kinds[name]:
             raise InputError(
                 f"{path}: column {name!r} is {found[name]}, expected {kinds[name]} as in {first}"

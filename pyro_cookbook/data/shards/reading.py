@@ -37,7 +37,10 @@ def read_group(group: Group, columns: Sequence[str], dtype: torch.dtype) -> Tens
         with parquet.ParquetFile(group.path) as file:
             table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException, IndexError) as error:
-        raise InputError(f"{group.path}: not read: {one_line(error)}") from error
+        raise InputError(
+            f"{group.path}: row group {group.index} is not readable: {one_line(error)}; expected"
+            " the file as it was written"
+        ) from error
     if table.num_rows != group.num_rows:
         raise InputError(f"{group.path}: it has changed since it was opened")
     rows = torch.empty(group.num_rows, len(columns), dtype=dtype)
@@ -56,8 +59,8 @@ def read_group(group: Group, columns: Sequence[str], dtype: torch.dtype) -> Tens
 def _refuse(group: Group, bad: npt.NDArray[np.bool_], column: str, what: str) -> None:
     row = int(np.flatnonzero(bad)[0])
     raise InputError(
-        f"{group.path}: column {column!r} is {what} in row {row} of row group {group.index};"
-        " expected numbers without gaps"
+        f"{group.path}: column {column!r} is {what} in row {group.first + row} (from 0; row {row}"
+        f" of row group {group.index}); expected numbers without gaps"
     )
 
 

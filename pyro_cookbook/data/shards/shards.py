@@ -99,6 +99,7 @@ class Shards:
         self.outcome, self.buffer, self.parts, self.dtype = outcome, buffer, parts, dtype
         self.loc: Tensor | None = None
         self.scale: Tensor | None = None
+        self._moments: Moments | None = None
         self._held, self._without = self._hold_out(held_out, seed)
         left = [
             group.num_rows - len(self.layout.positions(self._without, group))
@@ -120,8 +121,9 @@ class Shards:
     def told(self) -> str:
         """Rows, shards and rows held out, in words."""
         return (
-            f"{self.num_rows:,} rows and {len(self.columns)} columns in {self.num_shards} shards"
-            f" of {self.folder.name}; {len(self._held):,} more rows held out"
+            f"{_counted(self.num_rows, 'row')} and {_counted(len(self.columns), 'column')} in"
+            f" {_counted(self.num_shards, 'shard')} of {self.folder.name};"
+            f" {_counted(len(self._held), 'more row')} held out"
         )
 
     @property
@@ -165,7 +167,9 @@ class Shards:
 
     def moments(self) -> Moments:
         """Read every row to fit once, in the files' units, for its columns' ranges and moments."""
-        return moments_of(map(self._read, range(len(self._groups))))
+        if self._moments is None:
+            self._moments = moments_of(map(self._read, range(len(self._groups))))
+        return self._moments
 
     def arguments(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Give what model and guide are called with, for rows in the files' units."""
@@ -244,6 +248,10 @@ def _drawn(rng: np.random.Generator, num_rows: int, num: int) -> npt.NDArray[np.
     while len(found) < num:  # by rejection: there may be billions to draw from
         found.update(rng.integers(num_rows, size=num - len(found)).tolist())
     return np.array(sorted(found), dtype=np.int64)
+
+
+def _counted(num: int, what: str) -> str:
+    return f"{num:,} {what}{'' if num == 1 else 's'}"
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,6 +45,38 @@ def total(values: Tensor) -> Tensor:
     if world()[1] > 1:
         dist.all_reduce(values)
     return values
+
+
+class FailedElsewhere(RuntimeError):
+    """Another process has failed, and says at what: this one ends with it."""
+
+
+def agreed[T](check: Callable[[], T]) -> T:
+    """Check something in every process: where it fails in one, all of them fail.
+
+    Raises
+    ------
+    ValueError, OSError
+        What `check` raised, in the first process where it did.
+    FailedElsewhere
+        In all others.
+    """
+    found: T | None = None
+    error: Exception | None = None
+    try:
+        found = check()
+    except (ValueError, OSError) as raised:
+        error = raised
+    rank, num = world()
+    failed = [error is not None]
+    if num > 1:
+        failed = [False] * num
+        dist.all_gather_object(failed, error is not None)
+    if any(failed) and failed.index(True) != rank:
+        raise FailedElsewhere(f"process {failed.index(True)} has failed")
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]  # it has not failed
 
 
 def of_first(value: Any, device: torch.device | None = None) -> Any:

@@ -62,7 +62,10 @@ class Checkpoint:
             if then == now:
                 continue
             if str(then).startswith(_DIGEST) and str(now).startswith(_DIGEST):
-                raise ValueError(f"checkpoint: {self.path} was written with another {name}")
+                raise ValueError(
+                    f"checkpoint: {self.path} was written with another {name}; remove it to begin"
+                    " anew"
+                )
             raise ValueError(
                 f"checkpoint: {self.path} was written with {name}={then!r}, got {now!r}"
             )

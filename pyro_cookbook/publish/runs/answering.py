@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,19 +123,24 @@ def fit_recipe(
         If something is wrong with the input, or the folder cannot be written.
     """
     torch.set_num_threads(1)
-    streamed = streaming(recipe, guide, source, options, reading, seed)
+    told = {**reading, "outcome": target, "patches": patches}
+    streamed = streaming(recipe, guide, source, options, told, seed)
     guide = guide or recipe.default
     if streamed is None:
         loaded = catalogue.table_for(recipe, source, target, reading, patches)
     else:
-        loaded, options = streamed.table, {**options, "shards": streamed.shards.num_shards}
+        loaded, options = streamed.table, {**options, "shards": streamed.told}
     name = f"{recipe.name}-{guide}" + ("" if source is None else f"-{loaded.name}")
     folder = out or Path("results") / name
-    if streamed is not None and streamed.follows:
-        streamed.help(guide)
-        return
     asked = outcome.wanted(recipe, guide, loaded, options=options, seed=seed, num_draws=draws)
-    refuse_if_taken(folder, asked, overwrite=overwrite)
+    refuse = partial(refuse_if_taken, folder, asked, overwrite=overwrite)
+    if streamed is None:
+        refuse()
+    else:
+        streamed.begin(refuse)
+        if streamed.follows:
+            streamed.help()
+            return
     console.print_understood(() if source is None else loaded.understood.lines)
     done = outcome.run_guide(
         recipe, guide, loaded, folder.with_name(f"{folder.name}.unfinished"), options=options,

@@ -209,9 +209,17 @@ def refuse_if_taken(folder: Path, wanted: Mapping[str, Any], *, overwrite: bool)
     there_is = read_record(folder)
     if there_is.asked != wanted:
         raise InputError(
-            f"--out: {folder} has another run, of {there_is.told()}; choose another folder, or"
-            " --overwrite"
+            f"--out: {folder} has another run, of {there_is.told()}"
+            f"{_apart(there_is.options, wanted['options'])}; choose another folder, or --overwrite"
         )
+
+
+def _apart(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Name the first option that differs; "" if none does."""
+    for name in {**there, **here}:
+        if there.get(name) != here.get(name):
+            return f", {name} {there.get(name, 'not given')} (now {here.get(name, 'not given')})"
+    return ""
 
 
 def read_record(folder: Path) -> Record:

@@ -48,15 +48,20 @@ def page_of_outcome(outcome: Outcome, folder: Path, *, command: str) -> str:
     recipe, table = outcome.recipe, outcome.table
     size = {name: value for name, value in outcome.options.items() if value is not None}
     told = "".join(f", {name} {value}" for name, value in size.items())
+    fitted, held = outcome.num_streamed, ""
+    if fitted is not None:
+        held = f" on the {len(table.v):,} rows held out"
     return _page(
         f"{recipe.title}",
-        f"{len(table.v)} rows and {len(table.columns)} columns of {table.name}; guide"
+        f"{fitted or len(table.v):,} rows and {len(table.columns)} columns of {table.name}"
+        f"{held and ', judged'}{held}; guide"
         f" {outcome.guide}: {recipe.guides[outcome.guide].summary}{told}.",
         folder, table.name, outcome.diagnosis, outcome.estimates, draw_figures([outcome]),
         (*table.understood.lines, *outcome.warned),
         table.understood.table.set_index("column"), None,
-        f"ELBO {outcome.fit.elbo} nats. {outcome.fit.reason}. {outcome.note}".strip(),
-        command=command, seed=outcome.seed,
+        f"ELBO {outcome.fit.elbo} nats{held}. {'Of the rows fitted: ' if held else ''}"
+        f"{outcome.fit.reason}. {outcome.note}".strip(),
+        command=command, seed=outcome.seed, again=fitted is None,
     )  # fmt: skip
 
 
@@ -109,7 +114,7 @@ def _page(
     heading: str, about: str, folder: Path, name: str, diagnosis: Diagnosis,
     estimates: pd.DataFrame, figures: Sequence[Picture], understood: Sequence[str],
     columns: pd.DataFrame | None, tried: Any, numbers: str, *, command: str, seed: int,
-    model: str | None = None, priors: pd.DataFrame | None = None,
+    model: str | None = None, priors: pd.DataFrame | None = None, again: bool = True,
 ) -> str:  # fmt: skip
     return render(
         "run.html.j2", heading=heading, about=about, folder=folder, data={"name": name},
@@ -119,6 +124,7 @@ def _page(
         columns=None if columns is None else cells_of(columns), tried=tried, numbers=numbers,
         priors=None if priors is None else cells_of(priors),
         command=command, seed=seed, model_option="" if model is None else f" --model {model}",
+        again=again,
     ).decode()  # fmt: skip
 
 

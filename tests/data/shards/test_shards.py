@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyarrow import parquet
 from written import write_shards
 
 from pyro_cookbook.data import InputError, Shards
@@ -150,7 +151,8 @@ def rewritten(folder, shard: int, change):
     [
         (lambda f: f.rename(columns={"b": "bb"}), "no column 'b'; there are a, bb, c"),
         (lambda f: f.assign(b=f.b.astype("float32")), "column 'b' is float, expected double as in"),
-        (lambda f: f.assign(b="x"), "column 'b' is (large_)?string, expected numbers"),
+        (lambda f: f.assign(b="x"), "column 'b' is (large_)?string, expected numbers; name the"),
+        (lambda f: f.assign(b=pd.Categorical(["x"] * len(f))), "column 'b' is categories, expec"),
         (lambda f: f.assign(d=1.0), "column 'd' is not in part-0.parquet"),
     ],
 )
@@ -171,7 +173,8 @@ def test_columns_by_name_may_leave_others_out(folder):
 def test_an_entry_that_is_no_number_is_found(folder, value, told):
     rewritten(folder, 1, lambda f: f.assign(b=[*f.b[:12], value, *f.b[13:]]))
     rows = Shards(folder, held_out=0.01)
-    with pytest.raises(InputError, match=rf"part-1.*column 'b' is {told}.* row 2 of row group 1"):
+    where = r"in row 12 \(from 0; row 2 of row group 1\)"
+    with pytest.raises(InputError, match=rf"part-1.*column 'b' is {told}.* {where}"):
         epoch_of(rows)
 
 
@@ -179,12 +182,61 @@ def test_what_is_no_folder_of_shards_is_refused(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         Shards(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="expected a folder of Parquet files, found none"):
+    with pytest.raises(InputError, match=r"expected a folder of Parquet files, found none in it$"):
         Shards(tmp_path / "empty")
+    with pytest.raises(InputError, match="found none in it; those in folders of it are not read"):
+        Shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda b: b[:-20], "cut off, or not written to its end: it ends in b'"),
+        (lambda b: b[:100], "cut off, or not written to its end: it ends in b'"),
+        (lambda b: b[:7], "no Parquet file: 7 bytes, that begin b'PAR1'"),
+        (lambda b: b"", "no Parquet file: 0 bytes, that begin b''"),
+        (lambda b: b"a,b\n1,2\n" * 9, r"no Parquet file: 72 bytes, that begin b'a,b\\n'"),
+        (lambda b: b[:-8] + b"\xff\xff\xff\x7fPAR1", "not a readable Parquet file: "),
+    ],
+)
+def test_a_file_that_is_no_whole_parquet_file_is_named(folder, change, told):
     path = folder / "part-1.parquet"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"part-1\.parquet: not a readable Parquet file"):
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=rf"part-1\.parquet: {told}") as raised:
         Shards(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_row_group_that_is_damaged_is_named(folder):
+    rows, path = Shards(folder, held_out=0.01), folder / "part-0.parquet"
+    begin = parquet.read_metadata(path).row_group(2).column(0).dictionary_page_offset
+    content = path.read_bytes()
+    path.write_bytes(content[:begin] + bytes(400) + content[begin + 400 :])
+    with pytest.raises(InputError, match=r"part-0\.parquet: row group 2 is not readable: "):
+        epoch_of(rows)
+
+
+def test_columns_named_twice_are_refused(folder):
+    with pytest.raises(InputError, match="columns: 'b' is named twice"):
+        Shards(folder, ["b", "a", "b"])
+
+
+def test_what_there_is_is_told_in_the_right_number(folder, tmp_path):
+    assert Shards(folder).told == "98 rows and 3 columns in 3 shards of rows; 5 more rows held out"
+    write_shards(tmp_path / "two", (2,), columns=["a"])
+    told = "1 row and 1 column in 1 shard of two; 1 more row held out"
+    assert Shards(tmp_path / "two").told == told
+
+
+def test_moments_are_read_once(folder, monkeypatch):
+    read = []
+    monkeypatch.setattr(shards, "read_group", lambda *a: read.append(a) or reading.read_group(*a))
+    rows = Shards(folder)
+    once = rows.moments()
+    num = len(read)
+    assert num == 11  # each once
+    assert rows.moments() is once
+    assert len(read) == num
 
 
 def test_a_shard_that_has_changed_is_noticed(folder):

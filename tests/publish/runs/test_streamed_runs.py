@@ -1,6 +1,7 @@
 """`pyro-cookbook fit` on a folder of shards: streamed when it is asked for, judged, written."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,9 @@ from typer.testing import CliRunner
 
 from pyro_cookbook import catalogue, data
 from pyro_cookbook.cli import app
+from pyro_cookbook.engines.streams import ranks
+from pyro_cookbook.publish import outcome, report
+from pyro_cookbook.publish.figures import plot_bounds
 from pyro_cookbook.publish.runs import streaming
 
 
@@ -79,7 +83,20 @@ def test_its_rows_are_not_kept_to_reproduce_it(done):
         ("05c", ["--guide", "mean_field"], "--guide: mean_field is not fitted to shards; expected"),
         ("05c", ["--separator", ";"], "--separator: it is for tables in memory"),
         ("05c", ["--held-out", "nowhere"], "nowhere: no such folder"),
-        ("05c", ["--held-out", "2"], "held_out: got 2.0, expected a share"),
+        ("05c", ["--held-out", "2"], "--held-out: got 2.0, expected a share"),
+        ("05c", ["--held-out", "0"], "--held-out: got 0.0, expected a share"),
+        ("05c", ["--parts", "0"], "--parts: got 0, expected a whole number of at least 1"),
+        ("05c", ["--parts", "51"], "--batch-size: got 50, expected at least 51 rows"),
+        ("05c", ["--exclude", "x"], "--exclude: it is for tables in memory; name --columns"),
+        ("05c", ["--missing", "drop"], "--missing: it is for tables in memory"),
+        ("05c", ["--outcome", "x"], "--outcome: it is for tables in memory"),
+        ("05c", ["--patches", "8"], "--patches: it is for tables in memory"),
+        ("05c", ["--columns", "x,x"], "--columns: 'x' is named twice"),
+        (
+            "05c",
+            ["--guide", "amortised"],
+            "amortised is not fitted to shards; expected amortized; did you mean 'amortized'?",
+        ),
         ("05c", ["--latents", "9"], "--size: got 9 latents, expected 1 to 3"),
         ("05c", ["--columns", "x,w"], "no column 'w'; there are x, y, z"),
         ("01", [], "--batch-size: no such option of 01_inference_as_optimisation"),
@@ -92,6 +109,94 @@ def test_what_cannot_be_streamed_is_refused(folder, tmp_path, recipe, words, tol
     assert result.exit_code == 2
     assert told in " ".join(result.output.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data", "nowhere", "--batch-size", 9], "error: nowhere: no such folder"),
+        (["--data", ".", "--batch-size", 9], "error: .: expected a folder of Parquet files"),
+        (["--batch-size", 9], "--batch-size: it is for --data with a folder of Parquet files; giv"),
+        (["--data", "walks", "--batch-size", 0], "--batch-size: got 0, expected a whole number of"),
+    ],
+)
+def test_what_is_no_folder_or_no_size_is_refused(folder, tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    words = [folder if word == "walks" else word for word in words]
+    result = run("fit", "05c", *words)
+    assert result.exit_code == 2
+    assert told in " ".join(result.output.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_that_have_changed_are_another_run(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "walks")
+    words = ["--max-steps", 40, "--latents", 1, "--batch-size", 64, "--held-out", 0.01]
+    words = ["fit", "05c", "--data", tmp_path / "walks", *words, "--draws", 10]
+    words += ["--out", tmp_path / "run"]
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outcome, "diagnose", stopped)
+        assert run(*words).exit_code == 130
+    drawn = []
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            report, "plot_bounds", lambda *a, **k: drawn.append(a) or plot_bounds(*a, **k)
+        )
+        result = run(*words, "--out", tmp_path / "other", "--seed", 1)
+    assert result.exit_code == 0
+    losses, final, _ = drawn[0][0]["amortized"]
+    assert final == pytest.approx(-losses[-10:].mean(), abs=1.5)  # of a row, both
+    frame = pd.read_parquet(tmp_path / "walks" / "1.parquet")
+    frame.loc[7, "y"] += 100.0
+    frame.to_parquet(tmp_path / "walks" / "1.parquet", row_group_size=80)
+    result = run(*words)
+    assert result.exit_code == 2
+    told = " ".join(result.output.split())
+    assert "was written with another content of the shards; remove it to begin anew" in told
+    result = run(*words, "--out", tmp_path / "other", "--seed", 1)
+    assert result.exit_code == 2
+    assert "other has another run, of 05c" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(("first", "told"), [(True, ""), (False, "--held-out: got 0.0")])
+def test_of_several_processes_the_first_that_fails_says_so(folder, monkeypatch, first, told):
+    words = ["fit", "05c", "--data", folder, "--batch-size", 50, "--held-out", 0]
+    monkeypatch.setattr(ranks, "world", lambda: (1, 2))
+
+    def gathered(found, own):
+        found[:] = [first, own]
+
+    monkeypatch.setattr(ranks.dist, "all_gather_object", gathered)
+    result = run(*words)
+    assert result.exit_code == 2
+    assert told in result.output
+    assert bool(told) == bool(result.output)
+
+
+def test_the_bound_of_other_rows_is_drawn_beside_the_fits():
+    losses = np.linspace(9.0, 5.0, 400)
+    for held_out, inside in ((True, True), (False, False)):
+        axes = plot_bounds({"encoder": (losses, -2.0, None)}, "x", held_out=held_out).axes[0]
+        low, high = axes.get_ylim()
+        assert low < -2.0 < high
+        assert (low < axes.lines[0].get_ydata()[-1] < high) == inside
+    figure = plot_bounds({"encoder": (losses, -2.0, None)}, "x", held_out=True)
+    assert list(figure.axes[0].lines[1].get_ydata()) == [-2.0, -2.0]
+    assert figure.axes[0].get_ylabel() == "ELBO a row (nats)"
+
+
+def test_its_page_says_whose_numbers_are_whose(done):
+    page = (done[0] / "report.html").read_text("utf-8")
+    told = " ".join(page.split())
+    assert "690 rows and 3 columns of walks" in told
+    assert "judged on the 10 rows held out" in told
+    assert "nats on the 10 rows held out. Of the rows fitted: " in told
+    assert "pyro-cookbook predict" in told
+    assert "pyro-cookbook reproduce" not in told
 
 
 def test_a_file_is_no_folder_of_shards(folder):
