@@ -99,7 +99,7 @@ def test_rows_that_rounds_do_not_finish_are_left_to_fista(theta, monkeypatch):
 
 
 def test_first_steps_end_at_the_optimum_if_they_are_let(theta, monkeypatch):
-    """They are longer than a gradient's by half, and as long as their momentum allows."""
+    """They are longer than FISTA's by a third, nearly as long as momentum allows."""
     rows = some_rows(200)
     monkeypatch.setattr(active_set, "_SETTLED", 0)
     monkeypatch.setattr(active_set, "_ROUNDS", 0)
@@ -107,7 +107,7 @@ def test_first_steps_end_at_the_optimum_if_they_are_let(theta, monkeypatch):
     assert codes(theta, rows, tol=1e-9).trace[0] == pytest.approx(best, rel=1e-4)
     monkeypatch.setattr(active_set, "_FIRST", 3)
     assert codes(theta, rows, tol=1e-9).trace[0] > best * (1 + 1e-3)
-    monkeypatch.setattr(active_set, "_FIRST", 200)
+    monkeypatch.setattr(active_set, "_FIRST", 12)
     monkeypatch.setattr(active_set, "_LENGTH", 3)
     assert codes(theta, rows, tol=1e-9).trace[0] > best * (1 + 1e-3)
 
