@@ -98,6 +98,34 @@ def test_rows_that_rounds_do_not_finish_are_left_to_fista(theta, monkeypatch):
     np.testing.assert_allclose(cut.gap, duality_gap(theta, v, cut.h), atol=1e-9)
 
 
+def test_first_steps_end_at_the_optimum_if_they_are_let(theta, monkeypatch):
+    """They are longer than FISTA's by a third, nearly as long as momentum allows."""
+    rows = some_rows(200)
+    monkeypatch.setattr(active_set, "_SETTLED", 0)
+    monkeypatch.setattr(active_set, "_ROUNDS", 0)
+    best = codes(theta, rows, tol=1e-9).trace[-1]
+    assert codes(theta, rows, tol=1e-9).trace[0] == pytest.approx(best, rel=1e-4)
+    monkeypatch.setattr(active_set, "_FIRST", 3)
+    assert codes(theta, rows, tol=1e-9).trace[0] > best * (1 + 1e-3)
+    monkeypatch.setattr(active_set, "_FIRST", 12)
+    monkeypatch.setattr(active_set, "_LENGTH", 3)
+    assert codes(theta, rows, tol=1e-9).trace[0] > best * (1 + 1e-3)
+
+
+def test_atoms_near_0_do_not_hold_each_other_up(monkeypatch):
+    """Of two that are to come in, each turns the other's sign at once: one of them has to wait."""
+    generator = torch.Generator().manual_seed(1)
+    W = torch.nn.functional.normalize(torch.randn(8, 16, generator=generator).double(), dim=0)
+    theta = SparseCodingParameters(W, torch.zeros(8).double(), 0.05, 1.0)
+    rows = torch.randn(1000, 8, generator=generator).double()
+    found = codes(theta, rows, tol=1e-9)
+    assert found.converged
+    assert len(found.trace) < 25
+    assert np.diff(found.trace).max() <= 1e-9 * found.trace[0]
+    monkeypatch.setattr(active_set, "_LITTLE", 0)
+    assert len(codes(theta, rows, tol=1e-9).trace) > 40  # FISTA has to finish
+
+
 def test_atoms_that_coincide_or_vanish_do_no_harm(theta):
     v = some_rows(60)
     W = torch.cat([theta.W, theta.W, -theta.W[:, :2], torch.zeros(13, 1)], dim=1)

@@ -275,29 +275,6 @@ def test_coordinate_ascent_ends_at_a_fixed_point(theta, v, logits):
     assert len(one.elbo) == 2
 
 
-def test_many_rows_in_pieces_reach_the_fixed_points_of_plain_sweeps(theta):
-    """Rows that are done early are left where they are; the others go on."""
-    with torch.no_grad():
-        rows = model_of(theta)(num_obs=1100)
-    drives, coupling = array(closed.drive(theta, rows)), array(closed.inhibition(theta))
-    h = np.tile(1 / (1 + np.exp(-array(theta.b))), (len(rows), 1))
-    start = h.copy()
-    for _ in range(300):
-        for i in range(NUM_UNITS):
-            h[:, i] = 1 / (1 + np.exp(h @ coupling[:, i] - drives[:, i]))
-    found = closed.coordinate_ascent(theta, rows, max_sweeps=300, tol=1e-10, keep_elbo=False)
-    kept = closed.coordinate_ascent(theta, rows, max_sweeps=300, tol=1e-10)
-    assert found.converged
-    assert kept.converged
-    for one in (found, kept):
-        np.testing.assert_allclose(torch.sigmoid(one.logits), h, atol=1e-7)
-    assert np.abs(start - h).max() > 0.5
-    assert 3 < len(kept.elbo) < 300
-    assert kept.elbo[-1] == pytest.approx(found.elbo[-1], rel=1e-12)
-    empty = closed.coordinate_ascent(theta, rows[:0])
-    assert empty.logits.shape == (0, NUM_UNITS)
-
-
 def test_mean_field_is_exact_where_atoms_are_at_right_angles(apart, v):
     found = closed.coordinate_ascent(apart, v)
     np.testing.assert_allclose(torch.sigmoid(found.logits), oracle.marginals(apart, v), atol=1e-10)
