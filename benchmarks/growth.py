@@ -20,7 +20,7 @@ from typing import Any
 
 SIZES = (10_000, 32_000, 100_000, 320_000, 1_000_000)
 TINY = (200, 400)
-WARM_UP = 200
+WARM_UP = 2000
 STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 Work = Callable[[], object]
 NOTES = """\
