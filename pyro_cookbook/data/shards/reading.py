@@ -32,10 +32,14 @@ def read_group(group: Group, columns: Sequence[str], dtype: torch.dtype) -> Tens
     InputError
         If the file cannot be read or has changed, or an entry is missing or not finite: the file,
         the row and the column.
+    MemoryError
+        If the row group has no room.
     """
     try:
         with parquet.ParquetFile(group.path) as file:
             table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
+    except pa.ArrowMemoryError:  # the file is as it should be
+        raise
     except (OSError, pa.ArrowException, IndexError) as error:
         raise InputError(
             f"{group.path}: row group {group.index} is not readable: {one_line(error)}; expected"

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
@@ -213,6 +214,17 @@ def test_a_row_group_that_is_damaged_is_named(folder):
     content = path.read_bytes()
     path.write_bytes(content[:begin] + bytes(400) + content[begin + 400 :])
     with pytest.raises(InputError, match=r"part-0\.parquet: row group 2 is not readable: "):
+        epoch_of(rows)
+
+
+def test_out_of_memory_is_no_fault_of_the_file(folder, monkeypatch):
+    class Full(parquet.ParquetFile):
+        def read_row_group(self, *_, **__):
+            raise pa.ArrowMemoryError("malloc of size 1447296 failed")
+
+    rows = Shards(folder)
+    monkeypatch.setattr(reading.parquet, "ParquetFile", Full)
+    with pytest.raises(MemoryError, match="malloc of size"):
         epoch_of(rows)
 
 
