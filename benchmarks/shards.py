@@ -137,10 +137,10 @@ def killed_and_resumed(place: Path, options: str) -> list[str]:
 
 
 def limited(folder: Path, allowed: float, *, stream: bool) -> None:
-    """Fit under a limit of the address space: what is in use once all is loaded, and `allowed` MiB.
+    """Fit under a limit of the address space: what a fit to few rows has mapped, and `allowed` MiB.
 
-    What torch and Arrow have mapped before any row is read is found in ``/proc``, after a fit to a
-    few rows of the same kind; the limit is what ``ulimit -v`` sets.
+    The most that torch, Arrow and a fit of the same kind to few rows have mapped, its looks at the
+    bound among it, is found in ``/proc``; the limit is what ``ulimit -v`` sets.
     """
     import torch
 
@@ -160,14 +160,15 @@ def limited(folder: Path, allowed: float, *, stream: bool) -> None:
     def opened(place: Path, held_out: float = 2e-5) -> Shards:
         return Shards(place, buffer=4096, held_out=held_out)
 
-    fit(opened(folder.with_name("few")), 20)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    fit(opened(folder.with_name("few")), 600)
+    status = Path("/proc/self/status").read_text()
+    used = int(status.split("VmPeak:")[1].split()[0]) * 2**10
     limit = used + int(allowed * 2**20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     rows = opened(folder)
-    print(f"mapped once loaded: {used / 2**20:,.0f} MiB; ulimit -v {limit // 2**10}: that and"
-          f" {allowed:g} MiB")  # fmt: skip
+    print(f"mapped by a fit to few rows: {used / 2**20:,.0f} MiB; ulimit -v {limit // 2**10}:"
+          f" that and {allowed:g} MiB")  # fmt: skip
     if not stream:
         try:
             whole = torch.cat([v for (v,) in rows.batches(8192, seed=0, epoch=0)])
@@ -204,8 +205,8 @@ def past_memory(place: Path, *, tiny: bool) -> list[str]:
     script = Path(__file__).resolve()
     text = [
         "## (b) Ten times the memory allowed", "",
-        "The address space is limited to what is mapped once torch and Arrow are loaded and a fit"
-        " to a few rows has been made, and 64 MiB. Few rows are held out: draws of all of them for"
+        "The address space is limited to the most that torch, Arrow and a fit to few rows have"
+        " mapped, and 64 MiB. Few rows are held out: draws of all of them for"
         " the last bound take memory of their own, which the rows that are fitted do not change.",
         "",
     ]  # fmt: skip
