@@ -82,6 +82,11 @@ class Weights:
     shared: Array | None
     states: States | None
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether latents that were weighed together fall apart into rows and global ones."""
+        return self.rows is None and bool(find_blocks(self.sites, self.guide_sites).row)
+
     def evidence(self) -> Estimate:
         """Importance-weighted estimate of log p(v), in nats: a lower bound in expectation.
 

@@ -260,7 +260,7 @@ def _run_chains(
         return None
     smoothed, khat = smooth(weights.joint)
     usable = khat <= MAX_KHAT
-    large = not usable and _has_blocks(weights)
+    large = not usable and weights.has_blocks
     with isolated(seed, fit.param_state):
         return check_chains(fit, weights, smoothed if usable else None, seed, tick, large=large)
 
@@ -311,14 +311,9 @@ def _weigh_blocks(
     large = fit.programs.model.num_latents > MANY_LATENTS
     if large and chains is not None and chains.plain is not None:
         decided |= chains.plain.worst > MAX_ERROR
-    if decided or not _has_blocks(weights) or float(smooth(weights.joint)[1]) <= MAX_KHAT:
+    if decided or not weights.has_blocks or float(smooth(weights.joint)[1]) <= MAX_KHAT:
         return weights
     return weigh(fit, min(num_draws, _SUMMED_DRAWS), seed)
-
-
-def _has_blocks(weights: Weights) -> bool:
-    """Whether latents that were weighed together fall apart into rows and global ones."""
-    return weights.rows is None and bool(find_blocks(weights.sites, weights.guide_sites).row)
 
 
 def _judge_draws(chains: ChainCheck | None, by_weights: Finding, khat: float) -> Finding:

@@ -126,8 +126,8 @@ def test_a_run_is_reproduced_bit_for_bit_and_a_change_is_told(clusters, monkeypa
         (["reproduce", "edited"], "edited/summary.csv: changed since the run"),
         (["reproduce", "none"], "none: no such folder"),
         (["fit", "02", "--data", "mine.csv", "--components", "3", "--out", "run"],
-         "--out: run has another run, of 02_expectation_maximisation (exact) on 'mine', seed 0;"
-         " choose another folder, or --overwrite"),
+         "--out: run has another run, of 02_expectation_maximisation (exact) on 'mine', seed 0,"
+         " size 2 (now 3); choose another folder, or --overwrite"),
         (["fit", "02", "--data", "mine.csv", "--out", "mine.csv"], "is a file, expected a folder"),
         (["fit", "02", "--data", "mine.csv", "--component", "3"],
          "--component: no such option of 02_expectation_maximisation; it has --components; did you"
