@@ -10,7 +10,7 @@ its seconds are a lower bound: more steps take longer.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -119,14 +119,12 @@ def same(
         for run in many:
             key = tuple(run.quality.values())  # one seed gives the same numbers over and over
             if key not in known:
-                known[key] = elbo(run, size) if all(map(isfinite, key)) else -inf
+                known[key] = elbo(run, size)
             bounds[side] = min(bounds.get(side, known[key]), known[key])
     gaps = {side: max(known.values()) - bound for side, bound in bounds.items()}
     assert gaps["ours"] < WITHIN, f"ours is {gaps['ours']:.3f} nats below the best"
     limit = size["limit"]
     told = f"nats below the best bound: ours {gaps['ours']:.3f}, {peer} {gaps[peer]:.3f}"
-    if gaps[peer] == inf:
-        return f"{told.rpartition(' ')[0]} diverges, no numbers: {LOWER_BOUND}"
     if gaps[peer] < WITHIN:
         return told
     assert gaps[peer] < limit, f"{peer} is {gaps[peer]:.3f} nats below the best"
@@ -134,7 +132,7 @@ def same(
 
 
 def row(
-    family: str, problem: str, peer: str, setting: tuple, tiny: tuple, limit: float = 1.0
+    family: str, problem: str, peer: str, setting: tuple[float, int], tiny: tuple[float, int]
 ) -> Row:
     full = {
         "problem": problem,
@@ -145,7 +143,7 @@ def row(
         "limit": inf,  # below the best bound, in nats, that the peer may stay
         "tiny": False,
     }
-    little = {**full, "setting": tiny, "sizes": TINY[problem], "limit": limit, "tiny": True}
+    little = {**full, "setting": tiny, "sizes": TINY[problem], "limit": 1.0, "tiny": True}
     sides: dict[str, Callable[[Mapping[str, Any]], Measured]] = {
         "ours": ours, peer: numpyro if peer == "NumPyro" else pymc,
     }  # fmt: skip
@@ -153,7 +151,7 @@ def row(
     told = (
         f"rate {setting[0]}, {setting[1]:,} steps"
         if peer == "NumPyro"
-        else f"{f'Adam {setting[0]}' if setting[0] else 'defaults'}, {setting[1]:,} iterations"
+        else f"Adam {setting[0]}, {setting[1]:,} iterations"
     )
     kind = {
         ("NumPyro", "mean_field"): "SVI, AutoNormal",
@@ -179,21 +177,14 @@ def numpyro_row(family: str, problem: str, rate: float, steps: int, tiny: int) -
     return row(family, problem, "NumPyro", (rate, steps), (rate, tiny))
 
 
-def pymc_row(
-    family: str,
-    problem: str,
-    iterations: int,
-    tiny: int,
-    rate: float | None = 0.003,
-    limit: float = 1.0,
-) -> Row:
-    return row(family, problem, "PyMC", (rate, iterations), (rate, tiny), limit)
+def pymc_row(family: str, problem: str, iterations: int, tiny: int) -> Row:
+    return row(family, problem, "PyMC", (0.003, iterations), (0.003, tiny))
 
 
 # NumPyro: Adam whose rate decays to a hundredth, which gets there on all three; at a constant rate
 # two of three fall short. PyMC: Adam at 0.003, which gets there on eight schools in 20,000
-# iterations, where its default falls short in 200,000. In the last row it diverges: by its default,
-# after 5,000 iterations too, and by Adam.
+# iterations, where its default falls short in 200,000. Its full rank of the hierarchical model is
+# no row: it ends in "NaN occurred in optimization", by its default and by Adam, at 0.0003 too.
 ROWS = (
     numpyro_row("mean_field", "eight_schools", 0.03, 2000, 2000),
     pymc_row("mean_field", "eight_schools", 20_000, 20_000),
@@ -206,5 +197,4 @@ ROWS = (
     numpyro_row("full_rank", "logistic", 0.03, 5000, 5000),
     pymc_row("full_rank", "logistic", 50_000, 20_000),
     numpyro_row("full_rank", "hierarchical", 0.01, 20_000, 20_000),
-    pymc_row("full_rank", "hierarchical", 50_000, 20_000, rate=None, limit=20.0),
 )
